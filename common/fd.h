@@ -1,0 +1,89 @@
+/*
+ * File descriptors, whole files, and ownership by scope. A closed descriptor is -EBADF.
+ *
+ *	_cleanup_close_ int fd = open(…);
+ *	…
+ *	*ret_fd = TAKE_FD(fd);
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/types.h>
+
+#include "common/err.h"
+
+/* Closes fd where it is not negative; errno stays. Returns -EBADF, to be assigned. */
+int fd_close(int fd);
+
+static inline void fd_closep(int *fd)
+{
+	*fd = fd_close(*fd);
+}
+
+static inline void freep(void *p)
+{
+	free(*(void **)p);
+}
+
+#define _cleanup_(f)    __attribute__((cleanup(f)))
+#define _cleanup_close_ _cleanup_(fd_closep)
+#define _cleanup_free_  _cleanup_(freep)
+
+/* Hands the value over and leaves the variable empty. */
+#define TAKE_FD(fd)                                                                                \
+	({                                                                                         \
+		int _fd = (fd);                                                                    \
+		(fd) = -EBADF;                                                                     \
+		_fd;                                                                               \
+	})
+#define TAKE_PTR(p)                                                                                \
+	({                                                                                         \
+		__typeof__(p) _p = (p);                                                            \
+		(p) = NULL;                                                                        \
+		_p;                                                                                \
+	})
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+
+/* printf into a new string that the caller frees; NULL when memory is out. */
+char *str_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+int fd_set_nonblock(int fd, struct err *err);
+
+/* Writes all of it to a blocking descriptor; SIGPIPE is the caller's affair. */
+int fd_write_all(int fd, const void *data, size_t len, struct err *err);
+
+/* Reads exactly len bytes from a blocking descriptor; -ENODATA when the stream ends before. */
+int fd_read_exact(int fd, void *data, size_t len, struct err *err);
+
+/*
+ * Reads a whole file of at most max_bytes (-EFBIG beyond) into a new NUL-terminated buffer that the
+ * caller frees. ret_len may be NULL.
+ */
+int fd_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len,
+	struct err *err);
+
+/*
+ * Replaces the file at path in one step: a temporary file in the same directory, fsync, rename.
+ * After a crash the file is the old or the new one, whole.
+ */
+int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, struct err *err);
+
+/* mkdir -p: makes path and its missing parents with the mode; an existing directory is success. */
+int fd_mkdir_all(const char *path, mode_t mode, struct err *err);
+
+/*
+ * Removes path and all below it without following symbolic links or crossing into other file
+ * systems (a mount below is -EBUSY and stays). Absent is success.
+ */
+int fd_remove_tree(const char *path, struct err *err);
+
+/* Connects to the Unix stream socket at path; the descriptor is close-on-exec and blocking. */
+int fd_unix_connect(const char *path, int *ret_fd, struct err *err);
+
+/*
+ * Listens on a Unix stream socket at path with the mode. A socket file that nobody answers on is
+ * replaced; one that is answered is -EADDRINUSE. Non-blocking, close-on-exec.
+ */
+int fd_unix_listen(const char *path, mode_t mode, int *ret_fd, struct err *err);

@@ -1,0 +1,12 @@
+$(call proto,common/ttrpc.proto)
+COMMON_SOURCES := common/err.c common/log.c common/fd.c common/buf.c common/loop.c common/spawn.c \
+	common/ttrpc.c $(G)/common/ttrpc.pb-c.c
+$(call library,common,$(COMMON_SOURCES))
+$(call unit_test,common/err_test.c,common,libprotobuf-c)
+$(call unit_test,common/log_test.c,common,libprotobuf-c)
+$(call unit_test,common/fd_test.c,common,libprotobuf-c)
+$(call unit_test,common/buf_test.c,common,libprotobuf-c)
+$(call unit_test,common/loop_test.c,common,libprotobuf-c)
+$(call unit_test,common/spawn_test.c,common,libprotobuf-c)
+$(call unit_test,common/ttrpc_test.c,common,libprotobuf-c)
+$(call fuzz_target,common/ttrpc_fuzz.c,common,libprotobuf-c)
