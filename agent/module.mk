@@ -1,0 +1,15 @@
+# The agent: PID 1 of the guest, static; and the host's side of it, a library.
+#
+# AGENT_SOURCES is all of the guest's side but main(): the unit tests drive it on the host.
+
+$(call proto,agent/proto/agent.proto)
+
+AGENT_PKGS := libprotobuf-c libseccomp libcap
+AGENT_SOURCES := agent/process.c agent/stdio.c agent/stream.c agent/netconf.c agent/rtnetlink.c \
+	agent/disk.c agent/events.c agent/server.c agent/methods.c \
+	agent/container.c agent/rootfs.c agent/mounts.c agent/cgroup.c agent/user.c \
+	agent/security.c $(G)/agent/proto/agent.pb-c.c
+
+$(call guest_program,bulkhead-agent,agent,agent/init.c $(AGENT_SOURCES) $(COMMON_SOURCES),$(AGENT_PKGS))
+$(call library,agent,$(AGENT_SOURCES))
+$(call library,agent-client,agent/client/client.c $(G)/agent/proto/agent.pb-c.c)
