@@ -57,5 +57,5 @@ typedef void (*job_done_fn)(void *userdata, const struct err *err);
  * Runs fn(arg) in a child. arg is read after the fork and need not live on. `name` is for messages.
  * On failure done is not called.
  */
-int job_start(struct ev_loop *loop, struct reaper *reaper, const char *name, job_fn fn, void *arg,
-	job_done_fn done, void *userdata, struct err *err);
+int job_start(struct reaper *reaper, const char *name, job_fn fn, void *arg, job_done_fn done,
+	void *userdata, struct err *err);
