@@ -20,7 +20,7 @@ void *buf_reserve(struct buf *buf, size_t len)
 	size_t need = buf->len + len + 1; /* room for the NUL of buf_string() */
 	if (need > buf->cap) {
 		size_t cap = buf->cap * 2 > need ? buf->cap * 2 : need;
-		if (cap > buf->max + 1)
+		if (cap - 1 > buf->max)
 			cap = buf->max + 1;
 		char *data = realloc(buf->data, cap);
 		if (!data)
@@ -54,14 +54,20 @@ int buf_printf(struct buf *buf, const char *fmt, ...)
 {
 	va_list ap;
 	va_start(ap, fmt);
-	char *text = NULL;
-	int n = vasprintf(&text, fmt, ap);
+	int n = vsnprintf(NULL, 0, fmt, ap);
 	va_end(ap);
 	if (n < 0)
+		return -EINVAL;
+	if ((size_t)n > buf->max - buf->len)
+		return -ENOBUFS;
+	char *to = buf_reserve(buf, (size_t)n);
+	if (!to)
 		return -ENOMEM;
-	int r = buf_append(buf, text, (size_t)n);
-	free(text);
-	return r;
+	va_start(ap, fmt);
+	vsnprintf(to, (size_t)n + 1, fmt, ap);
+	va_end(ap);
+	buf_commit(buf, (size_t)n);
+	return 0;
 }
 
 void buf_consume(struct buf *buf, size_t len)

@@ -16,6 +16,20 @@ int err_set(struct err *err, int code, const char *fmt, ...)
 	return code;
 }
 
+/* Adds ": <text>" to the message, as much as there is room for. */
+static void append(struct err *err, const char *text)
+{
+	size_t used = strlen(err->msg);
+	const char *pieces[] = {": ", text};
+	for (size_t i = 0; i < 2; i++) {
+		size_t room = sizeof(err->msg) - 1 - used;
+		size_t len = strnlen(pieces[i], room);
+		memcpy(err->msg + used, pieces[i], len);
+		used += len;
+	}
+	err->msg[used] = '\0';
+}
+
 int err_errno(struct err *err, const char *fmt, ...)
 {
 	int code = -errno;
@@ -24,26 +38,22 @@ int err_errno(struct err *err, const char *fmt, ...)
 	va_list ap;
 	va_start(ap, fmt);
 	err->code = code;
-	int n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
 	va_end(ap);
-	if (n >= 0 && (size_t)n < sizeof(err->msg))
-		snprintf(err->msg + n, sizeof(err->msg) - (size_t)n, ": %s", strerror(-code));
+	append(err, strerrordesc_np(-code) ? strerrordesc_np(-code) : "unknown error");
 	return code;
 }
 
 int err_wrap(struct err *err, const char *fmt, ...)
 {
 	if (!err)
-		return 0;
-	char inner[sizeof(err->msg)];
-	memcpy(inner, err->msg, sizeof(inner));
+		return -EIO;
+	struct err inner = *err;
 	va_list ap;
 	va_start(ap, fmt);
-	int n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
 	va_end(ap);
-	if (n >= 0 && (size_t)n < sizeof(err->msg))
-		snprintf(err->msg + n, sizeof(err->msg) - (size_t)n, ": %.*s",
-			(int)sizeof(inner) - 1, inner);
+	append(err, inner.msg);
 	return err->code;
 }
 

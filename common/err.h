@@ -1,9 +1,9 @@
 /*
  * Errors: a code and a message for people, on the caller's stack.
  *
- * A function that can fail returns 0, a positive value that it documents (a condition that the caller
- * must handle), or a negative errno with `err` filled. Nothing is allocated, so errors work when
- * memory is out. Messages grow outwards: the innermost function says what it tried and what was
+ * A function that can fail returns 0, a positive value that it documents (a condition that the
+ *caller must handle), or a negative errno with `err` filled. Nothing is allocated, so errors work
+ *when memory is out. Messages grow outwards: the innermost function says what it tried and what was
  * wrong, each caller that knows more puts its own words in front:
  *
  *	Run pod 'web': attach layer sha256:12ab: open /var/lib/…: No such file or directory
@@ -27,13 +27,15 @@ struct err {
 	}
 
 /* Sets code and message and returns code. `err` may be NULL: the code still travels. */
-int err_set(struct err *err, int code, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* As err_set() with errno as the code and ": <its text>" appended. */
 int err_errno(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Puts "<text>: " in front of the message and returns the code. */
+/*
+ * Puts "<text>: " in front of the message and returns the code. Without an err to hold it the code
+ * is not known here, so it is -EIO: never success.
+ */
 int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* -ENOMEM with a message. */

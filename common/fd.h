@@ -61,8 +61,8 @@ int fd_read_exact(int fd, void *data, size_t len, struct err *err);
  * Reads a whole file of at most max_bytes (-EFBIG beyond) into a new NUL-terminated buffer that the
  * caller frees. ret_len may be NULL.
  */
-int fd_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *ret_len,
-	struct err *err);
+int fd_read_file(
+	const char *path, size_t max_bytes, char **ret_data, size_t *ret_len, struct err *err);
 
 /*
  * Replaces the file at path in one step: a temporary file in the same directory, fsync, rename.

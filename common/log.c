@@ -82,9 +82,9 @@ void log_escape(char *out, size_t size, const char *value)
 
 static size_t append(char *line, size_t used, const char *text)
 {
-	size_t len = strlen(text);
-	if (used + len > LINE_MAX_BYTES - 1)
-		len = LINE_MAX_BYTES - 1 - used;
+	if (used >= LINE_MAX_BYTES - 1) /* the newline stays free */
+		return used;
+	size_t len = strnlen(text, LINE_MAX_BYTES - 1 - used);
 	memcpy(line + used, text, len);
 	return used + len;
 }

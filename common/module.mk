@@ -1,6 +1,7 @@
 $(call proto,common/ttrpc.proto)
-COMMON_SOURCES := common/err.c common/log.c common/fd.c common/buf.c common/loop.c common/spawn.c \
-	common/ttrpc.c $(G)/common/ttrpc.pb-c.c
+COMMON_SOURCES := common/err.c common/log.c common/fd.c common/fd_tree.c common/buf.c common/loop.c \
+	common/spawn.c common/ttrpc.c common/ttrpc_server.c common/ttrpc_client.c \
+	$(G)/common/ttrpc.pb-c.c
 $(call library,common,$(COMMON_SOURCES))
 $(call unit_test,common/err_test.c,common,libprotobuf-c)
 $(call unit_test,common/log_test.c,common,libprotobuf-c)

@@ -2,9 +2,12 @@
  * Runs a child process to its end, with bounds on everything: time, output, and what it inherits.
  *
  * The child gets a process group of its own, only descriptors 0, 1 and 2, default signal
- * dispositions, an empty signal mask, and dies with us (PR_SET_PDEATHSIG). At the deadline, on
- * cancellation, and when its output exceeds the bound, the whole group is killed. Blocks the calling
- * thread; any thread may call.
+ * dispositions, an empty signal mask, and is killed when we die (PR_SET_PDEATHSIG, which the kernel
+ * ties to the calling thread, not to the process: that thread is inside spawn_run() as long as the
+ * child lives). At the deadline, on cancellation, and when its output exceeds the bound, the whole
+ * group is killed; so is what is left of the group when the child itself has ended. A descendant
+ * that holds the pipes delays the return by 200 ms at most. Blocks the calling thread; any thread
+ * may call. Nobody else may reap children with a wait for any.
  */
 #pragma once
 
@@ -15,26 +18,28 @@
 #include "common/err.h"
 
 struct spawn_options {
-	const char *const *argv;    /* NULL-terminated; argv[0] is looked up in PATH */
-	const char *const *env;     /* NULL-terminated; NULL inherits ours */
-	const char *stdin_data;     /* NULL gives /dev/null */
+	const char *const *argv; /* NULL-terminated; argv[0] is looked up in our PATH */
+	const char *const *env;  /* NULL-terminated; NULL inherits ours */
+	const char *stdin_data;  /* NULL gives /dev/null */
 	size_t stdin_len;
-	uint64_t timeout_ms;        /* 0: none */
-	int cancel_fd;              /* becomes readable to cancel; negative: none */
-	int netns_fd;               /* enter this network namespace first; negative: stay */
-	void (*on_stderr_line)(void *userdata, const char *line); /* progress; may be NULL */
+	uint64_t timeout_ms; /* 0: none */
+	int cancel_fd;       /* becomes readable to cancel; 0 or negative: none */
+	int netns_fd;        /* enter this network namespace first; 0 or negative: stay */
+	/* Progress, in the calling thread, without the newline, lines of at most 4095 bytes; may be
+	 * NULL. */
+	void (*on_stderr_line)(void *userdata, const char *line);
 	void *userdata;
 };
 
 struct spawn_result {
-	int exit_code;      /* 0…255, or 128 + signal */
-	struct buf out;     /* set its max before the call */
+	int exit_code;       /* 0…255, or 128 + signal */
+	struct buf out;      /* set its max before the call */
 	struct buf err_tail; /* the last bytes of stderr, at most its max; for messages */
 };
 
 #define SPAWN_RESULT_INIT(out_max)                                                                 \
 	{                                                                                          \
-		.out = {.max = (out_max)}, .err_tail = {.max = 4096}                               \
+		.out = {.max = (out_max)}, .err_tail = {.max = 4096 }                              \
 	}
 
 /*
@@ -44,8 +49,8 @@ struct spawn_result {
 int spawn_run(const struct spawn_options *options, struct spawn_result *result, struct err *err);
 
 /*
- * As spawn_run(), but an exit code other than 0 is an error too: -EIO with argv[0], the code and the end of
- * stderr in the message.
+ * As spawn_run(), but an exit code other than 0 is an error too: -EIO with argv[0], the code and
+ * the end of stderr in the message.
  */
 int spawn_check(const struct spawn_options *options, struct spawn_result *result, struct err *err);
 

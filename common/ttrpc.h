@@ -44,10 +44,10 @@ ssize_t ttrpc_decode(const void *data, size_t len, struct ttrpc_frame *ret_frame
 int ttrpc_encode(struct buf *out, const struct ttrpc_frame *frame);
 
 /*
- * Server: serves one service on one connection, on the loop's thread. Each method of the service has
- * a row in `methods`; one that has none answers -EOPNOTSUPP with its name. A handler answers at once or later,
- * exactly once, by ttrpc_reply() or ttrpc_fail(); a call whose connection is gone may still be answered (to
- * nobody).
+ * Server: serves one service on one connection, on the loop's thread. Each method of the service
+ * has a row in `methods`; one that has none answers -EOPNOTSUPP with its name. A handler answers at
+ * once or later, exactly once, by ttrpc_reply() or ttrpc_fail(); a call whose connection is gone
+ * may still be answered (to nobody).
  */
 struct ttrpc_call;
 struct ttrpc_conn;
@@ -83,21 +83,22 @@ void ttrpc_fail(struct ttrpc_call *call, const struct err *err);
 struct ttrpc_client;
 
 /*
- * Takes fd (also on failure). on_close runs once on the loop's thread when the peer closes or breaks the
- * protocol; not after ttrpc_client_close().
+ * Takes fd (also on failure). on_close runs once on the loop's thread when the peer closes or
+ * breaks the protocol; not after ttrpc_client_close().
  */
 int ttrpc_client_new(struct ev_loop *loop, int fd, ev_fn on_close, void *userdata,
 	struct ttrpc_client **ret, struct err *err);
 
 /*
  * One call. timeout_ms 0 means no limit. *ret_response is a new message (free it with
- * protobuf_c_message_free_unpacked(…, NULL)); ret_response may be NULL. Errors: the peer's own code and
- * message; -ETIMEDOUT; -EPIPE the connection is gone; -EPROTO the answer does not parse; -EMSGSIZE.
- * Must not be called on the loop's thread.
+ * protobuf_c_message_free_unpacked(…, NULL)); ret_response may be NULL. Errors: the peer's own code
+ * and message; -ETIMEDOUT; -EPIPE the connection is gone; -EPROTO the answer does not parse;
+ * -EMSGSIZE. Must not be called on the loop's thread.
  */
 int ttrpc_client_call(struct ttrpc_client *client, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
 	ProtobufCMessage **ret_response, struct err *err);
 
-/* Ends the connection: every waiting call returns -EPIPE. Drops the creator's reference. Any thread. NULL is accepted. */
+/* Ends the connection: every waiting call returns -EPIPE. Drops the creator's reference. Any
+ * thread. NULL is accepted. */
 struct ttrpc_client *ttrpc_client_close(struct ttrpc_client *client);
