@@ -4,16 +4,17 @@
  * CNI plugins configure interfaces in the pod's namespace (/run/netns/<name>) as they would for
  * a process. The machine's NIC takes over each of them: a tap is moved into the namespace beside
  * the CNI interface, and `tc` redirects every frame from one to the other in both directions; the
- * guest gets the interface's MAC, MTU, addresses and routes. The CNI interface keeps its own addresses, which CHECK and
- * other plugins rely on: redirection takes every frame before the namespace's own stack sees it.
+ * guest gets the interface's MAC, MTU, addresses and routes. The CNI interface keeps its own
+ * addresses, which CHECK and other plugins rely on: redirection takes every frame before the
+ * namespace's own stack sees it.
  *
  *	net_pod_setup(): netns → CNI ADD → interfaces known      (result cached for DEL)
  *	net_pod_attach_tap(): tap into the netns, renamed, redirected
  *	net_pod_teardown(): CNI DEL → netns gone                  (idempotent, from any state)
  *
  * Everything is named after the pod's id, so teardown works from the id alone after any crash.
- * Threads: any; calls for one pod are serialised by the caller. Calls block for the plugins, each at most
- * plugin_timeout_ms. Source: containernetworking SPEC 0.3.1 … 1.0.0.
+ * Threads: any; calls for one pod are serialised by the caller. Calls block for the plugins, each
+ * at most plugin_timeout_ms. Source: containernetworking SPEC 0.3.1 … 1.0.0.
  */
 #pragma once
 
@@ -30,10 +31,10 @@
 struct net;
 
 struct net_config {
-	const char *conf_dir;      /* "/etc/cni/net.d" */
-	const char *bin_dirs;      /* colon-separated, "/opt/cni/bin:/usr/lib/cni" */
-	const char *cache_dir;     /* our results, for DEL: survives a reboot; made when missing */
-	const char *netns_dir;     /* "/run/netns"; made when missing */
+	const char *conf_dir;  /* "/etc/cni/net.d" */
+	const char *bin_dirs;  /* colon-separated, "/opt/cni/bin:/usr/lib/cni" */
+	const char *cache_dir; /* our results, for DEL: survives a reboot; made when missing */
+	const char *netns_dir; /* "/run/netns"; made when missing */
 	uint64_t plugin_timeout_ms;
 };
 
@@ -41,8 +42,8 @@ int net_open(const struct net_config *config, struct net **ret, struct err *err)
 struct net *net_close(struct net *net);
 
 /*
- * Whether a pod could get a network now: 0; positive 1: no usable configuration, the reason (directory empty, file
- * broken, plugin missing) in err->msg. Reads the directory anew each time.
+ * Whether a pod could get a network now: 0; positive 1: no usable configuration, the reason
+ * (directory empty, file broken, plugin missing) in err->msg. Reads the directory anew each time.
  */
 int net_check(struct net *net, struct err *err);
 
@@ -72,13 +73,13 @@ struct net_pod_spec {
 };
 
 struct net_route {
-	char destination[64];     /* CIDR */
-	char gateway[46];         /* "" for an on-link route */
+	char destination[64]; /* CIDR */
+	char gateway[46];     /* "" for an on-link route */
 	uint32_t metric;
 };
 
 struct net_interface {
-	char name[16];            /* as CNI named it: "eth0" */
+	char name[16]; /* as CNI named it: "eth0" */
 	char mac[18];
 	uint32_t mtu;
 	char addresses[NET_ADDRESSES_MAX][64]; /* CIDR */
@@ -92,8 +93,8 @@ struct net_pod_info {
 	char netns[256];
 	struct net_interface *interfaces; /* without lo; those that CNI made, in order */
 	size_t n_interfaces;
-	char **ips;               /* addresses without prefix length, primary first, NULL-terminated */
-	char **dns_servers;       /* CNI's, NULL-terminated; may be empty */
+	char **ips;         /* addresses without prefix length, primary first, NULL-terminated */
+	char **dns_servers; /* CNI's, NULL-terminated; may be empty */
 	char **dns_searches;
 	char **dns_options;
 };
@@ -104,13 +105,14 @@ int net_pod_setup(struct net *net, const struct net_pod_spec *spec, struct net_p
 	struct err *err);
 
 /*
- * Moves the tap (in our own namespace now) into the pod's, as "tap<N>" for the interface's position, gives it the
- * interface's MTU, brings both up, and joins them by redirection both ways.
+ * Moves the tap (in our own namespace now) into the pod's, as "tap<N>" for the interface's
+ * position, gives it the interface's MTU, brings both up, and joins them by redirection both ways.
  */
 int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_info *info,
 	size_t interface, const char *tap, struct err *err);
 
-/* Runs DEL with the cached result and removes the namespace. Unknown pod, namespace gone: success. */
+/* Runs DEL with the cached result and removes the namespace. Unknown pod, namespace gone: success.
+ */
 int net_pod_teardown(struct net *net, const char *id, struct err *err);
 
 /* Calls fn for every pod id that has a cached result or a namespace of ours. */

@@ -1,0 +1,205 @@
+#include "network/cni.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "common/spawn.h"
+#include "network/cni_result.h"
+
+#define CNI_VARIABLES 6
+
+/* One plugin's turn. */
+struct turn {
+	const struct cni_runtime *runtime;
+	const struct attachment *attachment;
+	const char *command;
+	const char *netns;
+};
+
+static char **free_variables(char **variables)
+{
+	size_t i;
+
+	for (i = 0; variables && i < CNI_VARIABLES; i++)
+		free(variables[i]);
+	return NULL;
+}
+
+static void free_variablesp(char *(*variables)[CNI_VARIABLES])
+{
+	(void)free_variables(*variables);
+}
+
+static int make_variables(const struct turn *turn, char *variables[CNI_VARIABLES], struct err *err)
+{
+	size_t i;
+
+	variables[0] = str_printf("CNI_COMMAND=%s", turn->command);
+	variables[1] = str_printf("CNI_CONTAINERID=%s", turn->attachment->id);
+	variables[2] = str_printf("CNI_NETNS=%s", turn->netns);
+	variables[3] = str_printf("CNI_IFNAME=%s", ATTACHMENT_IFNAME);
+	variables[4] = str_printf("CNI_ARGS=%s", turn->attachment->args);
+	variables[5] = str_printf("CNI_PATH=%s", turn->runtime->bin_dirs);
+	for (i = 0; i < CNI_VARIABLES; i++)
+		if (!variables[i])
+			return err_nomem(err);
+	return 0;
+}
+
+/* Our environment without CNI_… of ours, and the plugin's own: a list that borrows its strings. */
+static const char **make_env(char *const variables[CNI_VARIABLES])
+{
+	const char **env;
+	size_t i, n = 0;
+
+	while (environ[n])
+		n++;
+	env = calloc(n + CNI_VARIABLES + 1, sizeof(*env));
+	if (!env)
+		return NULL;
+	n = 0;
+	for (i = 0; environ[i]; i++)
+		if (strncmp(environ[i], "CNI_", 4) != 0)
+			env[n++] = environ[i];
+	for (i = 0; i < CNI_VARIABLES; i++)
+		env[n++] = variables[i];
+	return env;
+}
+
+/* What the plugin reads: its configuration and the result so far. */
+static char *make_stdin(const json_t *plugin, json_t *prev_result)
+{
+	json_auto_t *config = json_copy((json_t *)plugin);
+
+	if (!config)
+		return NULL;
+	if (prev_result && json_object_set(config, "prevResult", prev_result) < 0)
+		return NULL;
+	return json_dumps(config, JSON_COMPACT);
+}
+
+static int spawn_plugin(const struct turn *turn, const char *path, const char *input,
+	struct spawn_result *result, struct err *err)
+{
+	_cleanup_(free_variablesp) char *variables[CNI_VARIABLES] = {NULL};
+	_cleanup_free_ const char **env = NULL;
+	const char *const argv[] = {path, NULL};
+	int r;
+
+	r = make_variables(turn, variables, err);
+	if (r < 0)
+		return r;
+	env = make_env(variables);
+	if (!env)
+		return err_nomem(err);
+	return spawn_run(
+		&(struct spawn_options){
+			.argv = argv,
+			.env = env,
+			.stdin_data = input,
+			.stdin_len = strlen(input),
+			.timeout_ms = turn->runtime->timeout_ms,
+			.cancel_fd = -EBADF,
+			.netns_fd = -EBADF,
+		},
+		result, err);
+}
+
+/* Runs one plugin to its end. What it printed is in result->out; it exited with 0. */
+static int run_plugin(const struct turn *turn, const json_t *plugin, json_t *prev_result,
+	struct spawn_result *result, struct err *err)
+{
+	const char *type = json_string_value(json_object_get(plugin, "type"));
+	_cleanup_free_ char *input = make_stdin(plugin, prev_result);
+	_cleanup_free_ char *path = NULL;
+	const char *tail;
+	int r;
+
+	if (!input)
+		return err_nomem(err);
+	r = cni_plugin_find(turn->runtime->bin_dirs, type, &path, err);
+	if (r < 0)
+		return r;
+	r = spawn_plugin(turn, path, input, result, err);
+	if (r == 0 && result->exit_code != 0) {
+		tail = buf_string(&result->err_tail);
+		r = cni_result_failure(result->exit_code, result->out.data ? result->out.data : "",
+			result->out.len, tail ? tail : "", err);
+	}
+	if (r < 0)
+		err_wrap(err, "CNI plugin '%s' %s", type, turn->command);
+	return r;
+}
+
+static int add_one(const struct turn *turn, const json_t *plugin, json_t **result, struct err *err)
+{
+	_cleanup_(spawn_result_done) struct spawn_result output =
+		SPAWN_RESULT_INIT(CNI_OUTPUT_MAX_BYTES);
+	json_t *next = NULL;
+	int r;
+
+	r = run_plugin(turn, plugin, *result, &output, err);
+	if (r < 0)
+		return r;
+	r = cni_result_parse(
+		output.out.data, output.out.len, turn->attachment->version, &next, err);
+	if (r < 0) {
+		err_wrap(err, "CNI plugin '%s' ADD",
+			json_string_value(json_object_get(plugin, "type")));
+		return r;
+	}
+	json_decref(*result);
+	*result = next;
+	return 0;
+}
+
+int cni_add(const struct cni_runtime *runtime, struct attachment *attachment, struct err *err)
+{
+	const struct turn turn = {
+		.runtime = runtime,
+		.attachment = attachment,
+		.command = "ADD",
+		.netns = attachment->netns,
+	};
+	json_auto_t *result = NULL;
+	const json_t *plugin;
+	size_t i;
+	int r;
+
+	json_array_foreach(attachment->plugins, i, plugin)
+	{
+		r = add_one(&turn, plugin, &result, err);
+		if (r < 0)
+			return r;
+	}
+	attachment->result = TAKE_PTR(result);
+	return 0;
+}
+
+int cni_del(const struct cni_runtime *runtime, const struct attachment *attachment,
+	const char *netns, struct err *err)
+{
+	const struct turn turn = {
+		.runtime = runtime,
+		.attachment = attachment,
+		.command = "DEL",
+		.netns = netns,
+	};
+	struct err ignored = ERR_INIT;
+	size_t i;
+	int r, first = 0;
+
+	for (i = json_array_size(attachment->plugins); i-- > 0;) {
+		_cleanup_(spawn_result_done) struct spawn_result output =
+			SPAWN_RESULT_INIT(CNI_OUTPUT_MAX_BYTES);
+
+		r = run_plugin(&turn, json_array_get(attachment->plugins, i), attachment->result,
+			&output, first < 0 ? &ignored : err);
+		if (r < 0 && first == 0)
+			first = r;
+	}
+	return first;
+}

@@ -1,0 +1,29 @@
+/*
+ * Runs CNI plugins: ADD and DEL of a pod's attachment through its list of plugins.
+ *
+ * The list runs in order for ADD, each plugin reading the result of the one before, and in reverse
+ * for DEL, each reading the final result. Plugins run in our own namespaces with our environment,
+ * as every runtime runs them, within bounds of time and output. Source: containernetworking SPEC
+ * 1.0.0, sections 2 and 3. Blocks. Threads: any.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/err.h"
+#include "network/attachment.h"
+
+struct cni_runtime {
+	const char *bin_dirs;
+	uint64_t timeout_ms; /* for each plugin */
+};
+
+/* ADD. On success attachment->result is set. On failure DEL is due: plugins may have run. */
+int cni_add(const struct cni_runtime *runtime, struct attachment *attachment, struct err *err);
+
+/*
+ * DEL. `netns` is the namespace's path or "" when it is gone. All plugins run even when one fails;
+ * the first error is returned.
+ */
+int cni_del(const struct cni_runtime *runtime, const struct attachment *attachment,
+	const char *netns, struct err *err);

@@ -1,0 +1,372 @@
+#include "network/interface.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_addr.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <netlink/route/addr.h>
+#include <netlink/route/link.h>
+#include <netlink/route/route.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "network/netlink.h"
+
+/* The whole state of the namespace, read once. */
+struct state {
+	struct nl_cache *links;
+	struct nl_cache *addresses;
+	struct nl_cache *routes;
+};
+
+static void state_done(struct state *state)
+{
+	nl_cache_free(state->links);
+	nl_cache_free(state->addresses);
+	nl_cache_free(state->routes);
+}
+
+static void link_putp(struct rtnl_link **link)
+{
+	rtnl_link_put(*link);
+}
+
+static int state_read(struct nl_sock *sock, struct state *state, struct err *err)
+{
+	int r;
+
+	r = rtnl_link_alloc_cache(sock, AF_UNSPEC, &state->links);
+	if (r < 0)
+		return netlink_error(err, r, "list the pod's links");
+	r = rtnl_addr_alloc_cache(sock, &state->addresses);
+	if (r < 0)
+		return netlink_error(err, r, "list the pod's addresses");
+	r = rtnl_route_alloc_cache(sock, AF_UNSPEC, 0, &state->routes);
+	if (r < 0)
+		return netlink_error(err, r, "list the pod's routes");
+	return 0;
+}
+
+int interface_up(struct nl_sock *sock, int index, struct err *err)
+{
+	_cleanup_(link_putp) struct rtnl_link *link = rtnl_link_alloc();
+	_cleanup_(link_putp) struct rtnl_link *change = rtnl_link_alloc();
+	int r;
+
+	if (!link || !change)
+		return err_nomem(err);
+	rtnl_link_set_ifindex(link, index);
+	rtnl_link_set_flags(change, IFF_UP);
+	r = rtnl_link_change(sock, link, change, 0);
+	if (r < 0)
+		return netlink_error(err, r, "bring link %d up", index);
+	return 0;
+}
+
+int interface_move(struct nl_sock *sock, const char *name, const struct interface_place *place,
+	struct err *err)
+{
+	_cleanup_(link_putp) struct rtnl_link *link = rtnl_link_alloc();
+	_cleanup_(link_putp) struct rtnl_link *change = rtnl_link_alloc();
+	int index, r;
+
+	if (!link || !change)
+		return err_nomem(err);
+	index = netlink_link_index(sock, name, err);
+	if (index < 0)
+		return index;
+	rtnl_link_set_ifindex(link, index);
+	rtnl_link_set_ns_fd(change, place->netns_fd);
+	rtnl_link_set_name(change, place->name);
+	rtnl_link_set_mtu(change, place->mtu);
+	r = rtnl_link_change(sock, link, change, 0);
+	if (r < 0)
+		return netlink_error(err, r, "move '%s' into the pod as '%s' with MTU %u", name,
+			place->name, place->mtu);
+	return 0;
+}
+
+/* Fallback links that tunnel modules put into each new namespace are down or not Ethernet. */
+static bool is_from_cni(struct rtnl_link *link)
+{
+	const char *kind = rtnl_link_get_type(link);
+
+	return rtnl_link_get_arptype(link) == ARPHRD_ETHER &&
+	       (rtnl_link_get_flags(link) & IFF_UP) && !(kind && !strcmp(kind, "tun"));
+}
+
+/* Writes address/prefix. An address that is not IP leaves out empty. */
+static void format_cidr(
+	char *out, size_t size, int family, const struct nl_addr *address, unsigned int prefix)
+{
+	unsigned char bytes[sizeof(struct in6_addr)] = {0};
+	char text[INET6_ADDRSTRLEN];
+	size_t len = address ? nl_addr_get_len(address) : 0;
+
+	out[0] = '\0';
+	if (len > sizeof(bytes))
+		return;
+	if (len > 0)
+		memcpy(bytes, nl_addr_get_binary_addr(address), len);
+	if (inet_ntop(family, bytes, text, sizeof(text)))
+		(void)snprintf(out, size, "%s/%u", text, prefix);
+}
+
+static bool same_prefix(const struct nl_addr *a, const struct nl_addr *b, unsigned int prefix)
+{
+	const unsigned char *x = nl_addr_get_binary_addr(a), *y = nl_addr_get_binary_addr(b);
+	unsigned int whole = prefix / 8, rest = prefix % 8;
+
+	if (nl_addr_get_len(a) != nl_addr_get_len(b) || nl_addr_get_len(a) * 8 < prefix)
+		return false;
+	return memcmp(x, y, whole) == 0 &&
+	       (rest == 0 || ((x[whole] ^ y[whole]) >> (8 - rest)) == 0);
+}
+
+static bool is_out_of(struct rtnl_route *route, int link)
+{
+	struct rtnl_nexthop *hop = rtnl_route_nexthop_n(route, 0);
+
+	return hop && rtnl_route_get_table(route) == RT_TABLE_MAIN &&
+	       rtnl_route_get_type(route) == RTN_UNICAST && rtnl_route_nh_get_ifindex(hop) == link;
+}
+
+/* Whether the kernel's route to the address's own network is there: a plugin may take it away. */
+static bool has_connected_route(
+	const struct state *state, int link, struct rtnl_addr *address, unsigned int prefix)
+{
+	struct nl_addr *local = rtnl_addr_get_local(address);
+	struct nl_object *object;
+
+	for (object = nl_cache_get_first(state->routes); object;
+		object = nl_cache_get_next(object)) {
+		struct rtnl_route *route = (struct rtnl_route *)object;
+		struct nl_addr *dst = rtnl_route_get_dst(route);
+
+		if (is_out_of(route, link) && rtnl_route_get_protocol(route) == RTPROT_KERNEL &&
+			dst && nl_addr_get_prefixlen(dst) == prefix &&
+			same_prefix(local, dst, prefix))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Not the addresses that the kernel made by itself, which the guest's kernel will make likewise:
+ * IPv6 link-local ones, and those from router advertisements, which are not permanent.
+ */
+static bool is_configured(struct rtnl_addr *address, int link)
+{
+	int family = rtnl_addr_get_family(address);
+
+	return rtnl_addr_get_ifindex(address) == link && rtnl_addr_get_local(address) &&
+	       (family == AF_INET || family == AF_INET6) &&
+	       (rtnl_addr_get_flags(address) & IFA_F_PERMANENT) &&
+	       !(family == AF_INET6 && rtnl_addr_get_scope(address) == RT_SCOPE_LINK);
+}
+
+/*
+ * An address whose connected route is not there is given with the full prefix length, since the
+ * guest's kernel would make the route anew. (ptp replaces it by one through the gateway.)
+ */
+static int read_addresses(
+	const struct state *state, int link, struct net_interface *interface, struct err *err)
+{
+	struct nl_object *object;
+
+	for (object = nl_cache_get_first(state->addresses); object;
+		object = nl_cache_get_next(object)) {
+		struct rtnl_addr *address = (struct rtnl_addr *)object;
+		unsigned int prefix;
+
+		if (!is_configured(address, link))
+			continue;
+		if (interface->n_addresses == NET_ADDRESSES_MAX)
+			return err_set(err, -E2BIG, "interface %s has more than %d addresses",
+				interface->name, NET_ADDRESSES_MAX);
+		prefix = (unsigned int)rtnl_addr_get_prefixlen(address);
+		if (!has_connected_route(state, link, address, prefix))
+			prefix = rtnl_addr_get_family(address) == AF_INET ? 32 : 128;
+		format_cidr(interface->addresses[interface->n_addresses],
+			sizeof(interface->addresses[0]), rtnl_addr_get_family(address),
+			rtnl_addr_get_local(address), prefix);
+		interface->n_addresses++;
+	}
+	return 0;
+}
+
+static struct nl_addr *gateway_of(struct rtnl_route *route)
+{
+	struct rtnl_nexthop *hop = rtnl_route_nexthop_n(route, 0);
+	struct nl_addr *gateway = rtnl_route_nh_get_gateway(hop);
+
+	return gateway && nl_addr_get_len(gateway) > 0 ? gateway : NULL;
+}
+
+/* Not those that come with an address, and those that router advertisements bring and renew. */
+static bool is_configured_route(struct rtnl_route *route, int link)
+{
+	uint8_t protocol = rtnl_route_get_protocol(route);
+
+	return is_out_of(route, link) && protocol != RTPROT_KERNEL && protocol != RTPROT_RA;
+}
+
+static void format_route(struct rtnl_route *route, struct net_route *out)
+{
+	struct nl_addr *dst = rtnl_route_get_dst(route);
+	struct nl_addr *gateway = gateway_of(route);
+	int family = rtnl_route_get_family(route);
+
+	format_cidr(out->destination, sizeof(out->destination), family, dst,
+		dst ? nl_addr_get_prefixlen(dst) : 0);
+	if (gateway)
+		(void)inet_ntop(family, nl_addr_get_binary_addr(gateway), out->gateway,
+			sizeof(out->gateway));
+	out->metric = rtnl_route_get_priority(route);
+}
+
+/* On-link routes first: the gateways of the others may be reachable only by them. */
+static int read_routes(
+	const struct state *state, int link, struct net_interface *interface, struct err *err)
+{
+	struct nl_object *object;
+	int pass;
+
+	interface->routes = calloc(NET_ROUTES_MAX, sizeof(*interface->routes));
+	if (!interface->routes)
+		return err_nomem(err);
+	for (pass = 0; pass < 2; pass++) {
+		for (object = nl_cache_get_first(state->routes); object;
+			object = nl_cache_get_next(object)) {
+			struct rtnl_route *route = (struct rtnl_route *)object;
+
+			if (!is_configured_route(route, link) || !!gateway_of(route) != pass)
+				continue;
+			if (interface->n_routes == NET_ROUTES_MAX)
+				return err_set(err, -E2BIG, "interface %s has more than %d routes",
+					interface->name, NET_ROUTES_MAX);
+			format_route(route, &interface->routes[interface->n_routes++]);
+		}
+	}
+	return 0;
+}
+
+static int read_one(const struct state *state, struct rtnl_link *link,
+	struct net_interface *interface, struct err *err)
+{
+	struct nl_addr *mac = rtnl_link_get_addr(link);
+	int index = rtnl_link_get_ifindex(link);
+	int r;
+
+	(void)snprintf(interface->name, sizeof(interface->name), "%s", rtnl_link_get_name(link));
+	if (!mac || nl_addr_get_len(mac) != 6)
+		return err_set(err, -EIO, "interface %s has no MAC address", interface->name);
+	(void)nl_addr2str(mac, interface->mac, sizeof(interface->mac));
+	interface->mtu = rtnl_link_get_mtu(link);
+	r = read_addresses(state, index, interface, err);
+	if (r < 0)
+		return r;
+	return read_routes(state, index, interface, err);
+}
+
+struct net_interface *interfaces_free(struct net_interface *interfaces, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		free(interfaces[i].routes);
+	free(interfaces);
+	return NULL;
+}
+
+static int read_matching(const struct state *state, const char *first, bool is_first,
+	struct net_interface *interfaces, size_t *n, struct err *err)
+{
+	struct nl_object *object;
+	int r;
+
+	for (object = nl_cache_get_first(state->links); object;
+		object = nl_cache_get_next(object)) {
+		struct rtnl_link *link = (struct rtnl_link *)object;
+
+		if (!is_from_cni(link) || !strcmp(rtnl_link_get_name(link), first) != is_first)
+			continue;
+		if (*n == NET_INTERFACES_MAX)
+			return err_set(err, -E2BIG, "CNI made more than %d interfaces",
+				NET_INTERFACES_MAX);
+		r = read_one(state, link, &interfaces[(*n)++], err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int interfaces_read(struct nl_sock *sock, const char *first, struct net_interface **ret,
+	size_t *ret_n, struct err *err)
+{
+	_cleanup_(state_done) struct state state = {NULL};
+	struct net_interface *interfaces;
+	size_t n = 0;
+	int r;
+
+	r = state_read(sock, &state, err);
+	if (r < 0)
+		return r;
+	interfaces = calloc(NET_INTERFACES_MAX, sizeof(*interfaces));
+	if (!interfaces)
+		return err_nomem(err);
+	r = read_matching(&state, first, true, interfaces, &n, err);
+	if (r == 0)
+		r = read_matching(&state, first, false, interfaces, &n, err);
+	if (r == 0 && n == 0)
+		r = err_set(err, -EIO, "CNI made no Ethernet interface that is up");
+	if (r < 0) {
+		interfaces_free(interfaces, n);
+		return r;
+	}
+	*ret = interfaces;
+	*ret_n = n;
+	return 0;
+}
+
+static int set_ipv6(const char *name, const char *key, const char *value, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("/proc/sys/net/ipv6/conf/%s/%s", name, key);
+	_cleanup_close_ int fd = -EBADF;
+
+	if (!path)
+		return err_nomem(err);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return 0; /* a kernel without IPv6 */
+	if (fd < 0)
+		return err_errno(err, "open %s", path);
+	return fd_write_all(fd, value, strlen(value), err);
+}
+
+/*
+ * The CNI interface has the guest's MAC and addresses, IPv6 link-local included, and its stack is
+ * deaf once redirection is on: it answers no ARP or neighbour solicitation, and the guest's
+ * duplicate address detection does not meet it. What could still leave it are frames that timers
+ * send: router solicitations stop with accept_ra, duplicate address detection after a change of
+ * carrier with dad_transmits. Multicast listener reports remain; they name groups that the guest
+ * is in as well. Addresses stay, as plugins' CHECK looks for them.
+ */
+int interface_quieten(const char *name, bool silent, struct err *err)
+{
+	int r;
+
+	if (silent)
+		return set_ipv6(name, "disable_ipv6", "1", err);
+	r = set_ipv6(name, "accept_ra", "0", err);
+	if (r < 0)
+		return r;
+	return set_ipv6(name, "dad_transmits", "0", err);
+}

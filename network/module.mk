@@ -1,0 +1,10 @@
+# libnl keeps its headers in a directory of its own.
+$(B)/network/%.o: CPPFLAGS += -I/usr/include/libnl3
+
+NETWORK_PKGS := libnl-route-3.0 libnl-3.0 jansson
+NETWORK_TEST_LIBS := network_testing network common
+$(call library,network,network/pod_network.c network/cni.c network/cni_config.c \
+	network/cni_result.c network/attachment.c network/netns.c network/interface.c \
+	network/netlink.c network/redirect.c)
+$(call library,network_testing,network/testing.c)
+$(call unit_test,network/pod_network_test.c,$(NETWORK_TEST_LIBS),$(NETWORK_PKGS))

@@ -1,0 +1,26 @@
+/*
+ * What our libnl callers share: a route socket, and libnl's errors in ours.
+ *
+ * A socket belongs to the network namespace of the thread that opened it, for its whole life, and
+ * is used by one thread at a time.
+ */
+#pragma once
+
+#include <netlink/netlink.h>
+
+#include "common/err.h"
+
+int netlink_open(struct nl_sock **ret, struct err *err);
+struct nl_sock *netlink_close(struct nl_sock *sock);
+
+static inline void netlink_closep(struct nl_sock **sock)
+{
+	*sock = netlink_close(*sock);
+}
+
+/* Fills err with the text and libnl's own for rc (negative); returns the errno that fits. */
+int netlink_error(struct err *err, int rc, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* The index of a link; -ENODEV when there is none of that name. */
+int netlink_link_index(struct nl_sock *sock, const char *name, struct err *err);

@@ -1,0 +1,448 @@
+#include "network/pod_network.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <netlink/route/link.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "network/attachment.h"
+#include "network/cni.h"
+#include "network/cni_config.h"
+#include "network/cni_result.h"
+#include "network/interface.h"
+#include "network/netlink.h"
+#include "network/netns.h"
+#include "network/redirect.h"
+
+#define NETNS_PREFIX "bh-"
+
+/* Constant after net_open(): all state is in files and in the kernel. */
+struct net {
+	char *conf_dir;
+	char *bin_dirs;
+	char *cache_dir;
+	char *netns_dir;
+	uint64_t plugin_timeout_ms;
+};
+
+struct net *net_close(struct net *net)
+{
+	if (!net)
+		return NULL;
+	free(net->conf_dir);
+	free(net->bin_dirs);
+	free(net->cache_dir);
+	free(net->netns_dir);
+	free(net);
+	return NULL;
+}
+
+static void net_closep(struct net **net)
+{
+	*net = net_close(*net);
+}
+
+int net_open(const struct net_config *config, struct net **ret, struct err *err)
+{
+	_cleanup_(net_closep) struct net *net = calloc(1, sizeof(*net));
+	int r;
+
+	if (!net)
+		return err_nomem(err);
+	net->conf_dir = strdup(config->conf_dir);
+	net->bin_dirs = strdup(config->bin_dirs);
+	net->cache_dir = strdup(config->cache_dir);
+	net->netns_dir = strdup(config->netns_dir);
+	net->plugin_timeout_ms = config->plugin_timeout_ms;
+	if (!net->conf_dir || !net->bin_dirs || !net->cache_dir || !net->netns_dir)
+		return err_nomem(err);
+	r = fd_mkdir_all(net->cache_dir, 0700, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(net);
+	return 0;
+}
+
+/* The configuration in force, with all its plugins there. */
+static int load_config(struct net *net, struct cni_config **ret, struct err *err)
+{
+	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
+	int r;
+
+	r = cni_config_load(net->conf_dir, &config, err);
+	if (r < 0)
+		return r;
+	r = cni_config_check_plugins(config, net->bin_dirs, err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(config);
+	return 0;
+}
+
+int net_check(struct net *net, struct err *err)
+{
+	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
+	int r;
+
+	r = load_config(net, &config, err);
+	return r < 0 && r != -ENOMEM ? 1 : r;
+}
+
+char *net_name(struct net *net)
+{
+	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
+
+	if (cni_config_load(net->conf_dir, &config, NULL) < 0)
+		return NULL;
+	return TAKE_PTR(config->name);
+}
+
+struct net_pod_info *net_pod_info_free(struct net_pod_info *info)
+{
+	if (!info)
+		return NULL;
+	interfaces_free(info->interfaces, info->n_interfaces);
+	cni_strv_free(info->ips);
+	cni_strv_free(info->dns_servers);
+	cni_strv_free(info->dns_searches);
+	cni_strv_free(info->dns_options);
+	free(info);
+	return NULL;
+}
+
+static void net_pod_info_freep(struct net_pod_info **info)
+{
+	*info = net_pod_info_free(*info);
+}
+
+static int check_id(const char *id, struct err *err)
+{
+	if (!id || !attachment_id_is_valid(id))
+		return err_set(err, -EINVAL, "a pod id is 1 to 64 of a-z and 0-9");
+	return 0;
+}
+
+static char *netns_path(const struct net *net, const char *id)
+{
+	return str_printf("%s/%s%s", net->netns_dir, NETNS_PREFIX, id);
+}
+
+/* On a thread in the pod's namespace: reads its interfaces into the info. */
+static int read_interfaces(void *userdata, struct err *err)
+{
+	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
+	struct net_pod_info *info = userdata;
+	int r;
+
+	r = netlink_open(&sock, err);
+	if (r < 0)
+		return r;
+	return interfaces_read(
+		sock, ATTACHMENT_IFNAME, &info->interfaces, &info->n_interfaces, err);
+}
+
+static int bring_loopback_up(void *userdata, struct err *err)
+{
+	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
+	int r;
+
+	(void)userdata;
+	r = netlink_open(&sock, err);
+	if (r < 0)
+		return r;
+	r = netlink_link_index(sock, "lo", err);
+	return r < 0 ? r : interface_up(sock, r, err);
+}
+
+static int read_result(const json_t *result, struct net_pod_info *info, struct err *err)
+{
+	int r;
+
+	r = cni_result_ips(result, ATTACHMENT_IFNAME, &info->ips, err);
+	if (r < 0)
+		return r;
+	if (!info->ips[0])
+		return err_set(err, -EIO, "the CNI plugins gave the pod no address");
+	r = cni_result_dns(result, "nameservers", &info->dns_servers, err);
+	if (r < 0)
+		return r;
+	r = cni_result_dns(result, "search", &info->dns_searches, err);
+	if (r < 0)
+		return r;
+	return cni_result_dns(result, "options", &info->dns_options, err);
+}
+
+/* Makes the namespace and fills it. What fails here is undone by net_pod_setup(). */
+static int set_up(
+	struct net *net, struct attachment *attachment, struct net_pod_info *info, struct err *err)
+{
+	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
+	_cleanup_close_ int netns = -EBADF;
+	int r;
+
+	r = netns_create(net->netns_dir, strrchr(attachment->netns, '/') + 1, err);
+	if (r < 0)
+		return r;
+	r = netns_open(attachment->netns, &netns, err);
+	if (r < 0)
+		return r;
+	r = netns_call(netns, bring_loopback_up, NULL, err);
+	if (r < 0)
+		return r;
+	r = cni_add(&runtime, attachment, err);
+	if (r < 0)
+		return r;
+	r = attachment_save(net->cache_dir, attachment, err);
+	if (r < 0)
+		return r;
+	r = read_result(attachment->result, info, err);
+	if (r < 0)
+		return r;
+	return netns_call(netns, read_interfaces, info, err);
+}
+
+static int run_del(struct net *net, const struct attachment *attachment, struct err *err)
+{
+	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
+	_cleanup_close_ int netns = -EBADF;
+	bool alive = netns_open(attachment->netns, &netns, NULL) == 0;
+
+	return cni_del(&runtime, attachment, alive ? attachment->netns : "", err);
+}
+
+/*
+ * The namespace goes even when DEL fails: nobody will ask for this pod again. The cached attachment
+ * then stays, so that the leases that DEL could not give back are found by net_each_pod().
+ */
+static void undo_setup(struct net *net, const struct attachment *attachment)
+{
+	int r;
+
+	r = run_del(net, attachment, NULL);
+	(void)netns_delete(attachment->netns, NULL);
+	if (r == 0)
+		(void)attachment_remove(net->cache_dir, attachment->id, NULL);
+}
+
+/* Whether something of a pod with this id is there already. */
+static int check_unused(struct net *net, const char *id, const char *netns, struct err *err)
+{
+	_cleanup_(attachment_freep) struct attachment *other = NULL;
+
+	if (attachment_load(net->cache_dir, id, &other, NULL) != -ENOENT ||
+		access(netns, F_OK) == 0)
+		return err_set(err, -EEXIST, "pod %s has a network already", id);
+	return 0;
+}
+
+int net_pod_setup(struct net *net, const struct net_pod_spec *spec, struct net_pod_info **ret,
+	struct err *err)
+{
+	_cleanup_(net_pod_info_freep) struct net_pod_info *info = calloc(1, sizeof(*info));
+	_cleanup_(attachment_freep) struct attachment *attachment = NULL;
+	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
+	_cleanup_free_ char *netns = NULL;
+	int r;
+
+	r = check_id(spec->id, err);
+	if (r < 0)
+		return r;
+	netns = netns_path(net, spec->id);
+	if (!info || !netns)
+		return err_nomem(err);
+	if (strlen(netns) >= sizeof(info->netns))
+		return err_set(err, -ENAMETOOLONG, "the path %s is too long", netns);
+	(void)snprintf(info->netns, sizeof(info->netns), "%s", netns);
+	r = load_config(net, &config, err);
+	if (r < 0)
+		return r;
+	r = check_unused(net, spec->id, netns, err);
+	if (r < 0)
+		return r;
+	r = attachment_new(config, spec, netns, &attachment, err);
+	if (r < 0)
+		return r;
+	r = attachment_save(net->cache_dir, attachment, err);
+	if (r < 0)
+		return r;
+	r = set_up(net, attachment, info, err);
+	if (r < 0) {
+		undo_setup(net, attachment);
+		return r;
+	}
+	*ret = TAKE_PTR(info);
+	return 0;
+}
+
+int net_pod_teardown(struct net *net, const char *id, struct err *err)
+{
+	_cleanup_(attachment_freep) struct attachment *attachment = NULL;
+	_cleanup_free_ char *netns = NULL;
+	int r;
+
+	r = check_id(id, err);
+	if (r < 0)
+		return r;
+	netns = netns_path(net, id);
+	if (!netns)
+		return err_nomem(err);
+	r = attachment_load(net->cache_dir, id, &attachment, err);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	if (attachment) {
+		r = run_del(net, attachment, err);
+		if (r < 0)
+			return r;
+	}
+	r = netns_delete(netns, err);
+	if (r < 0)
+		return r;
+	return attachment_remove(net->cache_dir, id, err);
+}
+
+struct tap_job {
+	const char *interface;
+	char tap[IFNAMSIZ];
+};
+
+/* On a thread in the pod's namespace, the tap being there. */
+static int join_tap(void *userdata, struct err *err)
+{
+	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
+	const struct tap_job *job = userdata;
+	int interface, tap, r;
+
+	r = netlink_open(&sock, err);
+	if (r < 0)
+		return r;
+	interface = netlink_link_index(sock, job->interface, err);
+	if (interface < 0)
+		return interface;
+	tap = netlink_link_index(sock, job->tap, err);
+	if (tap < 0)
+		return tap;
+	r = interface_quieten(job->tap, true, err);
+	if (r < 0)
+		return r;
+	r = interface_quieten(job->interface, false, err);
+	if (r < 0)
+		return r;
+	r = redirect_join(sock, interface, tap, err);
+	if (r < 0)
+		return r;
+	return interface_up(sock, tap, err);
+}
+
+int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_info *info,
+	size_t interface, const char *tap, struct err *err)
+{
+	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
+	_cleanup_free_ char *path = netns_path(net, id);
+	_cleanup_close_ int netns = -EBADF;
+	struct interface_place place;
+	struct tap_job job;
+	int r;
+
+	if (!path)
+		return err_nomem(err);
+	if (interface >= info->n_interfaces)
+		return err_set(err, -EINVAL, "pod %s has no interface %zu", id, interface);
+	r = netns_open(path, &netns, err);
+	if (r < 0)
+		return r;
+	r = netlink_open(&sock, err);
+	if (r < 0)
+		return r;
+	job.interface = info->interfaces[interface].name;
+	(void)snprintf(job.tap, sizeof(job.tap), "tap%u", (unsigned int)interface);
+	place = (struct interface_place){netns, job.tap, info->interfaces[interface].mtu};
+	r = interface_move(sock, tap, &place, err);
+	if (r < 0)
+		return r;
+	r = netns_call(netns, join_tap, &job, err);
+	if (r < 0)
+		err_wrap(err, "join %s to the machine's tap", job.interface);
+	return r;
+}
+
+/* A growing set of pod ids. */
+struct ids {
+	char **items; /* NULL-terminated, or NULL */
+	size_t n;
+};
+
+static void ids_done(struct ids *ids)
+{
+	ids->items = cni_strv_free(ids->items);
+}
+
+/* Takes the id, which may be NULL. */
+static int ids_add(struct ids *ids, char *id, struct err *err)
+{
+	char **items;
+	size_t i;
+
+	for (i = 0; id && i < ids->n; i++)
+		if (!strcmp(ids->items[i], id)) {
+			free(id);
+			return 0;
+		}
+	if (!id)
+		return 0;
+	items = reallocarray(ids->items, ids->n + 2, sizeof(*items));
+	if (!items) {
+		free(id);
+		return err_nomem(err);
+	}
+	ids->items = items;
+	items[ids->n++] = id;
+	items[ids->n] = NULL;
+	return 0;
+}
+
+static char *id_of_netns(const char *name)
+{
+	if (strncmp(name, NETNS_PREFIX, strlen(NETNS_PREFIX)) != 0 ||
+		!attachment_id_is_valid(name + strlen(NETNS_PREFIX)))
+		return NULL;
+	return strdup(name + strlen(NETNS_PREFIX));
+}
+
+static int collect(
+	struct ids *ids, const char *path, char *(*id_of)(const char *name), struct err *err)
+{
+	struct dirent *entry;
+	DIR *dir;
+	int r = 0;
+
+	dir = opendir(path);
+	if (!dir && errno == ENOENT)
+		return 0;
+	if (!dir)
+		return err_errno(err, "read directory %s", path);
+	while (r == 0 && (entry = readdir(dir)))
+		r = ids_add(ids, id_of(entry->d_name), err);
+	closedir(dir);
+	return r;
+}
+
+int net_each_pod(
+	struct net *net, int (*fn)(void *userdata, const char *id), void *userdata, struct err *err)
+{
+	_cleanup_(ids_done) struct ids ids = {NULL};
+	size_t i;
+	int r;
+
+	r = collect(&ids, net->cache_dir, attachment_id_of_file, err);
+	if (r == 0)
+		r = collect(&ids, net->netns_dir, id_of_netns, err);
+	for (i = 0; r == 0 && i < ids.n; i++)
+		r = fn(userdata, ids.items[i]);
+	return r;
+}

@@ -1,0 +1,553 @@
+#include "network/pod_network.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/ethernet.h>
+#include <net/if.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/fd.h"
+#include "common/loop.h"
+#include "network/netns.h"
+#include "network/testing.h"
+
+#define PLUGIN_DIR "/usr/lib/cni"
+#define BIN_DIRS   "/nonexistent:" PLUGIN_DIR
+
+/* A bridge with IPv4 and IPv6, host ports, and DNS; "%s" is where host-local keeps its leases. */
+#define BRIDGE_CONFLIST                                                                            \
+	"{\"cniVersion\": \"%s\", \"name\": \"bhtest\", \"plugins\": ["                            \
+	"{\"type\": \"bridge\", \"bridge\": \"bhtest0\", \"isGateway\": true, \"ipMasq\": true,"   \
+	" \"mtu\": 1400, \"dns\": {\"nameservers\": [\"10.213.9.9\"], \"search\": "                \
+	"[\"a.example\"]},"                                                                        \
+	" \"ipam\": {\"type\": \"host-local\", \"dataDir\": \"%s/leases\","                        \
+	"  \"ranges\": [[{\"subnet\": \"10.213.0.0/24\"}], [{\"subnet\": \"fd13::/64\"}]],"        \
+	"  \"routes\": [{\"dst\": \"0.0.0.0/0\"}, {\"dst\": \"::/0\"}]}},"                         \
+	"{\"type\": \"portmap\", \"capabilities\": {\"portMappings\": true}}]}"
+
+#define PTP_CONF                                                                                   \
+	"{\"cniVersion\": \"%s\", \"name\": \"bhptp\", \"type\": \"ptp\", \"mtu\": 1300,"          \
+	" \"ipam\": {\"type\": \"host-local\", \"dataDir\": \"%s/leases\","                        \
+	"  \"ranges\": [[{\"subnet\": \"10.213.1.0/24\"}]],"                                       \
+	"  \"routes\": [{\"dst\": \"0.0.0.0/0\"}]}}"
+
+/* Gives the pod's address away and then fails: what the plugins before it did is undone. */
+#define FAILING_PLUGIN                                                                             \
+	"#!/bin/sh\n[ \"$CNI_COMMAND\" = DEL ] && exit 0\n"                                        \
+	"echo '{\"code\": 7, \"msg\": \"no such luck\"}'; exit 1\n"
+
+struct room {
+	char *dir;
+	char *conf;
+	struct net *net;
+};
+
+static bool is_isolated;
+
+static const struct net_port_mapping http_port = {
+	.protocol = NET_TCP, .container_port = 80, .host_port = 18080};
+
+static struct net_pod_spec pod_spec(const char *id)
+{
+	return (struct net_pod_spec){.id = id,
+		.name = "web",
+		.namespace = "default",
+		.uid = "u-1",
+		.ports = &http_port,
+		.n_ports = 1};
+}
+
+static void write_config(
+	struct room *room, const char *name, const char *format, const char *version)
+{
+	char text[2048];
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+	(void)snprintf(text, sizeof(text), format, version, room->dir);
+#pragma GCC diagnostic pop
+	testing_write(room->conf, name, text, 0644);
+}
+
+static int set_up(void **state)
+{
+	struct room *room = calloc(1, sizeof(*room));
+	_cleanup_free_ char *cache = NULL, *netns = NULL;
+	struct err err = ERR_INIT;
+
+	assert_non_null(room);
+	room->dir = testing_dir();
+	room->conf = str_printf("%s/conf", room->dir);
+	cache = str_printf("%s/cache", room->dir);
+	netns = str_printf("%s/netns", room->dir);
+	assert_true(room->conf && cache && netns);
+	assert_int_equal(mkdir(room->conf, 0755), 0);
+	assert_int_equal(net_open(&(struct net_config){.conf_dir = room->conf,
+					  .bin_dirs = BIN_DIRS,
+					  .cache_dir = cache,
+					  .netns_dir = netns,
+					  .plugin_timeout_ms = 20000},
+				 &room->net, &err),
+		0);
+	*state = room;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct room *room = *state;
+
+	net_close(room->net);
+	testing_dir_remove(room->dir);
+	free(room->conf);
+	free(room);
+	return 0;
+}
+
+/* For tests that run plugins: skips where they cannot. */
+static void need_plugins(void)
+{
+	if (!is_isolated || access(PLUGIN_DIR "/bridge", X_OK) < 0) {
+		print_message("skipped: needs root and the CNI plugins in " PLUGIN_DIR "\n");
+		skip();
+	}
+}
+
+static struct net_pod_info *must_set_up(struct room *room, const char *id)
+{
+	struct net_pod_spec spec = pod_spec(id);
+	struct net_pod_info *info = NULL;
+	struct err err = ERR_INIT;
+
+	if (net_pod_setup(room->net, &spec, &info, &err) < 0)
+		fail_msg("%s", err.msg);
+	return info;
+}
+
+static void must_tear_down(struct room *room, const char *id)
+{
+	struct err err = ERR_INIT;
+
+	if (net_pod_teardown(room->net, id, &err) < 0)
+		fail_msg("%s", err.msg);
+}
+
+/* All that a pod could leave behind: links, rules, and our files, as one text. */
+static char *snapshot(const struct room *room)
+{
+	_cleanup_free_ char *script = str_printf(
+		"cd %s && find cache netns leases -type f ! -name lock ! -name 'last_reserved*';"
+		" cut -d: -f1 /proc/net/dev | sort; cut -d' ' -f5 /proc/self/mountinfo;"
+		" iptables-save | grep -v '^[#:]'; ip6tables-save | grep -v '^[#:]'",
+		room->dir);
+	const char *const argv[] = {"/bin/sh", "-c", script, NULL};
+
+	return testing_output(argv);
+}
+
+static bool has_route(
+	const struct net_interface *interface, const char *destination, const char *gateway)
+{
+	size_t i;
+
+	for (i = 0; i < interface->n_routes; i++)
+		if (!strcmp(interface->routes[i].destination, destination) &&
+			!strcmp(interface->routes[i].gateway, gateway))
+			return true;
+	return false;
+}
+
+static void test_bridge(void **state)
+{
+	struct room *room = *state;
+	struct net_interface *eth0;
+	struct net_pod_info *info;
+	unsigned int mac[6];
+	char *name;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	name = net_name(room->net);
+	assert_string_equal(name, "bhtest");
+	free(name);
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->n_interfaces, 1);
+	eth0 = &info->interfaces[0];
+	assert_string_equal(eth0->name, "eth0");
+	assert_int_equal(eth0->mtu, 1400);
+	assert_int_equal(sscanf(eth0->mac, "%x:%x:%x:%x:%x:%x", &mac[0], &mac[1], &mac[2], &mac[3],
+				 &mac[4], &mac[5]),
+		6);
+	assert_int_equal(eth0->n_addresses, 2);
+	assert_string_equal(eth0->addresses[0], "10.213.0.2/24");
+	assert_string_equal(eth0->addresses[1], "fd13::2/64");
+	assert_int_equal(eth0->n_routes, 2);
+	assert_true(has_route(eth0, "0.0.0.0/0", "10.213.0.1"));
+	assert_true(has_route(eth0, "::/0", "fd13::1"));
+	assert_string_equal(info->ips[0], "10.213.0.2");
+	assert_string_equal(info->ips[1], "fd13::2");
+	assert_null(info->ips[2]);
+	assert_string_equal(info->dns_servers[0], "10.213.9.9");
+	assert_null(info->dns_servers[1]);
+	assert_string_equal(info->dns_searches[0], "a.example");
+	assert_null(info->dns_options[0]);
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+}
+
+/* The older form of results ends up the same. */
+static void test_old_version(void **state)
+{
+	struct room *room = *state;
+	struct net_pod_info *info;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "0.3.1");
+	info = must_set_up(room, "pod1");
+	assert_string_equal(info->interfaces[0].addresses[0], "10.213.0.2/24");
+	assert_string_equal(info->ips[0], "10.213.0.2");
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+}
+
+/* ptp removes the connected route: the guest must not get it back with the address. */
+static void test_ptp(void **state)
+{
+	struct room *room = *state;
+	struct net_interface *eth0;
+	struct net_pod_info *info;
+
+	need_plugins();
+	write_config(room, "10-ptp.conf", PTP_CONF, "1.0.0");
+	info = must_set_up(room, "pod1");
+	eth0 = &info->interfaces[0];
+	assert_int_equal(eth0->mtu, 1300);
+	assert_string_equal(eth0->addresses[0], "10.213.1.2/32");
+	assert_int_equal(eth0->n_routes, 3);
+	assert_string_equal(eth0->routes[0].destination, "10.213.1.1/32");
+	assert_string_equal(eth0->routes[0].gateway, "");
+	assert_true(has_route(eth0, "10.213.1.0/24", "10.213.1.1"));
+	assert_true(has_route(eth0, "0.0.0.0/0", "10.213.1.1"));
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+}
+
+/* The first pod makes what all pods share; another then comes and goes without a trace. */
+static void test_leaves_nothing(void **state)
+{
+	_cleanup_free_ char *before = NULL, *during = NULL, *after = NULL;
+	struct room *room = *state;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	net_pod_info_free(must_set_up(room, "pod1"));
+	must_tear_down(room, "pod1");
+	before = snapshot(room);
+	net_pod_info_free(must_set_up(room, "pod2"));
+	during = snapshot(room);
+	assert_non_null(strstr(during, "cache/pod2.json"));
+	assert_non_null(strstr(during, "netns/bh-pod2"));
+	assert_non_null(strstr(during, "--dport 18080"));
+	must_tear_down(room, "pod2");
+	after = snapshot(room);
+	assert_string_equal(before, after);
+	must_tear_down(room, "pod2");
+}
+
+static int listen_on_80(void *userdata, struct err *err)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(80)};
+	int *fd = userdata;
+
+	*fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (*fd < 0 || bind(*fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+		listen(*fd, 1) < 0)
+		return err_errno(err, "listen");
+	return 0;
+}
+
+static void test_host_port(void **state)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(18080)};
+	_cleanup_close_ int netns = -EBADF, listener = -EBADF, client = -EBADF;
+	struct room *room = *state;
+	struct net_pod_info *info;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	info = must_set_up(room, "pod1");
+	assert_int_equal(netns_open(info->netns, &netns, &err), 0);
+	assert_int_equal(netns_call(netns, listen_on_80, &listener, &err), 0);
+	client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(inet_pton(AF_INET, "10.213.0.1", &address.sin_addr), 1);
+	assert_int_equal(connect(client, (struct sockaddr *)&address, sizeof(address)), 0);
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+}
+
+static void test_failed_add_is_undone(void **state)
+{
+	_cleanup_free_ char *before = NULL, *after = NULL, *bin = NULL, *bins = NULL;
+	_cleanup_free_ char *cache = NULL, *netns = NULL, *config = NULL, *bad = NULL;
+	struct net_pod_spec spec = pod_spec("pod2");
+	struct net_pod_info *info = NULL;
+	struct room *room = *state;
+	struct err err = ERR_INIT;
+	struct net *net;
+	char *end;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	net_pod_info_free(must_set_up(room, "pod1"));
+	must_tear_down(room, "pod1");
+	before = snapshot(room);
+
+	bin = str_printf("%s/bin", room->dir);
+	bins = str_printf("%s:%s", bin, PLUGIN_DIR);
+	cache = str_printf("%s/cache", room->dir);
+	netns = str_printf("%s/netns", room->dir);
+	assert_int_equal(mkdir(bin, 0755), 0);
+	testing_write(bin, "unlucky", FAILING_PLUGIN, 0755);
+	config = str_printf(BRIDGE_CONFLIST, "1.0.0", room->dir);
+	assert_non_null(config);
+	end = strrchr(config, ']');
+	*end = '\0';
+	bad = str_printf("%s, {\"type\": \"unlucky\"}]}", config);
+	assert_non_null(bad);
+	testing_write(room->conf, "00-first.conflist", bad, 0644);
+	assert_int_equal(
+		net_open(&(struct net_config){room->conf, bins, cache, netns, 20000}, &net, &err),
+		0);
+	assert_int_equal(net_pod_setup(net, &spec, &info, &err), -EIO);
+	assert_string_equal(err.msg, "CNI plugin 'unlucky' ADD: error 7: \"no such luck\"");
+	assert_null(info);
+	net_close(net);
+	after = snapshot(room);
+	assert_string_equal(before, after);
+}
+
+/*
+ * DEL works from the cache: the configuration may be another by then, and the namespace gone.
+ * (bridge then leaves its masquerading rule: it learns the address from the link. After a reboot
+ * there is none.)
+ */
+static void test_teardown_without_configuration(void **state)
+{
+	_cleanup_free_ char *before = NULL, *after = NULL, *config = NULL;
+	struct net_pod_info *info;
+	struct room *room = *state;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	info = must_set_up(room, "pod1");
+	before = snapshot(room);
+	assert_non_null(strstr(before, "--dport 18080"));
+	assert_non_null(strstr(before, "10.213.0.2\n"));
+	config = str_printf("%s/10-bridge.conflist", room->conf);
+	assert_int_equal(unlink(config), 0);
+	assert_int_equal(netns_delete(info->netns, &err), 0);
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+	after = snapshot(room);
+	assert_null(strstr(after, "--dport 18080"));
+	assert_null(strstr(after, "10.213.0.2\n"));
+	assert_null(strstr(after, "pod1"));
+}
+
+/* As after a crash between the steps of net_pod_setup(). */
+static void test_teardown_of_half_a_pod(void **state)
+{
+	struct room *room = *state;
+	_cleanup_free_ char *netns = str_printf("%s/netns", room->dir);
+	_cleanup_free_ char *path = str_printf("%s/bh-pod1", netns);
+	struct err err = ERR_INIT;
+
+	must_tear_down(room, "pod1");
+	assert_int_equal(mkdir(netns, 0755), 0);
+	testing_write(netns, "bh-pod1", "", 0);
+	must_tear_down(room, "pod1");
+	assert_int_equal(access(path, F_OK), -1);
+	if (!is_isolated)
+		return;
+	assert_int_equal(netns_create(netns, "bh-pod1", &err), 0);
+	must_tear_down(room, "pod1");
+	assert_int_equal(access(path, F_OK), -1);
+}
+
+static int count_pod(void *userdata, const char *id)
+{
+	int *seen = userdata;
+
+	*seen |= !strcmp(id, "cached") ? 1 : !strcmp(id, "named") ? 2 : 4;
+	return 0;
+}
+
+static void test_each_pod(void **state)
+{
+	struct room *room = *state;
+	_cleanup_free_ char *netns = str_printf("%s/netns", room->dir);
+	_cleanup_free_ char *cache = str_printf("%s/cache", room->dir);
+	struct err err = ERR_INIT;
+	int seen = 0;
+
+	assert_int_equal(net_each_pod(room->net, count_pod, &seen, &err), 0);
+	assert_int_equal(seen, 0);
+	assert_int_equal(mkdir(netns, 0755), 0);
+	testing_write(netns, "bh-named", "", 0);
+	testing_write(netns, "bh-cached", "", 0);
+	testing_write(netns, "somebody", "", 0);
+	testing_write(netns, "bh-Not_ours", "", 0);
+	testing_write(cache, "cached.json", "{}", 0600);
+	testing_write(cache, "cached.json.tmp", "{}", 0600);
+	assert_int_equal(net_each_pod(room->net, count_pod, &seen, &err), 0);
+	assert_int_equal(seen, 3);
+}
+
+static void test_damaged_cache(void **state)
+{
+	struct room *room = *state;
+	_cleanup_free_ char *cache = str_printf("%s/cache", room->dir);
+	struct err err = ERR_INIT;
+
+	testing_write(cache, "pod1.json", "{\"format\": 1}", 0600);
+	assert_int_equal(net_pod_teardown(room->net, "pod1", &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "pod1.json is damaged"));
+}
+
+static void test_ids(void **state)
+{
+	static const char *const bad[] = {"", "../x", "a/b", "A", "a b", "a\n",
+		"0123456789012345678901234567890123456789012345678901234567890123x"};
+	struct room *room = *state;
+	struct net_pod_info *info = NULL;
+	struct err err = ERR_INIT;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct net_pod_spec spec = pod_spec(bad[i]);
+
+		assert_int_equal(net_pod_setup(room->net, &spec, &info, &err), -EINVAL);
+		assert_int_equal(net_pod_teardown(room->net, bad[i], &err), -EINVAL);
+	}
+}
+
+static void test_setup_twice(void **state)
+{
+	struct net_pod_spec spec = pod_spec("pod1");
+	struct net_pod_info *info = NULL;
+	struct room *room = *state;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	net_pod_info_free(must_set_up(room, "pod1"));
+	assert_int_equal(net_pod_setup(room->net, &spec, &info, &err), -EEXIST);
+	must_tear_down(room, "pod1");
+}
+
+static void test_check(void **state)
+{
+	struct room *room = *state;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(net_check(room->net, &err), 1);
+	assert_non_null(strstr(err.msg, "no CNI configuration in"));
+	assert_null(net_name(room->net));
+	testing_write(room->conf, "10-x.conflist", "{\n\"name\": \"n\",\n oops}", 0644);
+	assert_int_equal(net_check(room->net, &err), 1);
+	assert_non_null(strstr(err.msg, "10-x.conflist:3:"));
+	testing_write(room->conf, "10-x.conflist",
+		"{\"name\": \"n\", \"cniVersion\": \"1.0.0\", \"type\": \"nosuch\"}", 0644);
+	assert_int_equal(net_check(room->net, &err), 1);
+	assert_non_null(strstr(err.msg, "CNI plugin 'nosuch' not found in /nonexistent:"));
+	if (access(PLUGIN_DIR "/ptp", X_OK) < 0)
+		return;
+	write_config(room, "00-ptp.conf", PTP_CONF, "1.1.0");
+	assert_int_equal(net_check(room->net, &err), 0);
+}
+
+/* Frames between the machine's side of the tap and the other end of the CNI interface, both ways.
+ */
+static void exchange_frames(int tap, const struct net_interface *eth0)
+{
+	static const size_t sizes[] = {60, 1300 + ETH_HLEN};
+	_cleanup_close_ int host = -EBADF;
+	unsigned char frame[2048], guest_mac[6], host_mac[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	size_t i;
+
+	for (i = 0; i < sizeof(guest_mac); i++)
+		guest_mac[i] = (unsigned char)strtoul(eth0->mac + 3 * i, NULL, 16);
+	host = testing_packet_socket("bhtest0");
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		testing_frame(frame, sizes[i], host_mac, (unsigned char)(i + 1));
+		memcpy(frame + ETH_ALEN, guest_mac, ETH_ALEN);
+		assert_int_equal(write(tap, frame, sizes[i]), sizes[i]);
+		assert_true(testing_expect_frame(host, frame, sizes[i]));
+		testing_frame(frame, sizes[i], guest_mac, (unsigned char)(i + 100));
+		assert_int_equal(write(host, frame, sizes[i]), sizes[i]);
+		assert_true(testing_expect_frame(tap, frame, sizes[i]));
+	}
+}
+
+/* The machine holds its tap open; the namespace goes all the same. */
+static void test_attach_tap(void **state)
+{
+	_cleanup_close_ int tap = -EBADF;
+	struct room *room = *state;
+	struct net_pod_info *info;
+	struct err err = ERR_INIT;
+	char byte;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	info = must_set_up(room, "pod1");
+	tap = testing_tap("bhtap0");
+	if (net_pod_attach_tap(room->net, "pod1", info, 0, "bhtap0", &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(if_nametoindex("bhtap0"), 0);
+	exchange_frames(tap, &info->interfaces[0]);
+	assert_int_equal(net_pod_attach_tap(room->net, "pod1", info, 0, "bhtap1", &err), -ENODEV);
+	assert_int_equal(net_pod_attach_tap(room->net, "pod1", info, 1, "bhtap1", &err), -EINVAL);
+	must_tear_down(room, "pod1");
+	for (int i = 0; i < 100 && write(tap, "x", 1) >= 0; i++)
+		usleep(20000);
+	assert_int_equal(read(tap, &byte, 1), -1);
+	assert_int_equal(errno, EBADFD);
+	net_pod_info_free(info);
+}
+
+int main(void)
+{
+#define POD_TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		POD_TEST(test_bridge),
+		POD_TEST(test_old_version),
+		POD_TEST(test_ptp),
+		POD_TEST(test_leaves_nothing),
+		POD_TEST(test_host_port),
+		POD_TEST(test_failed_add_is_undone),
+		POD_TEST(test_teardown_without_configuration),
+		POD_TEST(test_teardown_of_half_a_pod),
+		POD_TEST(test_each_pod),
+		POD_TEST(test_damaged_cache),
+		POD_TEST(test_ids),
+		POD_TEST(test_setup_twice),
+		POD_TEST(test_check),
+		POD_TEST(test_attach_tap),
+	};
+
+	is_isolated = testing_isolate();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

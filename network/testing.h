@@ -1,0 +1,38 @@
+/*
+ * For the tests of this room: a network of their own to break.
+ *
+ * testing_isolate() puts the process into new network and mount namespaces, so that bridges,
+ * iptables rules and mounts of a test meet nobody else's and end with it. It needs root: without,
+ * tests skip.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/err.h"
+
+/* Once per test program, before threads. False: not root. */
+bool testing_isolate(void);
+
+/* A new directory that testing_dir_remove() removes; the caller frees the path. */
+char *testing_dir(void);
+void testing_dir_remove(char *dir);
+
+/* Writes dir/name; asserts success. */
+void testing_write(const char *dir, const char *name, const char *text, unsigned int mode);
+
+/* What a command prints; asserts that it succeeds. The caller frees it. */
+char *testing_output(const char *const argv[]);
+
+/* A tap of the name, in the calling thread's namespace; closing the descriptor ends it. */
+int testing_tap(const char *name);
+
+/* A packet socket for all frames that arrive at the link, with a receive timeout. */
+int testing_packet_socket(const char *link);
+
+/* A test Ethernet frame of the length to a MAC (6 bytes): a header and a pattern from the seed. */
+void testing_frame(unsigned char *frame, size_t len, const unsigned char *to, unsigned char seed);
+
+/* Reads frames from fd until that one comes; false after two seconds. */
+bool testing_expect_frame(int fd, const unsigned char *frame, size_t len);
