@@ -5,7 +5,7 @@
 $(call proto,agent/proto/agent.proto)
 
 AGENT_PKGS := libprotobuf-c libseccomp libcap
-AGENT_SOURCES := agent/process.c agent/stdio.c agent/stream.c agent/netconf.c agent/rtnetlink.c \
+AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c agent/output.c agent/stream.c agent/netconf.c agent/rtnetlink.c \
 	agent/disk.c agent/events.c agent/server.c agent/methods.c \
 	agent/container.c agent/rootfs.c agent/mounts.c agent/cgroup.c agent/user.c \
 	agent/security.c $(G)/agent/proto/agent.pb-c.c
