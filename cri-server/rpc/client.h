@@ -1,6 +1,6 @@
 /*
- * A gRPC client for unary calls over a Unix socket, as generic as the server: bulkheadctl's way to any
- * CRI runtime. One call at a time per client; blocking.
+ * A gRPC client for unary calls over a Unix socket, as generic as the server: bulkheadctl's way to
+ * any CRI runtime. One connection; one call at a time per client; blocking.
  */
 #pragma once
 
@@ -11,12 +11,23 @@
 
 struct rpc_client;
 
+/*
+ * Connects to the socket. The errors are those of connect(2): -ENOENT and -ECONNREFUSED when no
+ * server is there, -EACCES.
+ */
 int rpc_client_new(const char *socket_path, struct rpc_client **ret, struct err *err);
 struct rpc_client *rpc_client_free(struct rpc_client *client);
 
 /*
- * Calls service.method. timeout_ms 0: no deadline. *ret_response is freed by the caller. Errors carry the server's
- * message and rpc_status_to_errno() of its status; a socket that nobody answers on says which.
+ * From now on a call is cancelled, and fails with -ECANCELED, as soon as fd is readable (a
+ * signalfd, say; borrowed, not read from). Negative: calls are not interrupted, as at first.
+ */
+void rpc_client_set_interrupt(struct rpc_client *client, int fd);
+
+/*
+ * Calls service.method. timeout_ms 0: no deadline. *ret_response is the caller's, freed with
+ * protobuf_c_message_free_unpacked(). Errors carry the server's message and rpc_status_to_errno()
+ * of its status; -EBADMSG when the response cannot be parsed.
  */
 int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,

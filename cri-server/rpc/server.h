@@ -2,13 +2,14 @@
  * The gRPC server: gRPC core's completion queue on one side, protobuf-c services on the other.
  *
  * Generic: a service is its protobuf-c descriptor and a table of handlers by method name. No method
- * is marshalled by hand: the request is unpacked and the response packed through the descriptors. Every method of
- * the descriptor is registered; one without a handler answers UNIMPLEMENTED with its name.
+ * is marshalled by hand: the request is unpacked and the response packed through the descriptors.
+ * Every method of the descriptor is registered; one without a handler answers UNIMPLEMENTED with
+ * its name.
  *
  * Threads: one polls the completion queue and decodes; a bounded pool of workers runs the handlers,
- * which may block. When all workers are busy and the backlog is full, calls are answered RESOURCE_EXHAUSTED.
- * Messages up to RPC_MESSAGE_MAX both ways. A handler that fails answers with the status of
- * rpc/status.h and the error's message.
+ * which may block. When all workers are busy and the backlog is full, calls are answered
+ * RESOURCE_EXHAUSTED. Messages up to RPC_MESSAGE_MAX both ways. A handler that fails answers with
+ * the status of rpc/status.h and the error's message.
  */
 #pragma once
 
@@ -25,8 +26,9 @@ struct rpc_call;
 struct rpc_server;
 
 /*
- * Handles one unary call on a worker thread. 0 with a response in *ret_response, all of it from malloc
- * (freed with protobuf_c_message_free_unpacked()); or -errno. The request is valid until it returns.
+ * Handles one unary call on a worker thread. 0 with a response in *ret_response, all of it from
+ * malloc (freed with protobuf_c_message_free_unpacked()); or -errno. The request is valid until it
+ * returns.
  */
 typedef int (*rpc_handler)(struct rpc_call *call, const ProtobufCMessage *request,
 	ProtobufCMessage **ret_response, struct err *err);
@@ -45,20 +47,20 @@ struct rpc_service {
 struct rpc_server_config {
 	const char *socket_path; /* Unix socket, made with mode 0600 */
 	unsigned workers;
-	const struct log *log;   /* one line per call at debug level, per failed call at info */
-	void *userdata;          /* rpc_call_userdata() */
+	const struct log *log; /* one line per call at debug level, per failed call at info */
+	void *userdata;        /* rpc_call_userdata() */
 };
 
 /*
- * Listens and serves. Errors: a row that names no method of its descriptor (-EINVAL); the socket is in use by
- * a living server (-EADDRINUSE); the path is too long or its directory missing.
+ * Listens and serves. Errors: a row that names no method of its descriptor (-EINVAL); the socket is
+ * in use by a living server (-EADDRINUSE); the path is too long or its directory missing.
  */
 int rpc_server_start(const struct rpc_server_config *config, const struct rpc_service *services,
 	size_t n_services, struct rpc_server **ret, struct err *err);
 
 /*
- * Stops accepting, lets running calls finish for at most grace_ms, cancels the rest, waits for them,
- * removes the socket and frees the server. NULL is accepted.
+ * Stops accepting, lets running calls finish for at most grace_ms, cancels the rest, waits for
+ * them, removes the socket and frees the server. NULL is accepted.
  */
 struct rpc_server *rpc_server_stop(struct rpc_server *server, uint64_t grace_ms);
 

@@ -1,0 +1,237 @@
+#include "cri-server/rpc/message.h"
+
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+
+/* As deep as protobuf's C++ implementation goes; CRI needs 6. */
+#define DEPTH_MAX 100
+
+/*
+ * Estimated costs in bytes. protobuf-c notes every field of a message before it parses them (slabs
+ * that double), and each string, message and unknown field is an allocation.
+ */
+#define FIELD_COST      80
+#define ALLOCATION_COST 32
+#define VARINT_COST     8 /* a packed element: one byte on the wire can become eight */
+
+enum wire_type {
+	WIRE_VARINT = 0,
+	WIRE_64BIT = 1,
+	WIRE_BYTES = 2,
+	WIRE_32BIT = 5,
+};
+
+struct reader {
+	const uint8_t *p;
+	const uint8_t *end;
+};
+
+struct walk {
+	size_t cost;
+	struct err *err;
+};
+
+/* The length of the UTF-8 sequence at s, 0 if there is none (RFC 3629: no overlong, no surrogate).
+ */
+static size_t utf8_len(const uint8_t *s, size_t len)
+{
+	uint8_t low = 0x80, high = 0xbf; /* bounds of the second byte */
+	size_t n;
+
+	if (s[0] < 0x80)
+		return 1;
+	if (s[0] >= 0xc2 && s[0] <= 0xdf) {
+		n = 2;
+	} else if (s[0] >= 0xe0 && s[0] <= 0xef) {
+		n = 3;
+		low = s[0] == 0xe0 ? 0xa0 : 0x80;
+		high = s[0] == 0xed ? 0x9f : 0xbf;
+	} else if (s[0] >= 0xf0 && s[0] <= 0xf4) {
+		n = 4;
+		low = s[0] == 0xf0 ? 0x90 : 0x80;
+		high = s[0] == 0xf4 ? 0x8f : 0xbf;
+	} else {
+		return 0;
+	}
+	if (n > len || s[1] < low || s[1] > high)
+		return 0;
+	for (size_t i = 2; i < n; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	return n;
+}
+
+static bool read_varint(struct reader *r, uint64_t *ret)
+{
+	uint64_t value = 0;
+	for (unsigned shift = 0; shift < 70 && r->p < r->end; shift += 7) {
+		uint8_t byte = *r->p++;
+		if (shift < 64)
+			value |= (uint64_t)(byte & 0x7f) << shift;
+		if (!(byte & 0x80)) {
+			*ret = value;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Reads the payload of a field; for the fixed and varint types it is skipped. */
+static bool read_payload(struct reader *r, unsigned wire, struct reader *ret)
+{
+	uint64_t n;
+
+	*ret = (struct reader){0};
+	switch (wire) {
+	case WIRE_VARINT:
+		return read_varint(r, &n);
+	case WIRE_64BIT:
+		n = 8;
+		break;
+	case WIRE_32BIT:
+		n = 4;
+		break;
+	case WIRE_BYTES:
+		if (!read_varint(r, &n))
+			return false;
+		break;
+	default: /* groups, which proto3 does not have */
+		return false;
+	}
+	if (n > (size_t)(r->end - r->p))
+		return false;
+	*ret = (struct reader){.p = r->p, .end = r->p + n};
+	r->p += n;
+	return true;
+}
+
+static int check_string(
+	struct walk *w, const ProtobufCMessageDescriptor *type, const char *field, struct reader r)
+{
+	while (r.p < r.end) {
+		if (*r.p == '\0')
+			return err_set(w->err, -EBADMSG, "%s.%s contains a NUL byte",
+				type->short_name, field);
+		size_t n = utf8_len(r.p, (size_t)(r.end - r.p));
+		if (n == 0)
+			return err_set(w->err, -EBADMSG, "%s.%s contains invalid UTF-8",
+				type->short_name, field);
+		r.p += n;
+	}
+	return 0;
+}
+
+static int charge(struct walk *w, size_t cost)
+{
+	if (cost > RPC_UNPACKED_MAX - w->cost)
+		return err_set(w->err, -ENOBUFS, "message too complex: more than %u MiB unpacked",
+			RPC_UNPACKED_MAX >> 20);
+	w->cost += cost;
+	return 0;
+}
+
+static int malformed(struct walk *w, const ProtobufCMessageDescriptor *type)
+{
+	return err_set(w->err, -EBADMSG, "cannot parse %s: malformed", type->short_name);
+}
+
+static size_t bytes_cost(const ProtobufCFieldDescriptor *field, size_t len)
+{
+	if (!field || field->type == PROTOBUF_C_TYPE_STRING || field->type == PROTOBUF_C_TYPE_BYTES)
+		return ALLOCATION_COST + len;
+	if (field->type == PROTOBUF_C_TYPE_MESSAGE) {
+		const ProtobufCMessageDescriptor *type = field->descriptor;
+		return ALLOCATION_COST + type->sizeof_message;
+	}
+	return VARINT_COST * len;
+}
+
+static int walk(struct walk *w, const ProtobufCMessageDescriptor *type, struct reader r, int depth)
+{
+	if (depth > DEPTH_MAX)
+		return err_set(w->err, -EBADMSG, "%s: nested too deep", type->short_name);
+
+	while (r.p < r.end) {
+		uint64_t tag;
+		struct reader payload;
+		if (!read_varint(&r, &tag) || tag >> 3 == 0 || tag >> 3 > INT32_MAX ||
+			!read_payload(&r, tag & 7, &payload))
+			return malformed(w, type);
+
+		const ProtobufCFieldDescriptor *field =
+			protobuf_c_message_descriptor_get_field(type, (unsigned)(tag >> 3));
+		size_t cost = FIELD_COST;
+		if ((tag & 7) == WIRE_BYTES)
+			cost += bytes_cost(field, (size_t)(payload.end - payload.p));
+		int ret = charge(w, cost);
+		if (ret == 0 && field && (tag & 7) == WIRE_BYTES) {
+			if (field->type == PROTOBUF_C_TYPE_STRING)
+				ret = check_string(w, type, field->name, payload);
+			else if (field->type == PROTOBUF_C_TYPE_MESSAGE)
+				ret = walk(w, field->descriptor, payload, depth + 1);
+		}
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+int rpc_message_check(
+	const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len, struct err *err)
+{
+	struct walk w = {.err = err};
+	if (len == 0)
+		return 0;
+	return walk(&w, type, (struct reader){.p = data, .end = data + len}, 0);
+}
+
+static void scrub_string(char *string)
+{
+	size_t len = strlen(string);
+	for (uint8_t *p = (uint8_t *)string; len > 0;) {
+		size_t n = utf8_len(p, len);
+		if (n == 0) {
+			*p = '?';
+			n = 1;
+		}
+		p += n;
+		len -= n;
+	}
+}
+
+static void scrub_member(const ProtobufCFieldDescriptor *field, void *member)
+{
+	/* An unset string points to a constant empty one, which nothing writes to. */
+	if (field->type == PROTOBUF_C_TYPE_STRING && member)
+		scrub_string(member);
+	else if (field->type == PROTOBUF_C_TYPE_MESSAGE && member)
+		rpc_message_scrub(member);
+}
+
+static uint32_t quantifier(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
+{
+	uint32_t n;
+	memcpy(&n, (const uint8_t *)message + field->quantifier_offset, sizeof(n));
+	return n;
+}
+
+void rpc_message_scrub(ProtobufCMessage *message)
+{
+	for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
+		const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
+		void *member = (uint8_t *)message + field->offset;
+
+		if (field->type != PROTOBUF_C_TYPE_STRING && field->type != PROTOBUF_C_TYPE_MESSAGE)
+			continue;
+		if (field->label == PROTOBUF_C_LABEL_REPEATED) {
+			size_t n;
+			memcpy(&n, (uint8_t *)message + field->quantifier_offset, sizeof(n));
+			for (size_t j = 0; j < n; j++)
+				scrub_member(field, (*(void ***)member)[j]);
+		} else if (!(field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) ||
+			   quantifier(message, field) == field->id) {
+			scrub_member(field, *(void **)member);
+		}
+	}
+}

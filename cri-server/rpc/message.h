@@ -1,0 +1,31 @@
+/*
+ * Checks around protobuf-c for messages that cross a trust boundary.
+ *
+ * protobuf-c unpacks what it is given: it takes any bytes for a string, cuts one at a NUL without a
+ * word, and builds objects some hundred times the size of a message made for that. So the server
+ * checks a request's bytes against its descriptor before it unpacks them, and a response's strings
+ * before it packs it.
+ */
+#pragma once
+
+#include <protobuf-c/protobuf-c.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+/* What one unpacked message may cost in memory, by a rough upper estimate. */
+#define RPC_UNPACKED_MAX (64u << 20)
+
+/*
+ * Walks the wire format of a message of the type: 0; -EBADMSG when it is malformed or a string is
+ * not UTF-8 or contains a NUL; -ENOBUFS when unpacking could cost more than RPC_UNPACKED_MAX.
+ */
+int rpc_message_check(
+	const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len, struct err *err);
+
+/*
+ * Puts '?' for every byte of the message's strings that is not part of UTF-8 (a guest chose it,
+ * say): clients would refuse the whole response for it. The message's strings must be writable.
+ */
+void rpc_message_scrub(ProtobufCMessage *message);

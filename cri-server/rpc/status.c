@@ -1,0 +1,85 @@
+#include "cri-server/rpc/status.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+#include "common/fd.h"
+
+/*
+ * The first row of a status is its inverse. EIO is not here: it is UNKNOWN, and what UNKNOWN and
+ * INTERNAL become on the client's side.
+ */
+static const struct {
+	int code;
+	grpc_status_code status;
+} codes[] = {
+	{ECANCELED, GRPC_STATUS_CANCELLED},
+	{EINVAL, GRPC_STATUS_INVALID_ARGUMENT},
+	{ETIMEDOUT, GRPC_STATUS_DEADLINE_EXCEEDED},
+	{ENOENT, GRPC_STATUS_NOT_FOUND},
+	{EEXIST, GRPC_STATUS_ALREADY_EXISTS},
+	{EACCES, GRPC_STATUS_PERMISSION_DENIED},
+	{EPERM, GRPC_STATUS_PERMISSION_DENIED},
+	{ENOSPC, GRPC_STATUS_RESOURCE_EXHAUSTED},
+	{EDQUOT, GRPC_STATUS_RESOURCE_EXHAUSTED},
+	{ENOMEM, GRPC_STATUS_RESOURCE_EXHAUSTED},
+	{ENOBUFS, GRPC_STATUS_RESOURCE_EXHAUSTED},
+	{EBADFD, GRPC_STATUS_FAILED_PRECONDITION},
+	{EOPNOTSUPP, GRPC_STATUS_UNIMPLEMENTED},
+	{ENOSYS, GRPC_STATUS_UNIMPLEMENTED},
+	{EAGAIN, GRPC_STATUS_UNAVAILABLE},
+	{EBUSY, GRPC_STATUS_UNAVAILABLE},
+	{EHOSTUNREACH, GRPC_STATUS_UNAVAILABLE},
+	{EHOSTDOWN, GRPC_STATUS_UNAVAILABLE},
+	{ENETUNREACH, GRPC_STATUS_UNAVAILABLE},
+	{ENETDOWN, GRPC_STATUS_UNAVAILABLE},
+	{ECONNREFUSED, GRPC_STATUS_UNAVAILABLE},
+	{ECONNRESET, GRPC_STATUS_UNAVAILABLE},
+};
+
+static const char *const names[] = {
+	[GRPC_STATUS_OK] = "OK",
+	[GRPC_STATUS_CANCELLED] = "CANCELLED",
+	[GRPC_STATUS_UNKNOWN] = "UNKNOWN",
+	[GRPC_STATUS_INVALID_ARGUMENT] = "INVALID_ARGUMENT",
+	[GRPC_STATUS_DEADLINE_EXCEEDED] = "DEADLINE_EXCEEDED",
+	[GRPC_STATUS_NOT_FOUND] = "NOT_FOUND",
+	[GRPC_STATUS_ALREADY_EXISTS] = "ALREADY_EXISTS",
+	[GRPC_STATUS_PERMISSION_DENIED] = "PERMISSION_DENIED",
+	[GRPC_STATUS_RESOURCE_EXHAUSTED] = "RESOURCE_EXHAUSTED",
+	[GRPC_STATUS_FAILED_PRECONDITION] = "FAILED_PRECONDITION",
+	[GRPC_STATUS_ABORTED] = "ABORTED",
+	[GRPC_STATUS_OUT_OF_RANGE] = "OUT_OF_RANGE",
+	[GRPC_STATUS_UNIMPLEMENTED] = "UNIMPLEMENTED",
+	[GRPC_STATUS_INTERNAL] = "INTERNAL",
+	[GRPC_STATUS_UNAVAILABLE] = "UNAVAILABLE",
+	[GRPC_STATUS_DATA_LOSS] = "DATA_LOSS",
+	[GRPC_STATUS_UNAUTHENTICATED] = "UNAUTHENTICATED",
+};
+
+grpc_status_code rpc_status_from_errno(int code)
+{
+	if (code == 0)
+		return GRPC_STATUS_OK;
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
+		if (codes[i].code == -code)
+			return codes[i].status;
+	return GRPC_STATUS_UNKNOWN;
+}
+
+int rpc_status_to_errno(grpc_status_code status)
+{
+	if (status == GRPC_STATUS_OK)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++)
+		if (codes[i].status == status)
+			return -codes[i].code;
+	return -EIO;
+}
+
+const char *rpc_status_name(grpc_status_code status)
+{
+	if (status < 0 || (size_t)status >= ARRAY_SIZE(names))
+		return "UNKNOWN";
+	return names[status];
+}
