@@ -1,0 +1,456 @@
+#include "hypervisor/domain_xml.h"
+
+#include <errno.h>
+#include <libxml/parser.h>
+#include <libxml/xmlwriter.h>
+#include <libxml/xpath.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/fd.h"
+
+#define QEMU_NAMESPACE "http://libvirt.org/schemas/domain/qemu/1.0"
+
+/*
+ * Slots on the root bus. Every device stands directly on pcie.0: root ports are what the guest's PCI scan
+ * spends its time on, and nothing but SCSI disks is plugged later. All devices have their slot from here,
+ * so libvirt assigns none, and VSOCK, which libvirt does not know of, cannot clash.
+ */
+enum slot {
+	SLOT_SCSI = 0x02,
+	SLOT_BALLOON = 0x03,
+	SLOT_RNG = 0x04,
+	SLOT_SHARE = 0x05,
+	SLOT_VSOCK = 0x06,
+	SLOT_NIC = 0x08, /* and those above it */
+	SLOT_NIC_END = 0x1e,
+};
+
+/* The modern form only: no I/O ports to assign, no legacy registers to emulate. */
+#define VIRTIO_MODEL "virtio-non-transitional"
+
+/* Writes into memory; the first failure sticks, so that callers check once, at the end. */
+struct writer {
+	xmlTextWriter *xml;
+	xmlBuffer *buffer;
+	bool failed;
+};
+
+static void writer_done(struct writer *writer)
+{
+	if (writer->xml)
+		xmlFreeTextWriter(writer->xml);
+	if (writer->buffer)
+		xmlBufferFree(writer->buffer);
+}
+
+static void note(struct writer *writer, int result)
+{
+	if (result < 0)
+		writer->failed = true;
+}
+
+/* XML 1.0 has no way to write most control characters, and libxml2 writes what is not UTF-8 wrongly. */
+static bool is_writable(const char *text)
+{
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++)
+		if (*p < 0x20 || *p == 0x7f)
+			return false;
+	return xmlCheckUTF8((const xmlChar *)text);
+}
+
+static int writer_init(struct writer *writer)
+{
+	writer->buffer = xmlBufferCreate();
+	if (!writer->buffer)
+		return -ENOMEM;
+	writer->xml = xmlNewTextWriterMemory(writer->buffer, 0);
+	return writer->xml ? 0 : -ENOMEM;
+}
+
+static void open_element(struct writer *writer, const char *name)
+{
+	note(writer, xmlTextWriterStartElement(writer->xml, BAD_CAST name));
+}
+
+static void close_element(struct writer *writer)
+{
+	note(writer, xmlTextWriterEndElement(writer->xml));
+}
+
+static void attribute(struct writer *writer, const char *name, const char *value)
+{
+	if (!is_writable(value)) {
+		writer->failed = true;
+		return;
+	}
+	note(writer, xmlTextWriterWriteAttribute(writer->xml, BAD_CAST name, BAD_CAST value));
+}
+
+static void attribute_number(struct writer *writer, const char *name, unsigned value)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%u", value);
+	attribute(writer, name, text);
+}
+
+static void text_element(struct writer *writer, const char *name, const char *text)
+{
+	if (!is_writable(text)) {
+		writer->failed = true;
+		return;
+	}
+	note(writer, xmlTextWriterWriteElement(writer->xml, BAD_CAST name, BAD_CAST text));
+}
+
+/* An element that has only attributes: name, then pairs, ended by NULL. */
+static void __attribute__((sentinel)) leaf(struct writer *writer, const char *name, ...)
+{
+	va_list ap;
+	const char *key;
+
+	open_element(writer, name);
+	va_start(ap, name);
+	while ((key = va_arg(ap, const char *)))
+		attribute(writer, key, va_arg(ap, const char *));
+	va_end(ap);
+	close_element(writer);
+}
+
+static void pci_address(struct writer *writer, unsigned slot)
+{
+	char text[8];
+
+	snprintf(text, sizeof(text), "0x%02x", slot);
+	leaf(writer, "address", "type", "pci", "domain", "0x0000", "bus", "0x00", "slot", text,
+		"function", "0x0", NULL);
+}
+
+static void write_metadata(struct writer *writer, const char *run_dir)
+{
+	open_element(writer, "metadata");
+	leaf(writer, "bulkhead:machine", "xmlns:bulkhead", DOMAIN_XML_NAMESPACE, "run-dir", run_dir,
+		NULL);
+	close_element(writer);
+}
+
+static void write_platform(struct writer *writer, const struct domain_xml *domain)
+{
+	open_element(writer, "memory");
+	attribute(writer, "unit", "MiB");
+	note(writer, xmlTextWriterWriteFormatString(writer->xml, "%u", domain->spec->memory_mib));
+	close_element(writer);
+	/* memfd, because a host's /dev/shm may be small; shared, because vhost-user devices map it. */
+	open_element(writer, "memoryBacking");
+	leaf(writer, "source", "type", "memfd", NULL);
+	leaf(writer, "access", "mode", "shared", NULL);
+	close_element(writer);
+	note(writer,
+		xmlTextWriterWriteFormatElement(
+			writer->xml, BAD_CAST "vcpu", "%u", domain->spec->vcpus));
+
+	open_element(writer, "os");
+	open_element(writer, "type");
+	attribute(writer, "arch", "x86_64");
+	attribute(writer, "machine", "q35");
+	note(writer, xmlTextWriterWriteString(writer->xml, BAD_CAST "hvm"));
+	close_element(writer);
+	text_element(writer, "kernel", domain->kernel);
+	text_element(writer, "initrd", domain->initramfs);
+	text_element(writer, "cmdline", domain->arguments);
+	close_element(writer);
+
+	open_element(writer, "features");
+	leaf(writer, "acpi", NULL);
+	leaf(writer, "apic", NULL);
+	leaf(writer, "smm", "state", "off", NULL);
+	leaf(writer, "vmport", "state", "off", NULL);
+	if (!domain->kvm) {
+		/* QEMU's default, a quarter of the host's memory at most 1 GiB, is filled in time. */
+		open_element(writer, "tcg");
+		open_element(writer, "tb-cache");
+		attribute(writer, "unit", "MiB");
+		note(writer, xmlTextWriterWriteString(writer->xml, BAD_CAST "32"));
+		close_element(writer);
+		close_element(writer);
+	}
+	close_element(writer);
+	if (domain->kvm)
+		leaf(writer, "cpu", "mode", "host-passthrough", "migratable", "off", NULL);
+	else
+		leaf(writer, "cpu", "mode", "maximum", NULL);
+	open_element(writer, "clock");
+	attribute(writer, "offset", "utc");
+	leaf(writer, "timer", "name", "hpet", "present", "no", NULL);
+	close_element(writer);
+	/* A machine that ends stays ended: a reboot would be a new pod under an old name. */
+	text_element(writer, "on_poweroff", "destroy");
+	text_element(writer, "on_reboot", "destroy");
+	text_element(writer, "on_crash", "destroy");
+}
+
+static const char *target_name(unsigned target, char name[8])
+{
+	char *p = name + 7;
+
+	*p = '\0';
+	for (unsigned n = target + 1; n > 0; n = (n - 1) / 26)
+		*--p = (char)('a' + (n - 1) % 26);
+	*--p = 'd';
+	*--p = 's';
+	return p;
+}
+
+static void disk_place(struct writer *writer, unsigned target)
+{
+	char name[8];
+
+	leaf(writer, "target", "dev", target_name(target, name), "bus", "scsi", NULL);
+	open_element(writer, "address");
+	attribute(writer, "type", "drive");
+	attribute(writer, "controller", "0");
+	attribute(writer, "bus", "0");
+	attribute_number(writer, "target", target);
+	attribute(writer, "unit", "0");
+	close_element(writer);
+}
+
+/*
+ * The pod's own disk. No host page cache: what the pod writes counts against the pod's memory only, and
+ * what its file system flushed is on the disk.
+ */
+static void write_scratch(struct writer *writer, const char *path)
+{
+	open_element(writer, "disk");
+	attribute(writer, "type", "file");
+	attribute(writer, "device", "disk");
+	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "none", "io", "native", "discard",
+		"unmap", "detect_zeroes", "off", NULL);
+	leaf(writer, "source", "file", path, NULL);
+	disk_place(writer, 0);
+	close_element(writer);
+}
+
+/*
+ * A layer: many machines read one file at the same time, through the host's page cache, so it is neither
+ * locked nor relabelled: libvirt would give the file to QEMU's user and, at a machine's end, take it back.
+ */
+static void write_layer(struct writer *writer, unsigned target, const char *path)
+{
+	open_element(writer, "disk");
+	attribute(writer, "type", "file");
+	attribute(writer, "device", "disk");
+	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "writeback", NULL);
+	if (path) {
+		open_element(writer, "source");
+		attribute(writer, "file", path);
+		leaf(writer, "seclabel", "model", "dac", "relabel", "no", NULL);
+		close_element(writer);
+	}
+	disk_place(writer, target);
+	leaf(writer, "readonly", NULL);
+	close_element(writer);
+}
+
+static void write_nic(struct writer *writer, const struct hv_nic *nic, unsigned slot)
+{
+	open_element(writer, "interface");
+	attribute(writer, "type", "ethernet");
+	leaf(writer, "mac", "address", nic->mac, NULL);
+	leaf(writer, "target", "dev", nic->tap, NULL);
+	leaf(writer, "model", "type", VIRTIO_MODEL, NULL);
+	/* No boot ROM: it would be loaded and scanned for a machine that never boots from the net. */
+	leaf(writer, "rom", "enabled", "no", NULL);
+	pci_address(writer, slot);
+	close_element(writer);
+}
+
+static void write_share(struct writer *writer, const char *directory)
+{
+	open_element(writer, "filesystem");
+	attribute(writer, "type", "mount");
+	attribute(writer, "accessmode", "passthrough");
+	leaf(writer, "driver", "type", "virtiofs", "queue", "1024", NULL);
+	leaf(writer, "source", "dir", directory, NULL);
+	leaf(writer, "target", "dir", "pod", NULL);
+	pci_address(writer, SLOT_SHARE);
+	close_element(writer);
+}
+
+static void write_devices(struct writer *writer, const struct domain_xml *domain)
+{
+	const struct hv_vm_spec *spec = domain->spec;
+
+	open_element(writer, "devices");
+	leaf(writer, "controller", "type", "usb", "model", "none", NULL);
+	open_element(writer, "controller");
+	attribute(writer, "type", "scsi");
+	attribute(writer, "index", "0");
+	attribute(writer, "model", VIRTIO_MODEL);
+	pci_address(writer, SLOT_SCSI);
+	close_element(writer);
+	if (spec->scratch)
+		write_scratch(writer, spec->scratch);
+	for (size_t i = 0; i < spec->n_nics; i++)
+		write_nic(writer, &spec->nics[i], SLOT_NIC + (unsigned)i);
+	if (spec->share)
+		write_share(writer, spec->share);
+
+	open_element(writer, "serial");
+	attribute(writer, "type", "unix");
+	leaf(writer, "source", "mode", "connect", "path", domain->console_socket, NULL);
+	close_element(writer);
+
+	open_element(writer, "memballoon");
+	attribute(writer, "model", VIRTIO_MODEL);
+	attribute(writer, "freePageReporting", "on");
+	pci_address(writer, SLOT_BALLOON);
+	close_element(writer);
+	open_element(writer, "rng");
+	attribute(writer, "model", VIRTIO_MODEL);
+	open_element(writer, "backend");
+	attribute(writer, "model", "random");
+	note(writer, xmlTextWriterWriteString(writer->xml, BAD_CAST "/dev/urandom"));
+	close_element(writer);
+	pci_address(writer, SLOT_RNG);
+	close_element(writer);
+	if (!domain->vhost_socket) {
+		open_element(writer, "vsock");
+		attribute(writer, "model", VIRTIO_MODEL);
+		leaf(writer, "cid", "auto", "yes", NULL);
+		pci_address(writer, SLOT_VSOCK);
+		close_element(writer);
+	}
+	close_element(writer);
+}
+
+/* QEMU ends an option's value at a comma unless it is doubled. */
+static char *escape_commas(const char *value)
+{
+	char *escaped = malloc(2 * strlen(value) + 1);
+	char *out = escaped;
+
+	if (!escaped)
+		return NULL;
+	for (; *value; value++) {
+		if (*value == ',')
+			*out++ = ',';
+		*out++ = *value;
+	}
+	*out = '\0';
+	return escaped;
+}
+
+/* libvirt 9 has no element for vhost-user-vsock. */
+static void write_vhost_vsock(struct writer *writer, const char *socket)
+{
+	_cleanup_free_ char *path = escape_commas(socket);
+	_cleanup_free_ char *chardev = path ? str_printf("socket,id=vsock,path=%s", path) : NULL;
+	_cleanup_free_ char *device =
+		str_printf("vhost-user-vsock-pci-non-transitional,chardev=vsock,bus=pcie.0,addr=0x%x",
+			SLOT_VSOCK);
+	const char *arguments[] = {"-chardev", chardev, "-device", device};
+
+	open_element(writer, "qemu:commandline");
+	for (size_t i = 0; i < ARRAY_SIZE(arguments); i++) {
+		if (!arguments[i]) {
+			writer->failed = true;
+			break;
+		}
+		leaf(writer, "qemu:arg", "value", arguments[i], NULL);
+	}
+	close_element(writer);
+}
+
+static int take_text(struct writer *writer, char **ret, struct err *err)
+{
+	char *text;
+
+	if (xmlTextWriterEndDocument(writer->xml) < 0 || xmlTextWriterFlush(writer->xml) < 0)
+		writer->failed = true;
+	if (writer->failed)
+		return err_set(err, -EINVAL,
+			"Write the machine's XML: a path or name has a control character or is not UTF-8");
+	text = strdup((const char *)xmlBufferContent(writer->buffer));
+	if (!text)
+		return err_nomem(err);
+	*ret = text;
+	return 0;
+}
+
+int domain_xml_write(const struct domain_xml *domain, char **ret, struct err *err)
+{
+	_cleanup_(writer_done) struct writer writer = {0};
+	_cleanup_free_ char *name = str_printf("bh-%s", domain->spec->id);
+
+	if (!name || writer_init(&writer) < 0)
+		return err_nomem(err);
+	if (domain->spec->n_nics > SLOT_NIC_END - SLOT_NIC)
+		return err_set(err, -EINVAL, "A machine has at most %d network interfaces",
+			SLOT_NIC_END - SLOT_NIC);
+	open_element(&writer, "domain");
+	attribute(&writer, "type", domain->kvm ? "kvm" : "qemu");
+	attribute(&writer, "xmlns:qemu", QEMU_NAMESPACE);
+	text_element(&writer, "name", name);
+	write_metadata(&writer, domain->run_dir);
+	write_platform(&writer, domain);
+	write_devices(&writer, domain);
+	if (domain->vhost_socket)
+		write_vhost_vsock(&writer, domain->vhost_socket);
+	close_element(&writer);
+	return take_text(&writer, ret, err);
+}
+
+int domain_xml_write_disk(unsigned target, const char *path, char **ret, struct err *err)
+{
+	_cleanup_(writer_done) struct writer writer = {0};
+
+	if (writer_init(&writer) < 0)
+		return err_nomem(err);
+	write_layer(&writer, target, path);
+	return take_text(&writer, ret, err);
+}
+
+static xmlDoc *parse(const char *xml)
+{
+	size_t len = strlen(xml);
+
+	if (len > 1 << 20)
+		return NULL;
+	return xmlReadMemory(xml, (int)len, NULL, NULL,
+		XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
+}
+
+bool domain_xml_is_ours(const char *metadata, const char *run_dir)
+{
+	xmlDoc *document = parse(metadata);
+	xmlChar *owner = NULL;
+	bool ours;
+
+	if (document)
+		owner = xmlGetNoNsProp(xmlDocGetRootElement(document), BAD_CAST "run-dir");
+	ours = owner && strcmp((const char *)owner, run_dir) == 0;
+	xmlFree(owner);
+	xmlFreeDoc(document);
+	return ours;
+}
+
+uint32_t domain_xml_cid(const char *xml)
+{
+	xmlDoc *document = parse(xml);
+	xmlXPathContext *context = document ? xmlXPathNewContext(document) : NULL;
+	xmlXPathObject *found = NULL;
+	uint32_t cid = 0;
+
+	if (context)
+		found = xmlXPathEvalExpression(
+			BAD_CAST "number(/domain/devices/vsock/cid/@address)", context);
+	if (found && found->floatval >= 3 && found->floatval < UINT32_MAX)
+		cid = (uint32_t)found->floatval;
+	xmlXPathFreeObject(found);
+	xmlXPathFreeContext(context);
+	xmlFreeDoc(document);
+	return cid;
+}

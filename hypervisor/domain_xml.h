@@ -1,0 +1,39 @@
+/*
+ * The libvirt XML of our machines, written through libxml2's text writer: whatever comes from outside
+ * is an attribute or a text node and is escaped there, never spliced.
+ *
+ * Pure functions of their arguments; any thread. All strings are borrowed for the call.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "hypervisor/vm.h"
+
+/* The metadata element's namespace, by which our domains are told from others. */
+#define DOMAIN_XML_NAMESPACE "urn:bulkhead:machine"
+
+struct domain_xml {
+	const struct hv_vm_spec *spec;
+	const char *run_dir; /* whose machine it is; goes into the metadata */
+	bool kvm;
+	const char *kernel;
+	const char *initramfs;
+	const char *arguments;
+	const char *console_socket; /* QEMU connects to it */
+	const char *vhost_socket;   /* vhost-user-vsock's; NULL: the kernel's vhost-vsock, CID by libvirt */
+};
+
+/* The domain; *ret is freed with free(). -ENOMEM, or -EINVAL for text that XML cannot hold. */
+int domain_xml_write(const struct domain_xml *domain, char **ret, struct err *err);
+
+/* A read-only layer's disk for attaching and detaching; path may be NULL for the latter. */
+int domain_xml_write_disk(unsigned target, const char *path, char **ret, struct err *err);
+
+/* Whether the metadata element of a domain names run_dir as its owner's. */
+bool domain_xml_is_ours(const char *metadata, const char *run_dir);
+
+/* The vsock CID in the XML of a running domain; 0 when there is none. */
+uint32_t domain_xml_cid(const char *xml);

@@ -1,0 +1,127 @@
+/*
+ * The embedded driver's root: what libvirt's QEMU driver finds there when it starts in our process.
+ *
+ * The driver does not change the owner of files (dynamic_ownership): layers are shared by machines that come
+ * and go, and the few files that belong to one machine are given to QEMU's user by vm.c. Confinement is by
+ * user, mount namespace, cgroup and QEMU's seccomp filter; security drivers are off, for AppArmor's and
+ * SELinux's policies know libvirtd's paths, not ours.
+ */
+#include <errno.h>
+#include <grp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/buf.h"
+#include "common/fd.h"
+#include "hypervisor/internal.h"
+
+#define EMBED_PREFIX "qemu:///embed?root="
+
+static int write_conf(const struct hv *hv, const char *root, struct err *err)
+{
+	_cleanup_free_ char *dir = str_printf("%s/etc", root);
+	_cleanup_free_ char *path = str_printf("%s/etc/qemu.conf", root);
+	_cleanup_(buf_done) struct buf conf = buf_init(4096);
+	int r;
+
+	if (!dir || !path)
+		return err_nomem(err);
+	r = fd_mkdir_all(dir, 0755, err);
+	if (r < 0)
+		return err_wrap(err, "Prepare libvirt's root (libvirt_uri in the configuration)");
+	buf_printf(&conf,
+		"# Written at every start; changes are lost.\n"
+		"stdio_handler = \"file\"\n"
+		"security_driver = \"none\"\n"
+		"seccomp_sandbox = 1\n"
+		"dynamic_ownership = 0\n"
+		"remember_owner = 0\n");
+	if (hv->qemu_user.name[0])
+		buf_printf(&conf, "user = \"%s\"\ngroup = \"%s\"\n", hv->qemu_user.name,
+			hv->qemu_user.group);
+	/* Under TCG QEMU has no business with the kernel's hypervisor. */
+	r = buf_printf(&conf,
+		"cgroup_device_acl = [ \"/dev/null\", \"/dev/full\", \"/dev/zero\", \"/dev/random\", "
+		"\"/dev/urandom\", \"/dev/ptmx\"%s ]\n",
+		hv->kvm ? ", \"/dev/kvm\"" : "");
+	if (r < 0)
+		return err_nomem(err);
+	return fd_write_file(path, conf.data, conf.len, 0644, err);
+}
+
+/*
+ * libvirt asks QEMU once whether it can use /dev/kvm, with more rights than QEMU's user has, and on every use of
+ * the answer asks again, as that user. Where the two differ it takes the answer for outdated and probes QEMU
+ * anew, 4 s each, about fifteen times per machine. udev gives the device to the group kvm; where udev
+ * has not run (the device is still root's alone) we do the same.
+ */
+static void open_kvm_to_group(const struct hv *hv)
+{
+	const struct group *group;
+	struct stat st;
+
+	if (stat("/dev/kvm", &st) < 0 || st.st_uid != 0 || st.st_gid != 0 || (st.st_mode & 0077))
+		return;
+	group = getgrnam("kvm");
+	if (!group || chown("/dev/kvm", 0, group->gr_gid) < 0 || chmod("/dev/kvm", 0660) < 0)
+		return;
+	log_event(hv->log, LOG_LEVEL_DEBUG, "gave /dev/kvm to the group kvm, as udev does", NULL);
+}
+
+static int check_path(const struct hv *hv, const char *path, const char *what, struct err *err)
+{
+	if (access(path, R_OK) < 0)
+		return err_errno(err, "Find the %s %s", what, path);
+	if (!user_can(&hv->qemu_user, path, R_OK))
+		return err_set(err, -EACCES,
+			"The %s %s is not readable by QEMU's user %s: move it where every directory "
+			"on its path can be entered by all (chmod o+x)",
+			what, path, hv->qemu_user.name);
+	return 0;
+}
+
+static int check_paths(const struct hv *hv, struct err *err)
+{
+	int r = check_path(hv, hv->config.kernel, "guest kernel", err);
+
+	if (r == 0)
+		r = check_path(hv, hv->config.initramfs, "guest initramfs", err);
+	if (r == 0 && !user_can(&hv->qemu_user, hv->config.run_dir, X_OK))
+		r = err_set(err, -EACCES, "QEMU's user %s cannot enter %s: chmod o+x",
+			hv->qemu_user.name, hv->config.run_dir);
+	return r;
+}
+
+int driver_prepare(struct hv *hv, struct err *err)
+{
+	const char *root;
+	int r;
+
+	user_find_qemu(&hv->qemu_user);
+	r = check_paths(hv, err);
+	if (r < 0)
+		return r;
+	open_kvm_to_group(hv);
+	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0) {
+		hv->state_dir = strdup("/run/libvirt/qemu");
+		return hv->state_dir ? 0 : err_nomem(err);
+	}
+	root = hv->config.libvirt_uri + strlen(EMBED_PREFIX);
+	if (root[0] != '/' || strpbrk(root, "%&#"))
+		return err_set(err, -EINVAL,
+			"libvirt_uri: the root '%s' is to be an absolute path without %%, & and #", root);
+	hv->state_dir = str_printf("%s/run/qemu", root);
+	if (!hv->state_dir)
+		return err_nomem(err);
+	return 0;
+}
+
+int driver_configure(const struct hv *hv, struct err *err)
+{
+	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0)
+		return 0;
+	return write_conf(hv, hv->config.libvirt_uri + strlen(EMBED_PREFIX), err);
+}

@@ -1,0 +1,219 @@
+#include "hypervisor/helper.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "common/log.h"
+
+#define READY_TIMEOUT_MS 5000
+#define END_TIMEOUT_MS   2000
+#define FILE_SIZE_MAX    (1u << 20)
+
+/* Field 22 of /proc/<pid>/stat: clock ticks from boot to the process's start. */
+static int read_start_time(pid_t pid, uint64_t *ret)
+{
+	_cleanup_free_ char *stat = NULL;
+	char path[32];
+	const char *p;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (fd_read_file(path, 4096, &stat, NULL, NULL) < 0)
+		return -ESRCH;
+	/* The second field, the name in parentheses, may itself hold blanks and parentheses. */
+	p = strrchr(stat, ')');
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (!p || sscanf(p, " %" SCNu64, ret) != 1)
+		return -ESRCH;
+	return 0;
+}
+
+static int write_record(const struct helper *helper, pid_t pid, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s.pid", helper->dir, helper->name);
+	char text[64];
+	uint64_t start_time;
+	int len;
+
+	if (!path)
+		return err_nomem(err);
+	if (read_start_time(pid, &start_time) < 0)
+		return err_set(err, -ESRCH, "Its process is gone");
+	len = snprintf(text, sizeof(text), "%d %" PRIu64 "\n", pid, start_time);
+	return fd_write_file(path, text, (size_t)len, 0600, err);
+}
+
+/* What the child needs between fork and exec, where only async-signal-safe calls are allowed. */
+struct child {
+	const char *const *argv;
+	int go;    /* the parent writes a byte here when the record is written */
+	int out;   /* stdout */
+	int log;   /* stderr */
+	int null;  /* stdin */
+};
+
+static void __attribute__((noreturn)) run_child(const struct child *child)
+{
+	const struct rlimit limit = {FILE_SIZE_MAX, FILE_SIZE_MAX};
+	sigset_t none;
+	char byte;
+
+	setsid();
+	/* End of file: the parent died, or could not write the record. */
+	if (read(child->go, &byte, 1) != 1)
+		_exit(127);
+	for (int i = 1; i < NSIG; i++)
+		signal(i, SIG_DFL);
+	/* Beyond the limit write(2) fails instead of ending the helper. */
+	signal(SIGXFSZ, SIG_IGN);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	setrlimit(RLIMIT_FSIZE, &limit);
+	if (dup2(child->null, 0) < 0 || dup2(child->out, 1) < 0 || dup2(child->log, 2) < 0)
+		_exit(127);
+	syscall(SYS_close_range, 3, ~0U, 0);
+	if (chdir("/") < 0)
+		_exit(127);
+	execv(child->argv[0], (char *const *)child->argv);
+	dprintf(2, "exec failed: errno %d\n", errno);
+	_exit(127);
+}
+
+static int wait_ready(int fd)
+{
+	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+	char line[8];
+	ssize_t n;
+
+	if (poll(&pollfd, 1, READY_TIMEOUT_MS) == 0)
+		return -ETIMEDOUT;
+	/* One write of six bytes to a pipe arrives whole. */
+	n = read(fd, line, sizeof(line));
+	return n == 6 && memcmp(line, "ready\n", 6) == 0 ? 0 : -EIO;
+}
+
+static int fail_start(const struct helper *helper, const char *log_path, int code, struct err *err)
+{
+	_cleanup_free_ char *log = NULL;
+	char quoted[512] = "\"\"";
+
+	helper_end(helper->dir, helper->name, NULL);
+	if (fd_read_file(log_path, FILE_SIZE_MAX, &log, NULL, NULL) == 0)
+		log_escape(quoted, sizeof(quoted), log);
+	return err_set(err, code, "Start %s: %s; it said: %s", helper->argv[0],
+		code == -ETIMEDOUT ? "not ready after 5 s" : "it ended before it was ready", quoted);
+}
+
+static int open_pipe(int ret[2], struct err *err)
+{
+	if (pipe2(ret, O_CLOEXEC) < 0)
+		return err_errno(err, "Make a pipe");
+	return 0;
+}
+
+int helper_start(const struct helper *helper, struct err *err)
+{
+	_cleanup_free_ char *log_path = str_printf("%s/%s.log", helper->dir, helper->name);
+	_cleanup_close_ int null = open("/dev/null", O_RDONLY | O_CLOEXEC), log = -EBADF;
+	_cleanup_close_ int go_read = -EBADF, go_write = -EBADF, out_read = -EBADF, out_write = -EBADF;
+	int pair[2], r;
+	pid_t pid;
+
+	if (!log_path)
+		return err_nomem(err);
+	log = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	if (log < 0 || null < 0)
+		return err_errno(err, "Start %s: open %s", helper->argv[0], log_path);
+	r = open_pipe(pair, err);
+	if (r < 0)
+		return r;
+	go_read = pair[0];
+	go_write = pair[1];
+	r = open_pipe(pair, err);
+	if (r < 0)
+		return r;
+	out_read = pair[0];
+	out_write = pair[1];
+
+	pid = fork();
+	if (pid < 0)
+		return err_errno(err, "Start %s: fork", helper->argv[0]);
+	if (pid == 0) {
+		close(go_write);
+		run_child(&(struct child){helper->argv, go_read, out_write, log, null});
+	}
+	out_write = fd_close(out_write);
+	r = write_record(helper, pid, err);
+	if (r < 0) {
+		go_write = fd_close(go_write);
+		waitpid(pid, NULL, 0);
+		return err_wrap(err, "Start %s", helper->argv[0]);
+	}
+	/* The reading end is open here too, so a child that died meanwhile raises no SIGPIPE. */
+	r = fd_write_all(go_write, "g", 1, err);
+	if (r < 0)
+		return r;
+	r = wait_ready(out_read);
+	return r < 0 ? fail_start(helper, log_path, r, err) : 0;
+}
+
+/* A pidfd of the recorded process; -ESRCH when it is gone or there is no record. */
+static int open_recorded(const char *record, pid_t *ret_pid)
+{
+	_cleanup_close_ int pidfd = -EBADF;
+	uint64_t recorded, actual;
+	int pid;
+
+	if (sscanf(record, "%d %" SCNu64, &pid, &recorded) != 2 || pid <= 1)
+		return -ESRCH;
+	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (pidfd < 0)
+		return -ESRCH;
+	/* Read after the pidfd was opened: from here on it cannot come to mean another process. */
+	if (read_start_time(pid, &actual) < 0 || actual != recorded)
+		return -ESRCH;
+	*ret_pid = pid;
+	return TAKE_FD(pidfd);
+}
+
+int helper_end(const char *dir, const char *name, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s.pid", dir, name);
+	_cleanup_free_ char *record = NULL;
+	_cleanup_close_ int pidfd = -EBADF;
+	struct pollfd pollfd = {.events = POLLIN};
+	pid_t pid = 0;
+	int r;
+
+	if (!path)
+		return err_nomem(err);
+	r = fd_read_file(path, 64, &record, NULL, err);
+	if (r == -ENOENT)
+		return 0;
+	if (r < 0)
+		return r;
+	pidfd = open_recorded(record, &pid);
+	if (pidfd >= 0) {
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+		pollfd.fd = pidfd;
+		if (poll(&pollfd, 1, END_TIMEOUT_MS) == 0)
+			return err_set(err, -ETIMEDOUT, "End %s: process %d does not end", name, pid);
+		/* Our own child needs reaping; that of an earlier process of ours went to init. */
+		waitpid(pid, NULL, WNOHANG);
+	}
+	if (unlink(path) < 0 && errno != ENOENT)
+		return err_errno(err, "Remove %s", path);
+	return 0;
+}

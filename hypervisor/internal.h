@@ -1,0 +1,88 @@
+/*
+ * What the files of this room share. Ownership and threads: vm.h.
+ */
+#pragma once
+
+#include <libvirt/libvirt.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "hypervisor/transport.h"
+#include "hypervisor/user.h"
+#include "hypervisor/vm.h"
+
+/* A machine that hv_vm_destroy() is ending; lives on its stack. */
+struct hv_ending {
+	const char *id;
+	bool gone; /* its last event has arrived */
+	struct hv_ending *next;
+};
+
+struct hv {
+	virConnectPtr connection;
+	struct hv_config config; /* strings owned */
+	char *state_dir;         /* where the driver keeps the pid files of domains */
+	const struct log *log;
+	hv_died_fn on_died;
+	void *userdata;
+	bool kvm;
+	char accelerator_reason[256];
+	const struct transport *transport;
+	char version[64];
+	struct user qemu_user; /* whose rights QEMU has */
+
+	pthread_t thread; /* runs libvirt's event loop */
+	bool thread_runs;
+	atomic_bool stop;
+	int wake_timer;
+	int lifecycle_callback;
+
+	pthread_mutex_t lock; /* protects the two below */
+	pthread_cond_t changed;
+	struct hv_ending *endings;
+	unsigned boots;
+};
+
+struct hv_vm {
+	struct hv *hv;
+	char id[HV_ID_MAX + 1];
+	char *dir;
+	virDomainPtr domain;
+	uint32_t cid;
+	bool boots; /* holds one of boots_max */
+};
+
+/* Fills err from libvirt's last error, with a code by its kind, and returns the code. */
+int hv_fail(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+int hv_check_id(const char *id, struct err *err);
+char *hv_vm_dir(const struct hv *hv, const char *id);
+
+/* The domain of ours with the id: 0; positive 1: none; the caller frees it. */
+int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err);
+
+/* Waits for, and gives back, the right to boot. */
+void hv_boot_enter(struct hv *hv);
+void hv_boot_leave(struct hv *hv);
+
+/*
+ * Waits until a lifecycle event arrives or the time (CLOCK_MONOTONIC, ms) has come; the lock is held.
+ * Positive 1: the time has come.
+ */
+int hv_wait_changed(struct hv *hv, uint64_t until_ms);
+uint64_t hv_now_ms(void);
+
+/* A pidfd of the QEMU that runs the machine, and its id; -ESRCH when there is none. */
+int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid);
+
+/* Prepares the embedded driver's root; `qemu:///system` needs nothing. */
+int driver_prepare(struct hv *hv, struct err *err);
+/* Writes its configuration, which depends on the accelerator. */
+int driver_configure(const struct hv *hv, struct err *err);
+
+static inline void hv_domain_freep(virDomainPtr *domain)
+{
+	if (*domain)
+		virDomainFree(*domain);
+}
+#define _cleanup_domain_ _cleanup_(hv_domain_freep)

@@ -1,0 +1,14 @@
+HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hypervisor/vm_end.c \
+	hypervisor/domain_xml.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
+	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/user.c
+HYPERVISOR_PKGS := libvirt libxml-2.0 libprotobuf-c
+$(call library,hypervisor,$(HYPERVISOR_SOURCES))
+# Beside bulkhead-vsock: one setting names the directory of both.
+$(call program,bulkhead-console,hypervisor/vsock,hypervisor/console_main.c,common,libprotobuf-c)
+$(call unit_test,hypervisor/domain_xml_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/helper_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/vm_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+# libxml2's headers lie in a directory of their own.
+$(B)/hypervisor/domain_xml.o $(B)/hypervisor/domain_xml_test.o: \
+	private CPPFLAGS += $(shell pkg-config --cflags libxml-2.0)

@@ -1,0 +1,42 @@
+/*
+ * How the host reaches a guest's AF_VSOCK ports: a table of operations with two makes.
+ *
+ *	vhost-vsock  the host kernel's device; a CID that libvirt picks, AF_VSOCK on the host too
+ *	vhost-user   `bulkhead-vsock`, a process per machine; a Unix socket per machine
+ *
+ * The guest sees a virtio-vsock device either way.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "common/err.h"
+
+struct transport_machine {
+	const char *dir;     /* <run_dir>/vm/<id> */
+	const char *program; /* bulkhead-vsock */
+	const char *user;    /* QEMU's user, whose rights the program takes; NULL: ours */
+	uint32_t cid;        /* of a running machine */
+};
+
+struct transport {
+	const char *name;
+	/*
+	 * Before QEMU starts. *ret_vhost_socket: what QEMU connects to, NULL where it opens the kernel's
+	 * device; the caller frees.
+	 */
+	int (*prepare)(const struct transport_machine *machine, char **ret_vhost_socket,
+		struct err *err);
+	/*
+	 * One attempt, of at most timeout_ms. 0: *ret_fd is a blocking stream socket; positive 1: nothing
+	 * listens there yet; -errno with the message otherwise.
+	 */
+	int (*connect)(const struct transport_machine *machine, uint32_t port, uint64_t timeout_ms,
+		int *ret_fd, struct err *err);
+};
+
+/* The kernel's where /dev/vhost-vsock opens and takes a CID, else ours. */
+const struct transport *transport_select(void);
+
+/* Ends what prepare started, for whichever make it was. */
+int transport_end(const char *dir, struct err *err);

@@ -1,0 +1,369 @@
+/*
+ * One machine, as long as it lives: create, resume, connect, disks. Its end is vm_end.c.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <libvirt/virterror.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "hypervisor/console.h"
+#include "hypervisor/domain_xml.h"
+#include "hypervisor/helper.h"
+#include "hypervisor/internal.h"
+
+/*
+ * quiet, for the serial port costs an exit per character; warnings and the panic are still seen. A panic
+ * ends the machine at once, and reset ends it too (on_reboot).
+ */
+#define KERNEL_ARGUMENTS "console=ttyS0 loglevel=4 panic=-1 reboot=t"
+
+int hv_check_id(const char *id, struct err *err)
+{
+	size_t len = strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-");
+
+	if (len == 0 || len > HV_ID_MAX || id[len])
+		return err_set(err, -EINVAL,
+			"A machine's id is 1 to %d characters of a-z, 0-9 and -", HV_ID_MAX);
+	return 0;
+}
+
+char *hv_vm_dir(const struct hv *hv, const char *id)
+{
+	return str_printf("%s/vm/%s", hv->config.run_dir, id);
+}
+
+static int vm_new(struct hv *hv, const char *id, struct hv_vm **ret, struct err *err)
+{
+	struct hv_vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm)
+		return err_nomem(err);
+	vm->hv = hv;
+	snprintf(vm->id, sizeof(vm->id), "%s", id);
+	vm->dir = hv_vm_dir(hv, id);
+	if (!vm->dir) {
+		free(vm);
+		return err_nomem(err);
+	}
+	*ret = vm;
+	return 0;
+}
+
+static void end_boot(struct hv_vm *vm)
+{
+	if (vm->boots)
+		hv_boot_leave(vm->hv);
+	vm->boots = false;
+}
+
+struct hv_vm *hv_vm_unref(struct hv_vm *vm)
+{
+	if (!vm)
+		return NULL;
+	end_boot(vm);
+	if (vm->domain)
+		virDomainFree(vm->domain);
+	free(vm->dir);
+	free(vm);
+	return NULL;
+}
+
+static void vm_unrefp(struct hv_vm **vm)
+{
+	*vm = hv_vm_unref(*vm);
+}
+
+static int check_spec(const struct hv *hv, const struct hv_vm_spec *spec, struct err *err)
+{
+	const struct sockaddr_un *address = NULL;
+	int r = hv_check_id(spec->id, err);
+
+	if (r < 0)
+		return r;
+	if (strlen(hv->config.run_dir) + strlen("/vm//console.sock") + strlen(spec->id) >=
+		sizeof(address->sun_path))
+		return err_set(err, -ENAMETOOLONG,
+			"run_dir %s is too long for a Unix socket below it (at most %zu bytes)",
+			hv->config.run_dir,
+			sizeof(address->sun_path) - strlen("/vm//console.sock") - HV_ID_MAX - 1);
+	if (spec->vcpus == 0 || spec->memory_mib == 0)
+		return err_set(err, -EINVAL, "A machine needs a CPU and memory");
+	return 0;
+}
+
+static int make_directory(const struct hv_vm *vm, struct err *err)
+{
+	_cleanup_free_ char *parent = str_printf("%s/vm", vm->hv->config.run_dir);
+	int r;
+
+	if (!parent)
+		return err_nomem(err);
+	r = fd_mkdir_all(parent, 0711, err);
+	if (r < 0)
+		return r;
+	if (mkdir(vm->dir, 0711) < 0)
+		return err_errno(err, "Make %s", vm->dir);
+	return 0;
+}
+
+static int give_to_qemu(const struct hv *hv, const char *path, struct err *err)
+{
+	if (!hv->qemu_user.name[0] || geteuid() != 0)
+		return 0;
+	if (lchown(path, hv->qemu_user.uid, hv->qemu_user.gid) < 0)
+		return err_errno(err, "Give %s to %s", path, hv->qemu_user.name);
+	return 0;
+}
+
+static const char *helper_user(const struct hv *hv)
+{
+	return hv->qemu_user.name[0] && geteuid() == 0 ? hv->qemu_user.name : NULL;
+}
+
+/* bulkhead-console lies beside bulkhead-vsock. */
+static char *console_program(const struct hv *hv)
+{
+	const char *slash = strrchr(hv->config.vsock_helper, '/');
+
+	if (!slash)
+		return strdup("bulkhead-console");
+	return str_printf("%.*s/bulkhead-console", (int)(slash - hv->config.vsock_helper),
+		hv->config.vsock_helper);
+}
+
+static int start_console(const struct hv_vm *vm, const char *socket, struct err *err)
+{
+	_cleanup_free_ char *program = console_program(vm->hv);
+	_cleanup_free_ char *file = str_printf("%s/console", vm->dir);
+	const char *user = helper_user(vm->hv);
+	const char *argv[] = {
+		program, "--listen", socket, "--file", file, user ? "--user" : NULL, user, NULL};
+	int r;
+
+	if (!program || !file)
+		return err_nomem(err);
+	r = helper_start(&(struct helper){.dir = vm->dir, .name = "console", .argv = argv}, err);
+	return r < 0 ? r : give_to_qemu(vm->hv, socket, err);
+}
+
+static int start_transport(const struct hv_vm *vm, char **ret_vhost, struct err *err)
+{
+	const struct transport_machine machine = {
+		.dir = vm->dir,
+		.program = vm->hv->config.vsock_helper,
+		.user = helper_user(vm->hv),
+	};
+	_cleanup_free_ char *vhost = NULL;
+	int r = vm->hv->transport->prepare(&machine, &vhost, err);
+
+	if (r == 0 && vhost)
+		r = give_to_qemu(vm->hv, vhost, err);
+	if (r == 0)
+		*ret_vhost = TAKE_PTR(vhost);
+	return r;
+}
+
+static int start_domain(struct hv_vm *vm, const char *xml, struct err *err)
+{
+	_cleanup_free_ char *live = NULL;
+
+	vm->domain = virDomainCreateXML(vm->hv->connection, xml, VIR_DOMAIN_START_PAUSED);
+	if (!vm->domain)
+		return hv_fail(err, "Start QEMU");
+	live = virDomainGetXMLDesc(vm->domain, 0);
+	if (!live)
+		return hv_fail(err, "Ask libvirt for the machine's XML");
+	vm->cid = domain_xml_cid(live);
+	return 0;
+}
+
+static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err *err)
+{
+	_cleanup_free_ char *console = str_printf("%s/console.sock", vm->dir);
+	_cleanup_free_ char *arguments =
+		str_printf("%s %s", KERNEL_ARGUMENTS, vm->hv->config.kernel_arguments);
+	_cleanup_free_ char *vhost = NULL, *xml = NULL;
+	struct domain_xml domain = {
+		.spec = spec,
+		.run_dir = vm->hv->config.run_dir,
+		.kvm = vm->hv->kvm,
+		.kernel = vm->hv->config.kernel,
+		.initramfs = vm->hv->config.initramfs,
+		.arguments = arguments,
+		.console_socket = console,
+	};
+	int r;
+
+	if (!console || !arguments)
+		return err_nomem(err);
+	r = start_console(vm, console, err);
+	if (r == 0)
+		r = start_transport(vm, &vhost, err);
+	if (r == 0 && spec->scratch)
+		r = give_to_qemu(vm->hv, spec->scratch, err);
+	if (r < 0)
+		return r;
+	domain.vhost_socket = vhost;
+	r = domain_xml_write(&domain, &xml, err);
+	return r < 0 ? r : start_domain(vm, xml, err);
+}
+
+int hv_vm_create(struct hv *hv, const struct hv_vm_spec *spec, struct hv_vm **ret, struct err *err)
+{
+	_cleanup_(vm_unrefp) struct hv_vm *vm = NULL;
+	int r;
+
+	r = check_spec(hv, spec, err);
+	if (r == 0)
+		r = vm_new(hv, spec->id, &vm, err);
+	if (r < 0)
+		return r;
+	hv_boot_enter(hv);
+	vm->boots = true;
+	r = make_directory(vm, err);
+	if (r < 0)
+		/* It exists: another machine's, which is not to be touched. */
+		return err_wrap(err, "Create machine %s", vm->id);
+	r = bring_up(vm, spec, err);
+	if (r < 0) {
+		hv_vm_destroy(hv, vm->id, NULL);
+		return err_wrap(err, "Create machine %s", vm->id);
+	}
+	*ret = TAKE_PTR(vm);
+	return 0;
+}
+
+int hv_vm_resume(struct hv_vm *vm, struct err *err)
+{
+	if (virDomainResume(vm->domain) < 0)
+		return hv_fail(err, "Resume machine %s", vm->id);
+	return 0;
+}
+
+int hv_vm_open(struct hv *hv, const char *id, struct hv_vm **ret, struct err *err)
+{
+	_cleanup_(vm_unrefp) struct hv_vm *vm = NULL;
+	_cleanup_free_ char *xml = NULL;
+	int r = hv_check_id(id, err);
+
+	if (r == 0)
+		r = vm_new(hv, id, &vm, err);
+	if (r == 0)
+		r = hv_lookup(hv, id, &vm->domain, err);
+	if (r != 0)
+		return r;
+	xml = virDomainGetXMLDesc(vm->domain, 0);
+	if (!xml && virGetLastErrorCode() == VIR_ERR_NO_DOMAIN)
+		return 1;
+	if (!xml)
+		return hv_fail(err, "Open machine %s", id);
+	vm->cid = domain_xml_cid(xml);
+	*ret = TAKE_PTR(vm);
+	return 0;
+}
+
+static int fail_connect(const struct hv_vm *vm, int code, const char *what, struct err *err)
+{
+	char quoted[700];
+
+	console_quote(vm->dir, quoted, sizeof(quoted));
+	return err_set(err, code, "Machine %s %s; its console ends with: %s", vm->id, what, quoted);
+}
+
+/* Attempts follow one another after 1 ms at first, then more and more, at most 10 ms. */
+static int try_until(struct hv_vm *vm, uint32_t port, uint64_t deadline, int *ret_fd, struct err *err)
+{
+	const struct transport_machine machine = {.dir = vm->dir, .cid = vm->cid};
+	uint64_t next_check = hv_now_ms() + 50;
+
+	for (unsigned pause_ms = 1;; pause_ms = pause_ms < 10 ? pause_ms + 1 : 10) {
+		uint64_t now = hv_now_ms();
+		uint64_t left = now < deadline ? deadline - now : 0;
+		int r = vm->hv->transport->connect(
+			&machine, port, left < 250 ? left : 250, ret_fd, err);
+
+		if (r <= 0)
+			return r;
+		now = hv_now_ms();
+		if (now >= next_check && virDomainIsActive(vm->domain) != 1)
+			return fail_connect(vm, -EHOSTDOWN, "has ended", err);
+		if (now >= next_check)
+			next_check = now + 50;
+		if (now >= deadline)
+			return fail_connect(vm, -ETIMEDOUT, "did not answer in time", err);
+		nanosleep(&(struct timespec){.tv_nsec = pause_ms * 1000000L}, NULL);
+	}
+}
+
+int hv_vm_connect(struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
+{
+	int r = try_until(vm, port, hv_now_ms() + timeout_ms, ret_fd, err);
+
+	end_boot(vm);
+	return r;
+}
+
+static int check_target(unsigned target, struct err *err)
+{
+	if (target == 0 || target > HV_DISK_TARGET_MAX)
+		return err_set(err, -EINVAL, "A disk's target is 1 to %d", HV_DISK_TARGET_MAX);
+	return 0;
+}
+
+int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struct err *err)
+{
+	_cleanup_free_ char *xml = NULL;
+	int r = check_target(target, err);
+
+	if (r == 0)
+		r = domain_xml_write_disk(target, path, &xml, err);
+	if (r < 0)
+		return r;
+	if (virDomainAttachDeviceFlags(vm->domain, xml, VIR_DOMAIN_AFFECT_LIVE) < 0)
+		return hv_fail(err, "Attach %s to machine %s as disk %u", path, vm->id, target);
+	return 0;
+}
+
+int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err)
+{
+	_cleanup_free_ char *xml = NULL;
+	int r = check_target(target, err);
+
+	if (r == 0)
+		r = domain_xml_write_disk(target, NULL, &xml, err);
+	if (r < 0)
+		return r;
+	if (virDomainDetachDeviceFlags(vm->domain, xml, VIR_DOMAIN_AFFECT_LIVE) < 0 &&
+		virGetLastErrorCode() != VIR_ERR_DEVICE_MISSING)
+		return hv_fail(err, "Detach disk %u from machine %s", target, vm->id);
+	return 0;
+}
+
+int hv_vm_pid(struct hv_vm *vm)
+{
+	_cleanup_close_ int pidfd = -EBADF;
+	int pid = 0;
+
+	pidfd = hv_open_qemu(vm->hv, vm->id, &pid);
+	return pidfd < 0 ? 0 : pid;
+}
+
+int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err)
+{
+	_cleanup_free_ char *dir = NULL;
+	int r = hv_check_id(id, err);
+
+	if (r < 0)
+		return r;
+	dir = hv_vm_dir(hv, id);
+	if (!dir)
+		return err_nomem(err);
+	return console_tail(dir, 64 * 1024, ret_text, err);
+}

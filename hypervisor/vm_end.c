@@ -1,0 +1,248 @@
+/*
+ * Finding machines by id, and ending them with all they have on the host.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <libvirt/virterror.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "hypervisor/domain_xml.h"
+#include "hypervisor/helper.h"
+#include "hypervisor/internal.h"
+
+/* The last event of a machine that we ended takes a millisecond; it is not waited for longer. */
+#define EVENT_TIMEOUT_MS 2000
+
+static bool is_ours(const struct hv *hv, virDomainPtr domain)
+{
+	_cleanup_free_ char *metadata = virDomainGetMetadata(
+		domain, VIR_DOMAIN_METADATA_ELEMENT, DOMAIN_XML_NAMESPACE, 0);
+
+	return metadata && domain_xml_is_ours(metadata, hv->config.run_dir);
+}
+
+int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err)
+{
+	_cleanup_free_ char *name = str_printf("bh-%s", id);
+	_cleanup_domain_ virDomainPtr domain = NULL;
+
+	if (!name)
+		return err_nomem(err);
+	domain = virDomainLookupByName(hv->connection, name);
+	if (!domain)
+		return virGetLastErrorCode() == VIR_ERR_NO_DOMAIN
+			? 1
+			: hv_fail(err, "Look for machine %s", id);
+	if (!is_ours(hv, domain) || virDomainIsActive(domain) != 1)
+		return 1;
+	*ret = TAKE_PTR(domain);
+	return 0;
+}
+
+int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid)
+{
+	_cleanup_free_ char *path = str_printf("%s/bh-%s.pid", hv->state_dir, id);
+	_cleanup_free_ char *mark = str_printf("guest=bh-%s,", id);
+	_cleanup_free_ char *text = NULL, *command = NULL;
+	_cleanup_close_ int pidfd = -EBADF;
+	char proc[32];
+	size_t len;
+	int pid;
+
+	if (!path || !mark || fd_read_file(path, 32, &text, NULL, NULL) < 0)
+		return -ESRCH;
+	pid = atoi(text);
+	if (pid <= 1)
+		return -ESRCH;
+	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	snprintf(proc, sizeof(proc), "/proc/%d/cmdline", pid);
+	/* Read after the pidfd was opened: a process that took over a dead QEMU's id is told apart. */
+	if (pidfd < 0 || fd_read_file(proc, 1 << 20, &command, &len, NULL) < 0 ||
+		!memmem(command, len, mark, strlen(mark)))
+		return -ESRCH;
+	*ret_pid = pid;
+	return TAKE_FD(pidfd);
+}
+
+static void begin_ending(struct hv *hv, struct hv_ending *ending)
+{
+	pthread_mutex_lock(&hv->lock);
+	ending->next = hv->endings;
+	hv->endings = ending;
+	pthread_mutex_unlock(&hv->lock);
+}
+
+static void finish_ending(struct hv *hv, struct hv_ending *ending, bool wait)
+{
+	uint64_t until = hv_now_ms() + EVENT_TIMEOUT_MS;
+	struct hv_ending **link;
+
+	pthread_mutex_lock(&hv->lock);
+	while (wait && !ending->gone)
+		if (hv_wait_changed(hv, until) != 0)
+			break;
+	for (link = &hv->endings; *link != ending;)
+		link = &(*link)->next;
+	*link = ending->next;
+	pthread_mutex_unlock(&hv->lock);
+}
+
+/*
+ * Kills QEMU first: libvirt asks it to end with SIGTERM and looks again every 200 ms. What the guest had to
+ * save was saved when its agent was asked to end.
+ */
+static int end_domain(struct hv *hv, const char *id, virDomainPtr domain, struct err *err)
+{
+	_cleanup_close_ int pidfd = -EBADF;
+	int pid;
+
+	pidfd = hv_open_qemu(hv, id, &pid);
+	if (pidfd >= 0)
+		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	if (virDomainDestroy(domain) < 0 && virGetLastErrorCode() != VIR_ERR_NO_DOMAIN &&
+		virDomainIsActive(domain) == 1)
+		return hv_fail(err, "Destroy machine %s", id);
+	return 0;
+}
+
+static int end_machine(struct hv *hv, const char *id, struct err *err)
+{
+	struct hv_ending ending = {.id = id};
+	_cleanup_domain_ virDomainPtr domain = NULL;
+	int r;
+
+	begin_ending(hv, &ending);
+	r = hv_lookup(hv, id, &domain, err);
+	if (r == 0)
+		r = end_domain(hv, id, domain, err);
+	finish_ending(hv, &ending, domain && r == 0);
+	return r < 0 ? r : 0;
+}
+
+int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
+{
+	_cleanup_free_ char *dir = NULL;
+	int r = hv_check_id(id, err);
+
+	if (r < 0)
+		return r;
+	dir = hv_vm_dir(hv, id);
+	if (!dir)
+		return err_nomem(err);
+	r = end_machine(hv, id, err);
+	if (r == 0)
+		r = transport_end(dir, err);
+	if (r == 0)
+		r = helper_end(dir, "console", err);
+	return r < 0 ? r : fd_remove_tree(dir, err);
+}
+
+int hv_vm_wait_off(struct hv *hv, const char *id, uint64_t timeout_ms)
+{
+	uint64_t until = hv_now_ms() + timeout_ms;
+	int r = 0;
+
+	while (r == 0) {
+		_cleanup_domain_ virDomainPtr domain = NULL;
+		uint64_t next;
+
+		if (hv_lookup(hv, id, &domain, NULL) == 1)
+			return 0;
+		/* An event that arrives between look-up and wait is made up for by looking again. */
+		next = hv_now_ms() + 100;
+		pthread_mutex_lock(&hv->lock);
+		r = hv_wait_changed(hv, next < until ? next : until);
+		pthread_mutex_unlock(&hv->lock);
+		if (hv_now_ms() < until)
+			r = 0;
+	}
+	return r;
+}
+
+/* The ids found so far; few, so that looking through them is cheap. */
+struct ids {
+	char (*items)[HV_ID_MAX + 1];
+	size_t n;
+};
+
+static void ids_done(struct ids *ids)
+{
+	free(ids->items);
+}
+
+static int ids_add(struct ids *ids, const char *id)
+{
+	char(*items)[HV_ID_MAX + 1];
+
+	if (hv_check_id(id, NULL) < 0)
+		return 0;
+	for (size_t i = 0; i < ids->n; i++)
+		if (strcmp(ids->items[i], id) == 0)
+			return 0;
+	items = reallocarray(ids->items, ids->n + 1, sizeof(*items));
+	if (!items)
+		return -ENOMEM;
+	ids->items = items;
+	snprintf(ids->items[ids->n++], sizeof(*items), "%s", id);
+	return 0;
+}
+
+static int add_domains(struct hv *hv, struct ids *ids, struct err *err)
+{
+	virDomainPtr *domains = NULL;
+	int n = virConnectListAllDomains(hv->connection, &domains, VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+	int r = 0;
+
+	if (n < 0)
+		return hv_fail(err, "List the machines");
+	for (int i = 0; i < n; i++) {
+		const char *name = virDomainGetName(domains[i]);
+
+		if (r == 0 && name && strncmp(name, "bh-", 3) == 0 && is_ours(hv, domains[i]))
+			r = ids_add(ids, name + 3);
+		virDomainFree(domains[i]);
+	}
+	free(domains);
+	return r < 0 ? err_nomem(err) : 0;
+}
+
+static void closedirp(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
+}
+
+static int add_directories(struct hv *hv, struct ids *ids, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/vm", hv->config.run_dir);
+	_cleanup_(closedirp) DIR *dir = path ? opendir(path) : NULL;
+	const struct dirent *entry;
+
+	if (!path)
+		return err_nomem(err);
+	if (!dir)
+		return errno == ENOENT ? 0 : err_errno(err, "Open %s", path);
+	while ((entry = readdir(dir)))
+		if (ids_add(ids, entry->d_name) < 0)
+			return err_nomem(err);
+	return 0;
+}
+
+int hv_each_vm(struct hv *hv, int (*fn)(void *userdata, const char *id), void *userdata,
+	struct err *err)
+{
+	_cleanup_(ids_done) struct ids ids = {0};
+	int r = add_domains(hv, &ids, err);
+
+	if (r == 0)
+		r = add_directories(hv, &ids, err);
+	for (size_t i = 0; i < ids.n && r == 0; i++)
+		r = fn(userdata, ids.items[i]);
+	return r;
+}
