@@ -5,6 +5,7 @@ RPC_PKGS := grpc libprotobuf-c
 $(call library,rpc,$(addprefix cri-server/rpc/,status.c message.c dispatch.c pool.c call.c \
 	server.c client.c))
 $(call unit_test,cri-server/rpc/status_test.c,rpc common,$(RPC_PKGS))
+$(call unit_test,cri-server/rpc/pool_test.c,rpc common,$(RPC_PKGS))
 $(call unit_test,cri-server/rpc/message_test.c,rpc cri-proto common,$(RPC_PKGS))
 $(call unit_test,cri-server/rpc/dispatch_test.c,rpc cri-proto common,$(RPC_PKGS))
 $(call unit_test,cri-server/rpc/server_test.c,rpc cri-proto common,$(RPC_PKGS))

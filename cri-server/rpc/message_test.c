@@ -1,0 +1,118 @@
+#include "cri-server/rpc/message.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/fd.h"
+#include "cri-server/proto/cri.pb-c.h"
+
+static int check(const ProtobufCMessageDescriptor *type, const char *bytes, size_t len)
+{
+	struct err err = ERR_INIT;
+	int r = rpc_message_check(type, (const uint8_t *)bytes, len, &err);
+	assert_int_equal(err.msg[0] != '\0', r < 0);
+	return r;
+}
+
+#define VERSION(bytes) check(&runtime__v1__version_request__descriptor, bytes, sizeof(bytes) - 1)
+#define RUN(bytes)                                                                                 \
+	check(&runtime__v1__run_pod_sandbox_request__descriptor, bytes, sizeof(bytes) - 1)
+
+static void test_well_formed(void **state)
+{
+	(void)state;
+	assert_int_equal(VERSION(""), 0);
+	assert_int_equal(VERSION("\x0a\x02v1"), 0);
+	assert_int_equal(VERSION("\x0a\x06\xc3\xa4\xf0\x9f\x98\x80"), 0);
+	assert_int_equal(VERSION("\x1a\x02\xff\xff"), 0); /* an unknown field may hold any bytes */
+	assert_int_equal(VERSION("\x18\x05\x0a\x01x"), 0);
+	/* config.metadata.name */
+	assert_int_equal(RUN("\x0a\x05\x0a\x03\x0a\x01n"), 0);
+}
+
+static void test_strings(void **state)
+{
+	(void)state;
+	assert_int_equal(VERSION("\x0a\x03"
+				 "a\0b"),
+		-EBADMSG);
+	assert_int_equal(VERSION("\x0a\x01\xff"), -EBADMSG);
+	assert_int_equal(VERSION("\x0a\x02\xc0\x80"), -EBADMSG);         /* overlong */
+	assert_int_equal(VERSION("\x0a\x03\xed\xa0\x80"), -EBADMSG);     /* surrogate */
+	assert_int_equal(VERSION("\x0a\x04\xf4\x90\x80\x80"), -EBADMSG); /* past U+10FFFF */
+	assert_int_equal(VERSION("\x0a\x02\xe2\x82"), -EBADMSG);         /* cut */
+	assert_int_equal(RUN("\x0a\x05\x0a\x03\x0a\x01\xff"), -EBADMSG);
+	/* a map's value: config.labels */
+	assert_int_equal(RUN("\x0a\x08\x32\x06\x0a\x01k\x12\x01\xff"), -EBADMSG);
+}
+
+static void test_malformed(void **state)
+{
+	(void)state;
+	assert_int_equal(VERSION("\x0a"), -EBADMSG);
+	assert_int_equal(VERSION("\x0a\x05v1"), -EBADMSG);
+	assert_int_equal(VERSION("\x0b\x0c"), -EBADMSG);                 /* a group */
+	assert_int_equal(VERSION("\x02\x01x"), -EBADMSG);                /* field 0 */
+	assert_int_equal(VERSION("\x0a\xff\xff\xff\xff\x0f"), -EBADMSG); /* 4 GiB long */
+	assert_int_equal(VERSION("\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), -EBADMSG);
+	assert_int_equal(VERSION("\x19\x01\x02"), -EBADMSG);
+	assert_int_equal(RUN("\x0a\x02\x0a\x03"), -EBADMSG);
+}
+
+/* A few MiB of empty messages that would unpack to hundreds. */
+static void test_amplification(void **state)
+{
+	(void)state;
+	size_t n = (size_t)1 << 20;
+	char *bytes = malloc(2 * n);
+	assert_non_null(bytes);
+	for (size_t i = 0; i < n; i++)
+		memcpy(bytes + 2 * i, "\x0a\x00", 2); /* containers: one more */
+	assert_int_equal(
+		check(&runtime__v1__list_containers_response__descriptor, bytes, 2 * n), -ENOBUFS);
+	/* An ordinary list of a thousand passes. */
+	assert_int_equal(check(&runtime__v1__list_containers_response__descriptor, bytes, 2000), 0);
+	free(bytes);
+}
+
+static void test_scrub(void **state)
+{
+	(void)state;
+	Runtime__V1__RunPodSandboxRequest request = RUNTIME__V1__RUN_POD_SANDBOX_REQUEST__INIT;
+	Runtime__V1__PodSandboxConfig config = RUNTIME__V1__POD_SANDBOX_CONFIG__INIT;
+	Runtime__V1__PodSandboxConfig__LabelsEntry label =
+		RUNTIME__V1__POD_SANDBOX_CONFIG__LABELS_ENTRY__INIT;
+	Runtime__V1__PodSandboxConfig__LabelsEntry *labels[] = {&label};
+	char hostname[] = "a\xff"
+			  "b\xc3\xa4\xe2\x82";
+	char value[] = "\x80ok";
+	request.config = &config;
+	config.hostname = hostname;
+	config.n_labels = ARRAY_SIZE(labels);
+	config.labels = labels;
+	label.value = value;
+
+	rpc_message_scrub(&request.base);
+	assert_string_equal(hostname, "a?b\xc3\xa4??");
+	assert_string_equal(value, "?ok");
+	assert_string_equal(label.key, "");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_well_formed),
+		cmocka_unit_test(test_strings),
+		cmocka_unit_test(test_malformed),
+		cmocka_unit_test(test_amplification),
+		cmocka_unit_test(test_scrub),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

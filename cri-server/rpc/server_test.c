@@ -1,0 +1,510 @@
+/*
+ * Server and client together over a real socket. Run with `--hang SOCKET`, the test is a client
+ * whose call never ends, for the test that kills it.
+ */
+#include "cri-server/rpc/server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/fd.h"
+#include "common/loop.h"
+#include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/rpc/client.h"
+
+#define SERVICE (&runtime__v1__runtime_service__descriptor)
+
+struct fixture {
+	char dir[32];
+	char path[64];
+	struct log log;
+	struct rpc_server *server;
+	int running;   /* eventfd, written when a hanging handler begins */
+	int cancelled; /* eventfd, written when it saw its cancellation */
+	int release;   /* eventfd that ends handlers which ignore cancellation */
+};
+
+/* Echoes the version. */
+static int on_version(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	const Runtime__V1__VersionRequest *r = (const Runtime__V1__VersionRequest *)request;
+	(void)call, (void)err;
+	Runtime__V1__VersionResponse *response = malloc(sizeof(*response));
+	runtime__v1__version_response__init(response);
+	response->version = strdup(r->version);
+	*ret_response = &response->base;
+	return 0;
+}
+
+/* Fails with the errno in container_id. */
+static int on_stop(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	const Runtime__V1__StopContainerRequest *r =
+		(const Runtime__V1__StopContainerRequest *)request;
+	(void)call, (void)ret_response;
+	return err_set(
+		err, -atoi(r->container_id), "container '%s': 100 %% \xc3\xa4", r->container_id);
+}
+
+static int exec_response(size_t len, ProtobufCMessage **ret_response)
+{
+	Runtime__V1__ExecSyncResponse *response = malloc(sizeof(*response));
+	runtime__v1__exec_sync_response__init(response);
+	response->stdout.data = malloc(len ? len : 1);
+	response->stdout.len = len;
+	memset(response->stdout.data, 'o', len);
+	*ret_response = &response->base;
+	return 0;
+}
+
+/* "hang": until cancelled; "ignore": until released; else as many bytes as timeout says. */
+static int on_exec(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	const Runtime__V1__ExecSyncRequest *r = (const Runtime__V1__ExecSyncRequest *)request;
+	struct fixture *f = rpc_call_userdata(call);
+	bool ignore = strcmp(r->container_id, "ignore") == 0;
+
+	if (!ignore && strcmp(r->container_id, "hang") != 0)
+		return exec_response((size_t)r->timeout, ret_response);
+	struct pollfd fd = {.fd = ignore ? f->release : rpc_call_cancel_fd(call), .events = POLLIN};
+	eventfd_write(f->running, 1);
+	if (poll(&fd, 1, 20000) != 1)
+		return err_set(err, -EIO, "never cancelled");
+	if (ignore)
+		return exec_response(1, ret_response);
+	if (!rpc_call_cancelled(call))
+		return err_set(err, -EIO, "readable but not cancelled");
+	eventfd_write(f->cancelled, 1);
+	return err_set(err, -ECANCELED, "cancelled");
+}
+
+static int on_status(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	(void)request, (void)ret_response;
+	uint64_t left = rpc_call_time_left_ms(call);
+	return err_set(err, -EBADFD, "%s",
+		left == UINT64_MAX           ? "none"
+		: left > 8000 && left < 10000 ? "about 9 s"
+					     : "wrong");
+}
+
+static const struct rpc_method methods[] = {
+	{"Version", on_version},
+	{"StopContainer", on_stop},
+	{"ExecSync", on_exec},
+	{"Status", on_status},
+};
+static const struct rpc_service services[] = {
+	{SERVICE, methods, ARRAY_SIZE(methods)},
+	{&runtime__v1__image_service__descriptor, NULL, 0},
+};
+
+static int serve(struct fixture *f, struct rpc_server **ret, struct err *err)
+{
+	const struct rpc_server_config config = {
+		.socket_path = f->path, .workers = 8, .log = &f->log, .userdata = f};
+	return rpc_server_start(&config, services, ARRAY_SIZE(services), ret, err);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	strcpy(f->dir, "/tmp/rpc-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->path, sizeof(f->path), "%s/s.sock", f->dir);
+	f->log = (struct log){.fd = open("/dev/null", O_WRONLY), .level = LOG_LEVEL_DEBUG};
+	f->running = eventfd(0, EFD_CLOEXEC);
+	f->cancelled = eventfd(0, EFD_CLOEXEC);
+	f->release = eventfd(0, EFD_CLOEXEC);
+	struct err err = ERR_INIT;
+	if (serve(f, &f->server, &err) < 0)
+		fail_msg("%s", err.msg);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	rpc_server_stop(f->server, 1000);
+	rmdir(f->dir);
+	close(f->log.fd);
+	close(f->running);
+	close(f->cancelled);
+	close(f->release);
+	free(f);
+	return 0;
+}
+
+static struct rpc_client *dial(const struct fixture *f)
+{
+	struct rpc_client *client = NULL;
+	struct err err = ERR_INIT;
+	if (rpc_client_new(f->path, &client, &err) < 0)
+		fail_msg("%s", err.msg);
+	return client;
+}
+
+static bool wait_event(int fd, int timeout_ms)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	eventfd_t value;
+	return poll(&p, 1, timeout_ms) == 1 && eventfd_read(fd, &value) == 0;
+}
+
+static int call_version(struct rpc_client *client, char *version, struct err *err)
+{
+	Runtime__V1__VersionRequest request = RUNTIME__V1__VERSION_REQUEST__INIT;
+	request.version = version;
+	ProtobufCMessage *response = NULL;
+	int r = rpc_client_call(client, SERVICE, "Version", &request.base, 0, &response, err);
+	if (r == 0) {
+		assert_string_equal(((Runtime__V1__VersionResponse *)response)->version, version);
+		protobuf_c_message_free_unpacked(response, NULL);
+	}
+	return r;
+}
+
+static int call_exec(struct rpc_client *client, const char *id, int64_t bytes, uint64_t timeout_ms,
+	struct err *err)
+{
+	Runtime__V1__ExecSyncRequest request = RUNTIME__V1__EXEC_SYNC_REQUEST__INIT;
+	request.container_id = (char *)id;
+	request.timeout = bytes;
+	ProtobufCMessage *response = NULL;
+	int r = rpc_client_call(
+		client, SERVICE, "ExecSync", &request.base, timeout_ms, &response, err);
+	if (r == 0) {
+		size_t len = ((Runtime__V1__ExecSyncResponse *)response)->stdout.len;
+		if (bytes > 0)
+			assert_int_equal(len, bytes);
+		protobuf_c_message_free_unpacked(response, NULL);
+	}
+	return r;
+}
+
+static void test_unary(void **state)
+{
+	struct rpc_client *client = dial(*state);
+	struct err err = ERR_INIT;
+	assert_int_equal(call_version(client, (char *)"v1", &err), 0);
+	assert_int_equal(call_version(client, (char *)"", &err), 0);
+
+	Runtime__V1__ListImagesRequest request = RUNTIME__V1__LIST_IMAGES_REQUEST__INIT;
+	ProtobufCMessage *response = NULL;
+	assert_int_equal(rpc_client_call(client, &runtime__v1__image_service__descriptor,
+				 "ListImages", &request.base, 0, &response, &err),
+		-EOPNOTSUPP);
+	assert_non_null(strstr(err.msg, "ListImages"));
+	Runtime__V1__GetEventsRequest events = RUNTIME__V1__GET_EVENTS_REQUEST__INIT;
+	assert_int_equal(rpc_client_call(client, SERVICE, "GetContainerEvents", &events.base, 0,
+				 &response, &err),
+		-EOPNOTSUPP);
+	assert_non_null(strstr(err.msg, "GetContainerEvents"));
+	rpc_client_free(client);
+}
+
+static void test_unknown_service(void **state)
+{
+	struct rpc_client *client = dial(*state);
+	ProtobufCServiceDescriptor other = runtime__v1__runtime_service__descriptor;
+	other.name = "runtime.v1alpha2.RuntimeService";
+	Runtime__V1__VersionRequest request = RUNTIME__V1__VERSION_REQUEST__INIT;
+	ProtobufCMessage *response = NULL;
+	struct err err = ERR_INIT;
+	assert_int_equal(
+		rpc_client_call(client, &other, "Version", &request.base, 0, &response, &err),
+		-EOPNOTSUPP);
+	assert_string_equal(err.msg, "unknown service runtime.v1alpha2.RuntimeService");
+	rpc_client_free(client);
+}
+
+static void test_errors(void **state)
+{
+	struct rpc_client *client = dial(*state);
+	const int codes[] = {ENOENT, EEXIST, EINVAL, EBADFD, ENOSPC, ETIMEDOUT, EIO};
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++) {
+		char id[16];
+		snprintf(id, sizeof(id), "%d", codes[i]);
+		Runtime__V1__StopContainerRequest request =
+			RUNTIME__V1__STOP_CONTAINER_REQUEST__INIT;
+		request.container_id = id;
+		ProtobufCMessage *response = NULL;
+		struct err err = ERR_INIT;
+		assert_int_equal(rpc_client_call(client, SERVICE, "StopContainer", &request.base, 0,
+					 &response, &err),
+			-codes[i]);
+		char expected[64];
+		snprintf(expected, sizeof(expected), "container '%s': 100 %% \xc3\xa4", id);
+		assert_string_equal(err.msg, expected);
+	}
+	struct err err = ERR_INIT;
+	assert_int_equal(call_version(client, (char *)"\xff", &err), -EIO);
+	assert_non_null(strstr(err.msg, "invalid UTF-8"));
+	rpc_client_free(client);
+}
+
+static void test_large_messages(void **state)
+{
+	struct rpc_client *client = dial(*state);
+	struct err err = ERR_INIT;
+	const size_t most = RPC_MESSAGE_MAX - 16;
+	char *version = malloc(RPC_MESSAGE_MAX + (1 << 20) + 1);
+	memset(version, 'v', RPC_MESSAGE_MAX + (1 << 20));
+
+	version[most] = '\0';
+	if (call_version(client, version, &err) < 0)
+		fail_msg("%s", err.msg);
+	version[most] = 'v';
+	version[RPC_MESSAGE_MAX + (1 << 20)] = '\0';
+	assert_int_not_equal(call_version(client, version, &err), 0);
+	assert_int_equal(err.code, -ENOSPC); /* RESOURCE_EXHAUSTED */
+	assert_int_equal(call_exec(client, "x", (int64_t)most, 0, &err), 0);
+	assert_int_equal(call_exec(client, "x", RPC_MESSAGE_MAX, 0, &err), -ENOSPC);
+	assert_non_null(strstr(err.msg, "ExecSync"));
+	assert_int_equal(call_version(client, (char *)"still there", &err), 0);
+	free(version);
+	rpc_client_free(client);
+}
+
+static void test_deadline(void **state)
+{
+	struct fixture *f = *state;
+	struct rpc_client *client = dial(f);
+	struct err err = ERR_INIT;
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(call_exec(client, "hang", 0, 300, &err), -ETIMEDOUT);
+	assert_true(ev_now_ms() - begin < 2000);
+	assert_true(wait_event(f->cancelled, 5000));
+
+	Runtime__V1__StatusRequest request = RUNTIME__V1__STATUS_REQUEST__INIT;
+	ProtobufCMessage *response = NULL;
+	assert_int_equal(
+		rpc_client_call(client, SERVICE, "Status", &request.base, 9000, &response, &err),
+		-EBADFD);
+	assert_string_equal(err.msg, "about 9 s");
+	assert_int_equal(
+		rpc_client_call(client, SERVICE, "Status", &request.base, 0, &response, &err),
+		-EBADFD);
+	assert_string_equal(err.msg, "none");
+	rpc_client_free(client);
+}
+
+static void test_interrupt(void **state)
+{
+	struct fixture *f = *state;
+	struct rpc_client *client = dial(f);
+	struct err err = ERR_INIT;
+	int fd = eventfd(0, EFD_CLOEXEC);
+	rpc_client_set_interrupt(client, fd);
+	assert_int_equal(call_version(client, (char *)"v", &err), 0);
+	eventfd_write(fd, 1);
+	assert_int_equal(call_exec(client, "hang", 0, 0, &err), -ECANCELED);
+	rpc_client_set_interrupt(client, -EBADF);
+	assert_int_equal(call_version(client, (char *)"v", &err), 0);
+	close(fd);
+	rpc_client_free(client);
+}
+
+static void test_client_vanishes(void **state)
+{
+	struct fixture *f = *state;
+	char *argv[] = {(char *)"server_test", (char *)"--hang", f->path, NULL};
+	pid_t pid;
+	assert_int_equal(posix_spawn(&pid, "/proc/self/exe", NULL, NULL, argv, environ), 0);
+	assert_true(wait_event(f->running, 20000));
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	assert_true(wait_event(f->cancelled, 5000));
+}
+
+static void *parallel_caller(void *arg)
+{
+	struct rpc_client *client = dial(arg);
+	struct err err = ERR_INIT;
+	char version[32];
+	snprintf(version, sizeof(version), "%p", (void *)client);
+	int r = call_version(client, version, &err);
+	if (r == 0)
+		r = call_exec(client, "x", 10000, 0, &err);
+	rpc_client_free(client);
+	return r == 0 ? arg : NULL;
+}
+
+static void test_parallel(void **state)
+{
+	pthread_t threads[200];
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, parallel_caller, *state), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(threads); i++) {
+		void *ok = NULL;
+		pthread_join(threads[i], &ok);
+		assert_non_null(ok);
+	}
+}
+
+struct background {
+	struct fixture *fixture;
+	const char *id;
+	int result;
+};
+
+static void *background_call(void *arg)
+{
+	struct background *b = arg;
+	struct rpc_client *client = dial(b->fixture);
+	struct err err = ERR_INIT;
+	b->result = call_exec(client, b->id, 0, 0, &err);
+	rpc_client_free(client);
+	return NULL;
+}
+
+static void *release_soon(void *arg)
+{
+	struct fixture *f = arg;
+	usleep(200 * 1000);
+	eventfd_write(f->release, 1);
+	return NULL;
+}
+
+/* A running call ends within the grace period and its answer arrives. */
+static void test_stop_grace(void **state)
+{
+	struct fixture *f = *state;
+	struct background b = {.fixture = f, .id = "ignore"};
+	struct rpc_client *idle = dial(f);
+	pthread_t caller, releaser;
+	pthread_create(&caller, NULL, background_call, &b);
+	assert_true(wait_event(f->running, 5000));
+	pthread_create(&releaser, NULL, release_soon, f);
+	uint64_t begin = ev_now_ms();
+	f->server = rpc_server_stop(f->server, 10000);
+	assert_null(f->server);
+	assert_true(ev_now_ms() - begin < 8000);
+	pthread_join(caller, NULL);
+	pthread_join(releaser, NULL);
+	assert_int_equal(b.result, 0);
+	assert_int_equal(access(f->path, F_OK), -1);
+	rpc_client_free(idle);
+}
+
+/* One that does not end is cancelled when the grace period is over. */
+static void test_stop_cancels(void **state)
+{
+	struct fixture *f = *state;
+	struct background b = {.fixture = f, .id = "hang"};
+	pthread_t caller;
+	pthread_create(&caller, NULL, background_call, &b);
+	assert_true(wait_event(f->running, 5000));
+	_cleanup_close_ int silent = -EBADF; /* a connection on which nobody ever speaks */
+	assert_int_equal(fd_unix_connect(f->path, &silent, NULL), 0);
+	uint64_t begin = ev_now_ms();
+	f->server = rpc_server_stop(f->server, 200);
+	uint64_t ms = ev_now_ms() - begin;
+	assert_true(ms >= 200 && ms < 5000);
+	assert_true(wait_event(f->cancelled, 0));
+	pthread_join(caller, NULL);
+	assert_true(b.result < 0);
+}
+
+static void test_sockets(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	struct stat st;
+	assert_int_equal(stat(f->path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+
+	struct rpc_server *second = NULL;
+	assert_int_equal(serve(f, &second, &err), -EADDRINUSE);
+	assert_non_null(strstr(err.msg, f->path));
+	struct rpc_client *client = dial(f);
+	assert_int_equal(call_version(client, (char *)"first", &err), 0);
+	rpc_client_free(client);
+
+	/* A socket file that a dead server left is replaced, and not ours to remove later. */
+	f->server = rpc_server_stop(f->server, 0);
+	int stale = -EBADF;
+	assert_int_equal(fd_unix_listen(f->path, 0600, &stale, &err), 0);
+	close(stale);
+	struct rpc_client *none = NULL;
+	assert_int_equal(rpc_client_new(f->path, &none, &err), -ECONNREFUSED);
+	assert_int_equal(serve(f, &f->server, &err), 0);
+	client = dial(f);
+	assert_int_equal(call_version(client, (char *)"second", &err), 0);
+	rpc_client_free(client);
+	unlink(f->path);
+	assert_int_equal(fd_unix_listen(f->path, 0600, &stale, &err), 0);
+	f->server = rpc_server_stop(f->server, 0);
+	assert_int_equal(access(f->path, F_OK), 0);
+	close(stale);
+	unlink(f->path);
+}
+
+static void test_bad_paths(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	struct rpc_server *server = NULL;
+	char path[200];
+	memset(path, 'p', sizeof(path));
+	path[0] = '/';
+	path[108] = '\0';
+	struct rpc_server_config config = {.socket_path = path, .workers = 1, .log = &f->log};
+	assert_int_equal(rpc_server_start(&config, services, 1, &server, &err), -ENAMETOOLONG);
+	config.socket_path = "/nonexistent/s.sock";
+	assert_int_equal(rpc_server_start(&config, services, 1, &server, &err), -ENOENT);
+	assert_null(server);
+	assert_null(rpc_server_stop(NULL, 0));
+}
+
+static int hang(const char *path)
+{
+	struct rpc_client *client = NULL;
+	struct err err = ERR_INIT;
+	if (rpc_client_new(path, &client, &err) < 0)
+		return 1;
+	return call_exec(client, "hang", 0, 0, &err) == 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && strcmp(argv[1], "--hang") == 0)
+		return hang(argv[2]);
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		TEST(test_unary),
+		TEST(test_unknown_service),
+		TEST(test_errors),
+		TEST(test_large_messages),
+		TEST(test_deadline),
+		TEST(test_interrupt),
+		TEST(test_client_vanishes),
+		TEST(test_parallel),
+		TEST(test_stop_grace),
+		TEST(test_stop_cancels),
+		TEST(test_sockets),
+		TEST(test_bad_paths),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
