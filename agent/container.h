@@ -34,6 +34,9 @@
  * container_create(). */
 #define CONTAINER_SCRATCH "/run/scratch"
 #define CONTAINER_SHARE   "/run/share"
+/* The pod's /dev/shm: POSIX shared memory belongs to the IPC namespace, which its containers share.
+ */
+#define CONTAINER_SHM "/run/shm"
 /* The pod's files that each container gets at /etc/…, read-only unless its image owns them: written
  * by netconf at ConfigureSandbox. */
 #define CONTAINER_FILES       "/run/agent"
@@ -106,5 +109,8 @@ int container_exec(struct container *container, const Bulkhead__Agent__Process *
 	struct container_exec **ret, struct err *err);
 /* With all: the process and everything it started (a cgroup of its own below the container's). */
 int container_exec_signal(struct container_exec *exec, int signo, bool all, struct err *err);
-/* Kills it and all it started where that still runs, and forgets it: no callback comes any more. */
+/*
+ * Forgets it: no callback comes any more. If it still runs, it is killed with all it started; what
+ * an ended one left behind goes on until the container ends, as under runc.
+ */
 struct container_exec *container_exec_free(struct container_exec *exec);

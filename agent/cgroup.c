@@ -1,0 +1,285 @@
+#include "agent/cgroup.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+
+/* A container may nest cgroups if it is privileged; deeper ones than this are its own problem. */
+#define DEPTH_MAX 32
+/* Largest file that is read whole: cgroup.controllers, cgroup.events, memory.events. */
+#define FILE_MAX_BYTES 1024
+
+static int write_file(int cgroup, const char *name, const char *value, struct err *err)
+{
+	_cleanup_close_ int fd = openat(cgroup, name, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return err_set(err, -EOPNOTSUPP, "the kernel has no %s", name);
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		return err_errno(err, "write '%s' to %s", value, name);
+	return 0;
+}
+
+/* Empty when it cannot be read. */
+static void read_open_file(int fd, char out[static FILE_MAX_BYTES])
+{
+	ssize_t n = pread(fd, out, FILE_MAX_BYTES - 1, 0);
+	out[n > 0 ? n : 0] = '\0';
+}
+
+/* The number after "<key> " at the start of a line; 0 when there is none. */
+static uint64_t keyed_value(const char *text, const char *key)
+{
+	size_t len = strlen(key);
+	for (const char *line = text; *line;) {
+		if (strncmp(line, key, len) == 0 && line[len] == ' ')
+			return strtoull(line + len + 1, NULL, 10);
+		line += strcspn(line, "\n");
+		line += *line == '\n';
+	}
+	return 0;
+}
+
+/* Enables what there is for the children of the directory. */
+static int enable_controllers(const char *path, struct err *err)
+{
+	static const char *const wanted[] = {"cpuset", "cpu", "io", "memory", "hugetlb", "pids"};
+	_cleanup_close_ int dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return err_errno(err, "open %s", path);
+	_cleanup_close_ int fd = openat(dir, "cgroup.controllers", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, "open %s/cgroup.controllers", path);
+	char present[FILE_MAX_BYTES];
+	read_open_file(fd, present);
+	char *rest = NULL;
+	for (char *c = strtok_r(present, " \n", &rest); c; c = strtok_r(NULL, " \n", &rest)) {
+		for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+			char value[32];
+			snprintf(value, sizeof(value), "+%s", wanted[i]);
+			if (strcmp(c, wanted[i]) == 0 &&
+				write_file(dir, "cgroup.subtree_control", value, err) < 0)
+				return err_wrap(err, "%s", path);
+		}
+	}
+	return 0;
+}
+
+int cgroup_setup(struct err *err)
+{
+	if (enable_controllers(CGROUP_MOUNT, err) < 0)
+		return err->code;
+	if (mkdir(CGROUP_PARENT, 0755) < 0 && errno != EEXIST)
+		return err_errno(err, "make %s", CGROUP_PARENT);
+	return enable_controllers(CGROUP_PARENT, err);
+}
+
+int cgroup_make(const char *name, int *ret_fd, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", CGROUP_PARENT, name);
+	if (!path)
+		return err_nomem(err);
+	if (mkdir(path, 0755) < 0)
+		return err_errno(err, "make cgroup %s", name);
+	int fd = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0) {
+		err_errno(err, "open cgroup %s", name);
+		rmdir(path);
+		return err->code;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+typedef int (*child_fn)(int parent, const char *name, int depth);
+
+/* Calls fn for each cgroup below, until one answers other than 0, which is returned. */
+static int each_child(int cgroup, int depth, child_fn fn)
+{
+	_cleanup_close_ int fd = openat(cgroup, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (!dir)
+		return errno == ENODEV ? 0 : -errno;
+	(void)TAKE_FD(fd);
+	int r = 0;
+	struct dirent *entry;
+	while (r == 0 && (entry = readdir(dir))) {
+		if (entry->d_type == DT_DIR && strcmp(entry->d_name, ".") != 0 &&
+			strcmp(entry->d_name, "..") != 0)
+			r = fn(dirfd(dir), entry->d_name, depth);
+	}
+	closedir(dir);
+	return r;
+}
+
+static int remove_tree(int parent, const char *name, int depth)
+{
+	if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT)
+		return 0;
+	if (errno != EBUSY || depth == DEPTH_MAX)
+		return -errno;
+	_cleanup_close_ int cgroup =
+		openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (cgroup < 0)
+		return errno == ENOENT ? 0 : -errno;
+	int r = each_child(cgroup, depth + 1, remove_tree);
+	if (r < 0)
+		return r;
+	return unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT ? 0 : -errno;
+}
+
+int cgroup_remove(const char *name, struct err *err)
+{
+	_cleanup_close_ int parent = open(CGROUP_PARENT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (parent < 0)
+		return err_errno(err, "open %s", CGROUP_PARENT);
+	int r = remove_tree(parent, name, 0);
+	return r == 0 ? 0 : err_set(err, r, "remove cgroup %s: %s", name, strerror(-r));
+}
+
+static int remove_empty_exec(int parent, const char *name, int depth)
+{
+	(void)depth;
+	/* EBUSY: what the exec'd process left behind still runs. */
+	if (strncmp(name, "exec-", 5) == 0)
+		unlinkat(parent, name, AT_REMOVEDIR);
+	return 0;
+}
+
+void cgroup_sweep(int cgroup)
+{
+	each_child(cgroup, 0, remove_empty_exec);
+}
+
+/* runc's conversion of 2…262144 shares to a weight of 1…10000. */
+static uint64_t weight_of_shares(uint64_t shares)
+{
+	if (shares < 2)
+		shares = 2;
+	if (shares > 262144)
+		shares = 262144;
+	return 1 + (shares - 2) * 9999 / 262142;
+}
+
+static int limit_cpu(int cgroup, const Bulkhead__Agent__Resources *r, struct err *err)
+{
+	char value[64];
+	if (r->cpu_shares) {
+		snprintf(value, sizeof(value), "%llu",
+			(unsigned long long)weight_of_shares(r->cpu_shares));
+		if (write_file(cgroup, "cpu.weight", value, err) < 0)
+			return err->code;
+	}
+	if (r->cpu_quota_us > 0) {
+		snprintf(value, sizeof(value), "%lld %llu", (long long)r->cpu_quota_us,
+			(unsigned long long)(r->cpu_period_us ? r->cpu_period_us : 100000));
+		if (write_file(cgroup, "cpu.max", value, err) < 0)
+			return err->code;
+	}
+	if (*r->cpuset_cpus)
+		return write_file(cgroup, "cpuset.cpus", r->cpuset_cpus, err);
+	return 0;
+}
+
+int cgroup_limit(int cgroup, const Bulkhead__Agent__Resources *r, struct err *err)
+{
+	if (!r)
+		return 0;
+	if (limit_cpu(cgroup, r, err) < 0)
+		return err->code;
+	char value[32];
+	if (r->memory_bytes > 0) {
+		snprintf(value, sizeof(value), "%lld", (long long)r->memory_bytes);
+		if (write_file(cgroup, "memory.max", value, err) < 0)
+			return err->code;
+		/* The limit is one of memory: none of it may be evaded by swapping. */
+		if (write_file(cgroup, "memory.swap.max", "0", err) < 0 && err->code != -EOPNOTSUPP)
+			return err->code;
+	}
+	if (r->pids) {
+		snprintf(value, sizeof(value), "%u", r->pids);
+		return write_file(cgroup, "pids.max", value, err);
+	}
+	return 0;
+}
+
+int cgroup_kill(int cgroup, struct err *err)
+{
+	return write_file(cgroup, "cgroup.kill", "1", err);
+}
+
+static int signal_tree(int cgroup, int signo, int depth)
+{
+	if (depth == DEPTH_MAX)
+		return 0;
+	_cleanup_close_ int fd = openat(cgroup, "cgroup.procs", O_RDONLY | O_CLOEXEC);
+	FILE *procs = fd < 0 ? NULL : fdopen(fd, "r");
+	if (procs) {
+		(void)TAKE_FD(fd);
+		int pid;
+		/* 0: of a PID namespace that we do not see. */
+		while (fscanf(procs, "%d", &pid) == 1) {
+			if (pid > 0)
+				kill(pid, signo);
+		}
+		fclose(procs);
+	}
+	int directory = openat(cgroup, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = directory < 0 ? NULL : fdopendir(directory);
+	if (!dir) {
+		fd_close(directory);
+		return 0;
+	}
+	struct dirent *entry;
+	while ((entry = readdir(dir))) {
+		if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+			continue;
+		_cleanup_close_ int child = openat(
+			dirfd(dir), entry->d_name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (child >= 0)
+			signal_tree(child, signo, depth + 1);
+	}
+	closedir(dir);
+	return 0;
+}
+
+int cgroup_signal(int cgroup, int signo, struct err *err)
+{
+	if (signo == SIGKILL)
+		return cgroup_kill(cgroup, err);
+	return signal_tree(cgroup, signo, 0);
+}
+
+int cgroup_events_open(int cgroup, int *ret_fd, struct err *err)
+{
+	int fd = openat(cgroup, "cgroup.events", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, "open cgroup.events");
+	*ret_fd = fd;
+	return 0;
+}
+
+bool cgroup_events_populated(int events)
+{
+	char text[FILE_MAX_BYTES];
+	read_open_file(events, text);
+	return keyed_value(text, "populated") != 0;
+}
+
+uint64_t cgroup_oom_kills(int cgroup)
+{
+	/* Without the memory controller there is no such file, and no such kill. */
+	_cleanup_close_ int fd = openat(cgroup, "memory.events", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	char text[FILE_MAX_BYTES];
+	read_open_file(fd, text);
+	return keyed_value(text, "oom_kill");
+}

@@ -1,0 +1,56 @@
+/*
+ * What container.c, container_exec.c and container_host.c share.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent/clone.h"
+#include "agent/container.h"
+
+struct container_host {
+	struct ev_loop *loop;
+	struct reaper *reaper;
+	int pidns;          /* the agent's own */
+	int device_program; /* cgroup_devices_load() */
+	pid_t pause;        /* init of the pod's PID namespace, 0: none */
+	int pause_pidfd;
+};
+
+/* The pod's PID namespace as a pidfd of its init, which is made when there is none. Borrowed. */
+int container_host_pod_pidns(struct container_host *host, int *ret_pidfd, struct err *err);
+
+enum container_state {
+	CONTAINER_CREATING, /* on_done is owed */
+	CONTAINER_CREATED,
+	CONTAINER_STARTING, /* the start's done is owed */
+	CONTAINER_RUNNING,
+	CONTAINER_ENDED, /* init was reaped */
+	CONTAINER_REMOVING,
+};
+
+struct container {
+	struct container_host *host;
+	char *id;
+	enum container_state state;
+	bool privileged;
+	pid_t pid;
+	int pidfd;
+	int cgroup;
+	unsigned n_execs; /* ever: names their cgroups */
+
+	int report; /* the child's error; end of file is its exec */
+	int socket; /* 'R' from it, 'G' to it */
+	struct ev_source *report_source;
+	struct ev_source *socket_source;
+	struct container_callbacks callbacks;
+	container_done_fn start_done;
+	void *start_userdata;
+
+	int events; /* cgroup.events while it is removed */
+	struct ev_source *events_source;
+	struct ev_source *timer;
+	container_done_fn remove_done;
+	void *remove_userdata;
+};

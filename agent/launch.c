@@ -1,0 +1,187 @@
+#include "agent/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "agent/mounts.h"
+#include "agent/process.h"
+#include "agent/program.h"
+#include "agent/root_path.h"
+#include "agent/rootfs.h"
+#include "agent/security.h"
+#include "agent/user.h"
+#include "common/fd.h"
+
+/* Exit codes of a child whose program never ran, as shells have them. */
+#define EXIT_NOT_FOUND  127
+#define EXIT_CANNOT_RUN 126
+
+static void begin(const struct stdio_child *stdio, int report, int other)
+{
+	const int all[] = {stdio->in, stdio->out, stdio->err, stdio->terminal, report, other};
+	int keep[ARRAY_SIZE(all)];
+	unsigned n = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+		if (all[i] > STDERR_FILENO)
+			keep[n++] = all[i];
+	}
+	process_child_begin(keep, n);
+}
+
+static _Noreturn void fail(int report, const struct err *err)
+{
+	process_error_send(report, err);
+	_exit(err->code == -ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN);
+}
+
+/*
+ * The working directory, as the user. A path like /proc/self/fd/7 must not lead out of the root: a
+ * directory that getcwd() cannot name from here is refused.
+ */
+static int enter_cwd(const char *cwd, struct err *err)
+{
+	char now[PATH_MAX];
+	if (chdir(cwd) < 0)
+		return err_errno(err, "change to directory %s", cwd);
+	if (!getcwd(now, sizeof(now)) || now[0] != '/')
+		return err_set(err, -ENOENT, "directory %s is outside of the container", cwd);
+	return 0;
+}
+
+/* What init and exec have in common, once their streams are in place. */
+static int become_user(const Bulkhead__Agent__Process *process, bool privileged,
+	const struct user *user, struct err *err)
+{
+	uint64_t capabilities = security_all_capabilities();
+	if (!privileged && security_capabilities(process->capabilities, process->n_capabilities,
+				   &capabilities, err) < 0)
+		return err->code;
+	if (security_apply(user, capabilities, process->no_new_privs, err) < 0)
+		return err->code;
+	return enter_cwd(*process->cwd ? process->cwd : "/", err);
+}
+
+/* A missing working directory is made; where that cannot be, entering it says so. */
+static int find_user_and_cwd(
+	const Bulkhead__Agent__Process *process, struct user *user, struct err *err)
+{
+	_cleanup_close_ int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return err_errno(err, "open the root");
+	if (*process->cwd)
+		fd_close(root_make(root, process->cwd, true, NULL));
+	return user_resolve(root, process->user, user, err);
+}
+
+static int init_root(const struct launch_init *launch, struct err *err)
+{
+	const Bulkhead__Agent__CreateContainerRequest *request = launch->request;
+	_cleanup_close_ int root = -EBADF;
+	if (security_oom_score_adj(request->process->oom_score_adj, err) < 0)
+		return err->code;
+	/* Now, not by the clone: the namespace's root is the cgroup in which this runs. */
+	if (unshare(CLONE_NEWCGROUP) < 0)
+		return err_errno(err, "unshare the cgroup namespace");
+	if (rootfs_begin(err) < 0 ||
+		rootfs_layers(request->layer_targets, request->n_layer_targets, err) < 0 ||
+		rootfs_overlay(request->n_layer_targets, launch->scratch, &root, err) < 0 ||
+		mounts_populate(root, request, err) < 0)
+		return err->code;
+	return rootfs_enter(root, err);
+}
+
+static int init_prepare(const struct launch_init *launch, struct user *user, struct err *err)
+{
+	const Bulkhead__Agent__CreateContainerRequest *request = launch->request;
+	const Bulkhead__Agent__Process *process = request->process;
+	if (init_root(launch, err) < 0 || find_user_and_cwd(process, user, err) < 0 ||
+		stdio_child_install(launch->stdio, user->uid, err) < 0)
+		return err->code;
+	if (process->terminal && mounts_console(err) < 0)
+		return err->code;
+	if (mounts_seal(request, err) < 0)
+		return err->code;
+	return become_user(process, request->privileged, user, err);
+}
+
+void launch_init(const struct launch_init *launch)
+{
+	struct err err = ERR_INIT;
+	struct user user;
+	begin(launch->stdio, launch->report, launch->socket);
+	if (init_prepare(launch, &user, &err) < 0)
+		fail(launch->report, &err);
+	char byte = 'R';
+	if (send(launch->socket, &byte, 1, MSG_NOSIGNAL) != 1)
+		_exit(EXIT_CANNOT_RUN);
+	ssize_t n;
+	do {
+		n = recv(launch->socket, &byte, 1, 0);
+	} while (n < 0 && errno == EINTR);
+	/* The container was removed before it started. */
+	if (n != 1)
+		_exit(EXIT_CANNOT_RUN);
+	program_exec(launch->request->process, user.home, &err);
+	fail(launch->report, &err);
+}
+
+static int exec_prepare(const struct launch_exec *launch, struct user *user, struct err *err)
+{
+	if (security_oom_score_adj(launch->process->oom_score_adj, err) < 0)
+		return err->code;
+	if (setns(launch->init, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
+		return err_errno(err, "join the container's namespaces");
+	fd_close(launch->init);
+	if (find_user_and_cwd(launch->process, user, err) < 0 ||
+		stdio_child_install(launch->stdio, user->uid, err) < 0)
+		return err->code;
+	return become_user(launch->process, launch->privileged, user, err);
+}
+
+void launch_exec(const struct launch_exec *launch)
+{
+	struct err err = ERR_INIT;
+	struct user user;
+	begin(launch->stdio, launch->report, launch->init);
+	if (exec_prepare(launch, &user, &err) == 0)
+		program_exec(launch->process, user.home, &err);
+	fail(launch->report, &err);
+}
+
+static int empty_root(struct err *err)
+{
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		mount("tmpfs", ROOTFS_STAGE, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV, "size=4k") <
+			0)
+		return err_errno(err, "mount an empty root");
+	_cleanup_close_ int root = open(ROOTFS_STAGE, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root < 0)
+		return err_errno(err, "open an empty root");
+	return rootfs_enter(root, err);
+}
+
+void launch_pause(void)
+{
+	process_child_begin(NULL, 0);
+	prctl(PR_SET_NAME, "pause");
+	struct err err = ERR_INIT;
+	/* The streams are the agent's: nothing is to be read or written here. */
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		dup2(null, fd);
+	fd_close(null);
+	if (security_oom_score_adj(-998, &err) < 0 || empty_root(&err) < 0)
+		_exit(EXIT_CANNOT_RUN);
+	/* The kernel reaps for whoever ignores SIGCHLD. */
+	signal(SIGCHLD, SIG_IGN);
+	for (;;)
+		pause();
+}

@@ -1,0 +1,38 @@
+/*
+ * The child's half of a container: from the clone to the exec of the user's program.
+ *
+ * An init reports 'R' on its socket when it is ready and waits there for 'G'. Errors go to the
+ * report pipe (process.h), which exec closes. Neither function returns.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+#include "agent/proto/agent.pb-c.h"
+#include "agent/stdio.h"
+
+struct launch_init {
+	const Bulkhead__Agent__CreateContainerRequest *request;
+	const struct stdio_child *stdio;
+	const char *scratch; /* directory of the container's files, not made yet */
+	int report;
+	int socket;
+};
+
+_Noreturn void launch_init(const struct launch_init *launch);
+
+struct launch_exec {
+	const Bulkhead__Agent__Process *process;
+	const struct stdio_child *stdio;
+	int init; /* pidfd of the container's init, whose namespaces are joined */
+	bool privileged;
+	int report;
+};
+
+_Noreturn void launch_exec(const struct launch_exec *launch);
+
+/*
+ * The init of the pod's PID namespace: reaps what is orphaned there. It has an empty root, so that
+ * /proc/1/root shows nothing.
+ */
+_Noreturn void launch_pause(void);

@@ -1,0 +1,133 @@
+#include "agent/rootfs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/container.h"
+#include "agent/disk.h"
+#include "agent/mount_fs.h"
+#include "common/fd.h"
+
+#define DISK_TIMEOUT_MS 10000
+
+int rootfs_begin(struct err *err)
+{
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return err_errno(err, "make mounts private");
+	if (mount("tmpfs", ROOTFS_STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700") < 0)
+		return err_errno(err, "mount the stage");
+	if (chdir(ROOTFS_STAGE) < 0)
+		return err_errno(err, "enter the stage");
+	return 0;
+}
+
+static int mount_layer(size_t index, uint32_t target, struct err *err)
+{
+	char device[DISK_PATH_MAX];
+	if (disk_wait(target, DISK_TIMEOUT_MS, device, err) < 0)
+		return err->code;
+	const struct mount_option options[] = {{"source", device}, {"ro", NULL}, {NULL, NULL}};
+	_cleanup_close_ int layer = -EBADF;
+	if (mount_fs("erofs", options, MOUNT_ATTR_RDONLY, &layer, err) < 0)
+		return err_wrap(err, "%s", device);
+	char name[16];
+	snprintf(name, sizeof(name), "%zu", index);
+	if (mkdir(name, 0755) < 0)
+		return err_errno(err, "make a mount point");
+	_cleanup_close_ int point = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (point < 0)
+		return err_errno(err, "open a mount point");
+	return mount_attach(layer, point, err);
+}
+
+int rootfs_layers(const uint32_t *targets, size_t n, struct err *err)
+{
+	if (n > ROOTFS_LAYERS_MAX)
+		return err_set(
+			err, -EINVAL, "%zu layers, at most %d are possible", n, ROOTFS_LAYERS_MAX);
+	for (size_t i = 0; i < n; i++) {
+		if (mount_layer(i, targets[i], err) < 0)
+			return err_wrap(err, "layer %zu (disk %u)", i, targets[i]);
+	}
+	return 0;
+}
+
+/* "2:1:0": the highest first. Relative to the stage, or 127 layers would not fit overlayfs' page.
+ */
+static int lower_dirs(size_t n, char *out, size_t size, struct err *err)
+{
+	if (n == 0) {
+		if (mkdir("0", 0755) < 0)
+			return err_errno(err, "make an empty layer");
+		n = 1;
+	}
+	size_t len = 0;
+	for (size_t i = n; i-- > 0 && len < size;)
+		len += (size_t)snprintf(out + len, size - len, i ? "%zu:" : "%zu", i);
+	return len < size ? 0 : err_set(err, -E2BIG, "too many layers: %zu", n);
+}
+
+int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct err *err)
+{
+	char lower[1024];
+	if (lower_dirs(n_layers, lower, sizeof(lower), err) < 0)
+		return err->code;
+	_cleanup_free_ char *upper = str_printf("%s/upper", scratch);
+	_cleanup_free_ char *work = str_printf("%s/work", scratch);
+	if (!upper || !work)
+		return err_nomem(err);
+	if (mkdir(scratch, 0700) < 0 || mkdir(upper, 0755) < 0 || mkdir(work, 0700) < 0)
+		return err_errno(err, "make %s", scratch);
+
+	const struct mount_option options[] = {
+		{"source", "overlay"},
+		{"lowerdir", lower},
+		{"upperdir", upper},
+		{"workdir", work},
+		{NULL, NULL},
+	};
+	_cleanup_close_ int root = -EBADF;
+	if (mount_fs("overlay", options, 0, &root, err) < 0)
+		return err->code;
+	/* The overlay has its own copies of the layers' mounts; the stage is in the way now. */
+	if (chdir("/") < 0 || umount2(ROOTFS_STAGE, MNT_DETACH) < 0)
+		return err_errno(err, "leave the stage");
+	_cleanup_close_ int point = open(ROOTFS_STAGE, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (point < 0)
+		return err_errno(err, "open %s", ROOTFS_STAGE);
+	if (mount_attach(root, point, err) < 0)
+		return err->code;
+	*ret_root = TAKE_FD(root);
+	return 0;
+}
+
+/*
+ * The guest's root is the initramfs, which pivot_root(2) refuses to replace. So the new root is
+ * moved onto "/", as every initramfs does that hands over: lookups of ".." end at it, and there is
+ * no descriptor or working directory left below. What is mounted on the guest's root would stay
+ * beneath; a procfs or sysfs there would also let a user namespace mount unmasked ones.
+ */
+int rootfs_enter(int root, struct err *err)
+{
+	static const char *const guest_mounts[] = {
+		"/proc", "/sys", "/dev", CONTAINER_SCRATCH, CONTAINER_SHARE, CONTAINER_SHM};
+	for (size_t i = 0; i < ARRAY_SIZE(guest_mounts); i++) {
+		/* EINVAL: nothing is mounted there. */
+		while (umount2(guest_mounts[i], MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
+			;
+		if (errno != EINVAL && errno != ENOENT)
+			return err_errno(err, "detach %s", guest_mounts[i]);
+	}
+	if (fchdir(root) < 0)
+		return err_errno(err, "enter the root");
+	if (mount(".", "/", NULL, MS_MOVE, NULL) < 0)
+		return err_errno(err, "move the root");
+	if (chroot(".") < 0 || chdir("/") < 0)
+		return err_errno(err, "change to the root");
+	return 0;
+}

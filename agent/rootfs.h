@@ -1,0 +1,43 @@
+/*
+ * A container's root file system: its image's layers under an overlay, whose upper directory is on
+ * the pod's scratch disk.
+ *
+ * All of it happens in the container's own mount namespace, so that nothing is left to unmount when
+ * the container ends:
+ *
+ *	rootfs_begin()    mounts become private; a tmpfs at ROOTFS_STAGE for mount points, and
+ *	                  the working directory in it
+ *	rootfs_layers()   the layers' disks at "0", "1", …, lowest first
+ *	rootfs_overlay()  the overlay replaces the stage at ROOTFS_STAGE
+ *	rootfs_enter()    it becomes "/"
+ *
+ * Called by the container's init child, which blocks.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+/* An existing directory of the guest's root. */
+#define ROOTFS_STAGE "/run/rootfs"
+/* Layers of one image; the container runtimes' common bound. */
+#define ROOTFS_LAYERS_MAX 127
+
+int rootfs_begin(struct err *err);
+
+/* Waits for the disks of the SCSI targets and mounts their EROFS, read-only. */
+int rootfs_layers(const uint32_t *targets, size_t n, struct err *err);
+
+/*
+ * Overlays the n layers of the stage with <scratch>/upper and <scratch>/work, which are made.
+ * *ret_root is an O_PATH descriptor of the root.
+ */
+int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct err *err);
+
+/*
+ * Makes `root` (a mount) the process's root and leaves no way to the guest's: its mounts are
+ * detached from this namespace.
+ */
+int rootfs_enter(int root, struct err *err);
