@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define POLL_NS 2000000 /* a hot-attached disk takes about 10 ms */
 
@@ -26,7 +27,8 @@ static int disk_find(unsigned target, char path[static DISK_PATH_MAX])
 	while ((entry = readdir(dir)))
 		if (entry->d_name[0] != '.') {
 			int n = snprintf(path, DISK_PATH_MAX, "/dev/%s", entry->d_name);
-			return n < DISK_PATH_MAX ? 0 : -ENAMETOOLONG;
+			/* devtmpfs makes the node a little later than sysfs the entry */
+			return n < DISK_PATH_MAX && access(path, F_OK) == 0 ? 0 : -ENOENT;
 		}
 	return -ENOENT;
 }

@@ -1,0 +1,25 @@
+/*
+ * Handlers of the calls about containers and processes; server.c has the table that names them.
+ * userdata is the `struct server`'s registry owner: see server_state.h.
+ */
+#pragma once
+
+#include "agent/registry.h"
+#include "common/ttrpc.h"
+
+struct server_state {
+	struct ev_loop *loop;
+	struct reaper *reaper;
+	struct registry registry;
+	struct container_host *host; /* made by the first CreateContainer */
+	bool configured;
+};
+
+void method_create_container(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_start_container(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_signal_process(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_remove_container(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_exec(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_remove_process(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_resize_terminal(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_list_containers(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);

@@ -1,0 +1,21 @@
+/*
+ * Applies ConfigureSandbox to a network namespace and its host name: interfaces, addresses, routes,
+ * sysctls, and the files that containers get at /etc/hosts, /etc/resolv.conf and /etc/hostname.
+ *
+ * Runs in a job (process.h): it may block shortly. Repeating it after a failure is fine.
+ */
+#pragma once
+
+#include "agent/proto/agent.pb-c.h"
+#include "common/err.h"
+
+/* The loopback and all interfaces. */
+int netconf_interfaces(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);
+
+/* Sets the host name where there is one and writes hosts, resolv.conf and hostname into
+ * `directory`, which is made. */
+int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const char *directory,
+	struct err *err);
+
+/* Writes them below /proc/sys. */
+int netconf_sysctls(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);

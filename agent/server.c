@@ -1,0 +1,242 @@
+#include "agent/server.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/utsname.h>
+
+#include "agent/methods.h"
+#include "agent/proto/ports.h"
+#include "agent/stream.h"
+#include "common/fd.h"
+
+/* The host has one control connection; a second one is its successor after a restart. */
+#define CONNECTIONS_MAX 4
+
+struct server {
+	struct server_state state; /* first: the methods' userdata */
+	struct server_ops ops;
+	uint64_t boot_ns;
+	int control_fd;
+	struct ev_source *control_source;
+	struct stream_listener *streams;
+	struct events *events;
+	struct ttrpc_service service;
+	struct ttrpc_conn *conns[CONNECTIONS_MAX]; /* oldest first */
+	unsigned n_conns;
+	struct ttrpc_call *configuring;
+};
+
+static void method_hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct server *server = userdata;
+	const Bulkhead__Agent__HelloRequest *request = (const void *)msg;
+	struct err err = ERR_INIT;
+	struct utsname names;
+	int r = 0;
+	if (request->realtime_ns < 0)
+		r = err_set(
+			&err, -EINVAL, "a clock before 1970: %" PRId64 " ns", request->realtime_ns);
+	else if (request->realtime_ns)
+		r = server->ops.set_clock(request->realtime_ns, &err);
+	if (r == 0 && uname(&names) < 0)
+		r = err_errno(&err, "uname");
+	if (r < 0) {
+		ttrpc_fail(call, &err);
+		return;
+	}
+	Bulkhead__Agent__HelloResponse response = BULKHEAD__AGENT__HELLO_RESPONSE__INIT;
+	response.version = AGENT_PROTOCOL_VERSION;
+	response.kernel_release = names.release;
+	response.boot_ns = server->boot_ns;
+	response.configured = server->state.configured;
+	ttrpc_reply(call, &response.base);
+}
+
+struct configuration {
+	const struct server *server;
+	const Bulkhead__Agent__ConfigureSandboxRequest *request;
+};
+
+static int configure_job(void *arg, struct err *err)
+{
+	const struct configuration *configuration = arg;
+	return configuration->server->ops.configure(configuration->request, err);
+}
+
+static void on_configured(void *userdata, const struct err *err)
+{
+	struct server *server = userdata;
+	struct ttrpc_call *call = TAKE_PTR(server->configuring);
+	if (err->code < 0) {
+		ttrpc_fail(call, err);
+		return;
+	}
+	server->state.configured = true;
+	Bulkhead__Agent__ConfigureSandboxResponse response =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_RESPONSE__INIT;
+	ttrpc_reply(call, &response.base);
+}
+
+static void method_configure_sandbox(
+	void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct server *server = userdata;
+	struct configuration configuration = {.server = server, .request = (const void *)msg};
+	struct err err = ERR_INIT;
+	int r;
+	if (server->state.configured)
+		r = err_set(&err, -EEXIST, "the sandbox is configured already");
+	else if (server->configuring)
+		r = err_set(&err, -EAGAIN, "the sandbox is being configured");
+	else
+		r = job_start(server->state.reaper, "configure the sandbox", configure_job,
+			&configuration, on_configured, server, &err);
+	if (r < 0)
+		ttrpc_fail(call, &err);
+	else
+		server->configuring = call;
+}
+
+static void method_next_events(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct server *server = userdata;
+	events_serve(server->events, call, (const void *)msg);
+}
+
+static void method_power_off(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct server *server = userdata;
+	(void)msg;
+	Bulkhead__Agent__PowerOffResponse response = BULKHEAD__AGENT__POWER_OFF_RESPONSE__INIT;
+	ttrpc_reply(call, &response.base);
+	server->ops.power_off(server->ops.userdata);
+}
+
+static const struct ttrpc_method methods[] = {
+	{"Hello", method_hello},
+	{"ConfigureSandbox", method_configure_sandbox},
+	{"CreateContainer", method_create_container},
+	{"StartContainer", method_start_container},
+	{"SignalProcess", method_signal_process},
+	{"RemoveContainer", method_remove_container},
+	{"Exec", method_exec},
+	{"RemoveProcess", method_remove_process},
+	{"ResizeTerminal", method_resize_terminal},
+	{"ListContainers", method_list_containers},
+	{"NextEvents", method_next_events},
+	{"PowerOff", method_power_off},
+};
+
+static void forget_conn(struct server *server, unsigned i)
+{
+	memmove(server->conns + i, server->conns + i + 1,
+		(server->n_conns - i - 1) * sizeof(server->conns[0]));
+	server->n_conns--;
+}
+
+static void server_on_close(void *userdata, struct ttrpc_conn *conn)
+{
+	struct server *server = userdata;
+	for (unsigned i = 0; i < server->n_conns; i++)
+		if (server->conns[i] == conn) {
+			forget_conn(server, i);
+			return;
+		}
+}
+
+static void server_on_connection(void *userdata, uint32_t io_events)
+{
+	struct server *server = userdata;
+	(void)io_events;
+	int fd = accept4(server->control_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	struct ttrpc_conn *conn;
+	if (ttrpc_conn_new(server->state.loop, fd, &server->service, &conn, NULL) < 0)
+		return;
+	if (server->n_conns == CONNECTIONS_MAX) {
+		ttrpc_conn_free(server->conns[0]);
+		forget_conn(server, 0);
+	}
+	server->conns[server->n_conns++] = conn;
+}
+
+static struct stdio *server_lookup(
+	void *userdata, const Bulkhead__Agent__StreamOpen *open, struct err *err)
+{
+	struct server *server = userdata;
+	struct process *process;
+	if (registry_find(&server->state.registry, open->container_id, open->process_id, &process,
+		    err) < 0)
+		return NULL;
+	if (process->removing) {
+		err_set(err, -ENOENT, "the container is being removed");
+		return NULL;
+	}
+	return process->stdio;
+}
+
+static void server_freep(struct server **server)
+{
+	server_free(*server);
+}
+
+static int server_listen(struct server *server, int stream_fd, struct err *err)
+{
+	int r = stream_listener_new(
+		server->state.loop, stream_fd, server_lookup, server, &server->streams, err);
+	if (r == 0)
+		r = ev_io_new(server->state.loop, server->control_fd, EPOLLIN, server_on_connection,
+			server, &server->control_source, err);
+	return r;
+}
+
+int server_new(const struct server_options *options, struct server **ret, struct err *err)
+{
+	_cleanup_close_ int stream_fd = options->stream_fd;
+	_cleanup_close_ int control_fd = options->control_fd;
+	_cleanup_(server_freep) struct server *server = calloc(1, sizeof(*server));
+	if (!server)
+		return err_nomem(err);
+	*server = (struct server){
+		.state = {.loop = options->loop, .reaper = options->reaper},
+		.ops = options->ops,
+		.boot_ns = options->boot_ns,
+		.control_fd = TAKE_FD(control_fd),
+		.service = {.descriptor = &bulkhead__agent__agent__descriptor,
+			.methods = methods,
+			.n_methods = ARRAY_SIZE(methods),
+			.userdata = server,
+			.on_close = server_on_close},
+	};
+	int r = events_new(options->loop, &server->events, err);
+	if (r < 0)
+		return r;
+	server->state.registry = (struct registry){.loop = options->loop, .events = server->events};
+	r = server_listen(server, TAKE_FD(stream_fd), err);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(server);
+	return 0;
+}
+
+struct server *server_free(struct server *server)
+{
+	if (!server)
+		return NULL;
+	ev_source_free(server->control_source);
+	fd_close(server->control_fd);
+	stream_listener_free(server->streams);
+	while (server->n_conns) {
+		ttrpc_conn_free(server->conns[0]);
+		forget_conn(server, 0);
+	}
+	registry_done(&server->state.registry);
+	events_free(server->events);
+	container_host_free(server->state.host);
+	free(server);
+	return NULL;
+}

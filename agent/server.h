@@ -1,0 +1,39 @@
+/*
+ * The agent's service: answers the host's calls and keeps the table of containers and processes.
+ *
+ *	control port: ttrpc, one dispatch table (agent.proto's Agent)     stream port: stream.h
+ *
+ * What touches the machine itself (clock, network, power) goes through server_ops, so that the
+ * server runs unchanged where it is not PID 1. Threads: the loop's alone; nothing blocks.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "agent/process.h"
+#include "agent/proto/agent.pb-c.h"
+#include "common/err.h"
+#include "common/loop.h"
+
+struct server;
+
+struct server_ops {
+	int (*set_clock)(int64_t realtime_ns, struct err *err);
+	/* In a child (process.h), with all that ConfigureSandbox asks for; may block. */
+	int (*configure)(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);
+	/* The host was answered. */
+	void (*power_off)(void *userdata);
+	void *userdata;
+};
+
+struct server_options {
+	struct ev_loop *loop;
+	struct reaper *reaper;
+	int control_fd; /* listening sockets, non-blocking; taken, also on failure */
+	int stream_fd;
+	uint64_t boot_ns; /* CLOCK_BOOTTIME at main() */
+	struct server_ops ops;
+};
+
+int server_new(const struct server_options *options, struct server **ret, struct err *err);
+struct server *server_free(struct server *server);
