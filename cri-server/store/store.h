@@ -1,10 +1,10 @@
 /*
  * The node's records: SQLite in WAL mode at one path, owned by one bulkheadd.
  *
- * A record is a protobuf message of records.proto under a kind and an id. All that bulkheadd must know after a crash is
- * here and nowhere else; what can be looked up (a VM, a netns) is not. A write is durable against the
- * death of the process when the call returns (synchronous=NORMAL: a power cut may lose the last
- * writes, never the database).
+ * A record is a protobuf message of records.proto under a kind and an id. All that bulkheadd must
+ * know after a crash is here and nowhere else; what can be looked up (a VM, a netns) is not. A
+ * write is durable against the death of the process when the call returns (synchronous=NORMAL: a
+ * power cut may lose the last writes, never the database).
  *
  * Threads: any; one connection under a lock, which transactions hold from begin to end on the
  * calling thread.
@@ -26,13 +26,15 @@ enum store_kind {
 };
 
 /*
- * Opens or creates the database. -EBUSY: another process has it (named by pid where known). A file that is not
- * ours, damaged, or of a newer schema is refused with the remedy in the message and left as it is.
+ * Opens or creates the database. -EBUSY: another process has it (named by pid where known). A file
+ * that is not ours, damaged, or of a newer schema is refused with the remedy in the message and
+ * left as it is.
  */
 int store_open(const char *path, struct store **ret, struct err *err);
 struct store *store_close(struct store *store);
 
-/* Writes a record, replacing one of the same kind and id. -EINVAL when the message is of another kind. */
+/* Writes a record, replacing one of the same kind and id. -EINVAL when the message is of another
+ * kind. */
 int store_put(struct store *store, enum store_kind kind, const char *id,
 	const ProtobufCMessage *record, struct err *err);
 
@@ -44,14 +46,15 @@ int store_get(struct store *store, enum store_kind kind, const char *id,
 int store_delete(struct store *store, enum store_kind kind, const char *id, struct err *err);
 
 /*
- * Calls fn for every record of the kind, ordered by id; the record is freed after fn returns. An error of fn ends the
- * walk and is returned. fn must not call the store.
+ * Calls fn for every record of the kind, ordered by id; the record is freed after fn returns. An
+ * error of fn ends the walk and is returned. fn must not call the store.
  */
 int store_each(struct store *store, enum store_kind kind,
-	int (*fn)(void *userdata, const char *id, const ProtobufCMessage *record),
-	void *userdata, struct err *err);
+	int (*fn)(void *userdata, const char *id, const ProtobufCMessage *record), void *userdata,
+	struct err *err);
 
-/* A transaction: all writes of this thread until store_commit() take effect together or not at all. */
+/* A transaction: all writes of this thread until store_commit() take effect together or not at all.
+ */
 int store_begin(struct store *store, struct err *err);
 int store_commit(struct store *store, struct err *err);
 /* Does nothing where no transaction of this thread is open: safe in every unwinding. */

@@ -1,0 +1,13 @@
+/*
+ * What main() opens and the two services find again through rpc_call_userdata().
+ */
+#pragma once
+
+#include "cri-server/image/image.h"
+#include "cri-server/runtime/runtime.h"
+
+struct daemon {
+	struct runtime *runtime;
+	struct img *images;
+	const struct log *log;
+};

@@ -1,0 +1,14 @@
+RUNTIME_SOURCES := cri-server/message.c $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
+	bring_up.c sandbox_service.c disks.c container.c container_service.c process.c signals.c exec.c \
+	logs.c status.c steps.c recover.c)
+$(call library,runtime,$(RUNTIME_SOURCES))
+$(call library,config,cri-server/config.c)
+
+DAEMON_LIBS := runtime image store rpc cri-proto agent-client hypervisor network config common
+DAEMON_PKGS := grpc libvirt libnl-3.0 libnl-route-3.0 sqlite3 jansson libcyaml libarchive libcap \
+	libcrypto libprotobuf-c
+$(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
+
+$(call unit_test,cri-server/config_test.c,config common,libcyaml libprotobuf-c)
+$(call unit_test,cri-server/runtime/steps_test.c,runtime common,libprotobuf-c)
+$(call unit_test,cri-server/runtime/signals_test.c,runtime cri-proto common,libprotobuf-c)

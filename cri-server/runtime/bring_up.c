@@ -1,0 +1,410 @@
+/*
+ * How a sandbox comes up: the table of steps, each with its way back.
+ *
+ *	record → scratch disk → network (netns, CNI) → machine, paused → tap wired → boot, agent
+ *	answers → guest configured → ready
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "common/spawn.h"
+#include "cri-server/runtime/internal.h"
+
+#define CONFIGURE_MS 10000
+#define MKFS_MS      30000
+
+/* What the steps work on. */
+struct bring_up {
+	struct runtime *rt;
+	struct sandbox *sandbox;
+	const struct config_handler *handler;
+	struct net_pod_info *network;
+	char *scratch;
+	struct machine *machine;
+};
+
+static int record_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	struct sandbox *sandbox = up->sandbox;
+	size_t len = runtime__v1__pod_sandbox_config__get_packed_size(sandbox->config);
+	sandbox->record->config.data = malloc(len ? len : 1);
+	if (!sandbox->record->config.data)
+		return err_nomem(err);
+	sandbox->record->config.len = runtime__v1__pod_sandbox_config__pack(
+		sandbox->config, sandbox->record->config.data);
+	sandbox->record->created_ns = realtime_ns();
+	int r = message_set_string(&sandbox->record->runtime_handler, up->handler->name, err);
+	return r < 0 ? r
+		     : sandbox_set_state(
+			       sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_CREATING, err);
+}
+
+static void record_undo(void *subject)
+{
+	struct bring_up *up = subject;
+	store_delete(up->rt->store, STORE_SANDBOX, up->sandbox->id, NULL);
+}
+
+/* The writable disk: a sparse file with an empty file system, which only the guest will ever mount.
+ */
+static int scratch_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	up->scratch = sandbox_scratch_path(up->rt, up->sandbox->id);
+	if (!up->scratch)
+		return err_nomem(err);
+	_cleanup_close_ int fd = open(up->scratch, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_errno(err, "create %s", up->scratch);
+	if (ftruncate(fd, (off_t)(up->handler->scratch_mib << 20)) < 0)
+		return err_errno(err, "size %s", up->scratch);
+	/* No journal: the disk lives as long as its machine. Tables are made as they are needed. */
+	const char *const argv[] = {"mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O",
+		"^has_journal,^resize_inode", "-E", "lazy_itable_init=1,nodiscard", up->scratch,
+		NULL};
+	struct spawn_result result = SPAWN_RESULT_INIT(4096);
+	const struct spawn_options options = {
+		.argv = argv, .timeout_ms = MKFS_MS, .cancel_fd = -EBADF, .netns_fd = -EBADF};
+	int r = spawn_check(&options, &result, err);
+	spawn_result_done(&result);
+	return r;
+}
+
+static void scratch_undo(void *subject)
+{
+	struct bring_up *up = subject;
+	if (up->scratch)
+		unlink(up->scratch);
+}
+
+static int port_mappings(const Runtime__V1__PodSandboxConfig *config, struct net_port_mapping **ret,
+	size_t *ret_n, struct err *err)
+{
+	static const enum net_protocol protocols[] = {
+		[RUNTIME__V1__PROTOCOL__TCP] = NET_TCP,
+		[RUNTIME__V1__PROTOCOL__UDP] = NET_UDP,
+		[RUNTIME__V1__PROTOCOL__SCTP] = NET_SCTP,
+	};
+	struct net_port_mapping *ports = calloc(config->n_port_mappings + 1, sizeof(*ports));
+	if (!ports)
+		return err_nomem(err);
+	size_t n = 0;
+	for (size_t i = 0; i < config->n_port_mappings; i++) {
+		const Runtime__V1__PortMapping *from = config->port_mappings[i];
+		if (from->host_port == 0)
+			continue; /* only says which port the container has */
+		ports[n++] = (struct net_port_mapping){
+			.protocol = protocols[from->protocol],
+			.container_port = (uint16_t)from->container_port,
+			.host_port = (uint16_t)from->host_port,
+			.host_ip = from->host_ip[0] ? from->host_ip : NULL,
+		};
+	}
+	*ret = ports;
+	*ret_n = n;
+	return 0;
+}
+
+/* What a restarted process must know of the network, for status and containers. */
+static int record_network(struct sandbox *sandbox, const struct net_pod_info *info, struct err *err)
+{
+	Bulkhead__Store__Sandbox *record = sandbox->record;
+	char *const *const from[] = {info->ips, info->dns_servers};
+	char ***const to[] = {&record->ips, &record->dns_servers};
+	size_t *const counts[] = {&record->n_ips, &record->n_dns_servers};
+
+	int r = message_set_string(&record->netns, info->netns, err);
+	for (size_t list = 0; list < ARRAY_SIZE(from) && r == 0; list++) {
+		size_t n = 0;
+		while (from[list][n])
+			n++;
+		*to[list] = calloc(n + 1, sizeof(char *));
+		if (!*to[list])
+			return err_nomem(err);
+		for (; *counts[list] < n; (*counts[list])++) {
+			char *copy = strdup(from[list][*counts[list]]);
+			if (!copy)
+				return err_nomem(err);
+			(*to[list])[*counts[list]] = copy;
+		}
+	}
+	return r;
+}
+
+static int network_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	const Runtime__V1__PodSandboxConfig *config = up->sandbox->config;
+	_cleanup_free_ struct net_port_mapping *ports = NULL;
+	size_t n_ports = 0;
+	int r = port_mappings(config, &ports, &n_ports, err);
+	if (r < 0)
+		return r;
+	const struct net_pod_spec spec = {
+		.id = up->sandbox->id,
+		.name = config->metadata->name,
+		.namespace = config->metadata->namespace_,
+		.uid = config->metadata->uid,
+		.ports = ports,
+		.n_ports = n_ports,
+	};
+	r = net_pod_setup(up->rt->net, &spec, &up->network, err);
+	return r < 0 ? r : record_network(up->sandbox, up->network, err);
+}
+
+static void network_undo(void *subject)
+{
+	struct bring_up *up = subject;
+	struct err err = ERR_INIT;
+	if (net_pod_teardown(up->rt->net, up->sandbox->id, &err) < 0)
+		log_event(up->rt->log, LOG_LEVEL_ERROR, "network not released", "pod",
+			up->sandbox->id, "err", err.msg, NULL);
+}
+
+static int create_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	const struct machine_spec spec = {
+		.handler = up->handler,
+		.config = up->sandbox->config,
+		.network = up->network,
+		.scratch = up->scratch,
+	};
+	return machine_create(up->rt, up->sandbox->id, &spec, &up->machine, err);
+}
+
+static void create_undo(void *subject)
+{
+	struct bring_up *up = subject;
+	struct err err = ERR_INIT;
+	sandbox_drop_machine(up->sandbox);
+	up->machine = machine_unref(up->machine);
+	if (hv_vm_destroy(up->rt->hv, up->sandbox->id, &err) < 0)
+		log_event(up->rt->log, LOG_LEVEL_ERROR, "machine not removed", "pod",
+			up->sandbox->id, "err", err.msg, NULL);
+}
+
+static int wire_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	for (size_t i = 0; i < up->network->n_interfaces; i++) {
+		char tap[16];
+		machine_tap_name(up->sandbox->id, i, tap);
+		int r = net_pod_attach_tap(up->rt->net, up->sandbox->id, up->network, i, tap, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int boot_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	int r = machine_resume(up->machine, err);
+	if (r < 0)
+		return r;
+	return machine_connect(
+		up->machine, up->sandbox, 0, up->rt->config->hypervisor.boot_timeout_ms, err);
+}
+
+/* The guest's interfaces, borrowing the strings of `info`; freed by the caller with the arrays
+ * below. */
+struct guest_network {
+	Bulkhead__Agent__Interface interfaces[NET_INTERFACES_MAX];
+	Bulkhead__Agent__Interface *pointers[NET_INTERFACES_MAX];
+	char macs[NET_INTERFACES_MAX][18];
+	char *addresses[NET_INTERFACES_MAX][NET_ADDRESSES_MAX];
+	Bulkhead__Agent__Route *routes;
+	Bulkhead__Agent__Route **route_pointers;
+};
+
+static int guest_network_fill(
+	struct guest_network *g, const char *sandbox_id, struct net_pod_info *info, struct err *err)
+{
+	size_t n_routes = 0, used = 0;
+	for (size_t i = 0; i < info->n_interfaces; i++)
+		n_routes += info->interfaces[i].n_routes;
+	g->routes = calloc(n_routes + 1, sizeof(*g->routes));
+	g->route_pointers = calloc(n_routes + 1, sizeof(*g->route_pointers));
+	if (!g->routes || !g->route_pointers)
+		return err_nomem(err);
+	for (size_t i = 0; i < info->n_interfaces; i++) {
+		struct net_interface *from = &info->interfaces[i];
+		Bulkhead__Agent__Interface *to = g->pointers[i] = &g->interfaces[i];
+		bulkhead__agent__interface__init(to);
+		machine_nic_mac(sandbox_id, i, g->macs[i]);
+		to->device_mac = g->macs[i];
+		to->name = from->name;
+		to->mac = from->mac;
+		to->mtu = from->mtu;
+		to->addresses = g->addresses[i];
+		to->n_addresses = from->n_addresses;
+		for (size_t a = 0; a < from->n_addresses; a++)
+			g->addresses[i][a] = from->addresses[a];
+		to->routes = g->route_pointers + used;
+		to->n_routes = from->n_routes;
+		for (size_t k = 0; k < from->n_routes; k++, used++) {
+			Bulkhead__Agent__Route *route = g->route_pointers[used] = &g->routes[used];
+			bulkhead__agent__route__init(route);
+			route->destination = from->routes[k].destination;
+			route->gateway = from->routes[k].gateway;
+			route->metric = from->routes[k].metric;
+		}
+	}
+	return 0;
+}
+
+/* The kubelet's DNS configuration, or where it gives none the CNI plugins'. */
+static void fill_dns(Bulkhead__Agent__Dns *dns, const Runtime__V1__PodSandboxConfig *config,
+	const struct net_pod_info *info)
+{
+	if (config->dns_config) {
+		dns->servers = config->dns_config->servers;
+		dns->n_servers = config->dns_config->n_servers;
+		dns->searches = config->dns_config->searches;
+		dns->n_searches = config->dns_config->n_searches;
+		dns->options = config->dns_config->options;
+		dns->n_options = config->dns_config->n_options;
+		return;
+	}
+	char **const lists[] = {info->dns_servers, info->dns_searches, info->dns_options};
+	char ***const to[] = {&dns->servers, &dns->searches, &dns->options};
+	size_t *const counts[] = {&dns->n_servers, &dns->n_searches, &dns->n_options};
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+		*to[i] = lists[i];
+		while (lists[i][*counts[i]])
+			(*counts[i])++;
+	}
+}
+
+static int configure_guest(struct bring_up *up, struct guest_network *g, struct err *err)
+{
+	const Runtime__V1__PodSandboxConfig *config = up->sandbox->config;
+	Bulkhead__Agent__ConfigureSandboxRequest request =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	Bulkhead__Agent__Dns dns = BULKHEAD__AGENT__DNS__INIT;
+	size_t n_sysctls = config->linux ? config->linux->n_sysctls : 0;
+	_cleanup_free_ Bulkhead__Agent__Sysctl *sysctls = calloc(n_sysctls + 1, sizeof(*sysctls));
+	_cleanup_free_ Bulkhead__Agent__Sysctl **pointers =
+		calloc(n_sysctls + 1, sizeof(*pointers));
+	if (!sysctls || !pointers)
+		return err_nomem(err);
+	for (size_t i = 0; i < n_sysctls; i++) {
+		pointers[i] = &sysctls[i];
+		bulkhead__agent__sysctl__init(&sysctls[i]);
+		sysctls[i].key = config->linux->sysctls[i]->key;
+		sysctls[i].value = config->linux->sysctls[i]->value;
+	}
+	fill_dns(&dns, config, up->network);
+	request.hostname = config->hostname[0] ? config->hostname : config->metadata->name;
+	request.interfaces = g->pointers;
+	request.n_interfaces = up->network->n_interfaces;
+	request.dns = &dns;
+	request.sysctls = pointers;
+	request.n_sysctls = n_sysctls;
+	return agent_call(
+		up->machine->agent, "ConfigureSandbox", &request.base, CONFIGURE_MS, NULL, err);
+}
+
+static int configure_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	struct guest_network *g = calloc(1, sizeof(*g));
+	if (!g)
+		return err_nomem(err);
+	int r = guest_network_fill(g, up->sandbox->id, up->network, err);
+	if (r == 0)
+		r = configure_guest(up, g, err);
+	free(g->routes);
+	free(g->route_pointers);
+	free(g);
+	return r;
+}
+
+static int ready_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	pthread_mutex_lock(&up->rt->lock);
+	up->sandbox->machine = TAKE_PTR(up->machine);
+	pthread_mutex_unlock(&up->rt->lock);
+	return sandbox_set_state(up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, err);
+}
+
+static const struct step bring_up_steps[] = {
+	{"record", record_run, record_undo},
+	{"scratch", scratch_run, scratch_undo},
+	{"network", network_run, network_undo},
+	{"create", create_run, create_undo},
+	{"wire", wire_run, NULL}, /* a tap goes with its machine */
+	{"boot", boot_run, NULL},
+	{"configure", configure_run, NULL},
+	{"ready", ready_run, NULL},
+};
+
+size_t bring_up_step_names(const char *names[STEPS_MAX])
+{
+	for (size_t i = 0; i < ARRAY_SIZE(bring_up_steps); i++)
+		names[i] = bring_up_steps[i].name;
+	return ARRAY_SIZE(bring_up_steps);
+}
+
+static bool same_metadata(
+	const Runtime__V1__PodSandboxMetadata *a, const Runtime__V1__PodSandboxMetadata *b)
+{
+	return strcmp(a->name, b->name) == 0 && strcmp(a->uid, b->uid) == 0 &&
+	       strcmp(a->namespace_, b->namespace_) == 0 && a->attempt == b->attempt;
+}
+
+/* Enters the index, unless a sandbox of the same name, namespace, uid and attempt is there. */
+static int reserve(struct runtime *rt, struct sandbox *sandbox, struct err *err)
+{
+	struct sandbox *other;
+	int r = 0;
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_FOREACH(other, &rt->sandboxes, link)
+	if (same_metadata(other->config->metadata, sandbox->config->metadata)) {
+		r = err_set(err, -EEXIST,
+			"a sandbox for pod '%s' in namespace '%s', attempt %u, exists: %s; remove "
+			"it first",
+			other->config->metadata->name, other->config->metadata->namespace_,
+			other->config->metadata->attempt, other->id);
+		break;
+	}
+	if (r == 0)
+		TAILQ_INSERT_TAIL(&rt->sandboxes, sandbox, link);
+	pthread_mutex_unlock(&rt->lock);
+	return r;
+}
+
+int sandbox_run(struct runtime *rt, const Runtime__V1__PodSandboxConfig *config,
+	const struct config_handler *handler, char ret_id[ID_LEN + 1], struct err *err)
+{
+	char id[ID_LEN + 1];
+	make_id(id);
+	struct sandbox *sandbox = sandbox_new(rt, id, config, err);
+	if (!sandbox)
+		return err->code;
+	/* Before others can find it: whoever does waits until it is up or gone. */
+	pthread_mutex_lock(&sandbox->op);
+	int r = reserve(rt, sandbox, err);
+	if (r < 0) {
+		pthread_mutex_unlock(&sandbox->op);
+		sandbox_unref(sandbox);
+		return r;
+	}
+	struct bring_up up = {.rt = rt, .sandbox = sandbox, .handler = handler};
+	r = steps_run(bring_up_steps, ARRAY_SIZE(bring_up_steps), &up, &sandbox->times, err);
+	net_pod_info_free(up.network);
+	free(up.scratch);
+	pthread_mutex_unlock(&sandbox->op);
+	if (r < 0) {
+		sandbox_forget(sandbox);
+		return err_wrap(err, "run pod '%s'", config->metadata->name);
+	}
+	memcpy(ret_id, id, sizeof(id));
+	return 0;
+}

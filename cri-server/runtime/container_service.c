@@ -1,0 +1,314 @@
+/*
+ * The container methods of CRI: what a client may ask is checked here, and answers are composed
+ * here.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/signals.h"
+
+#define CONFIG_MAX (1u << 20)
+
+static int check_config(const Runtime__V1__ContainerConfig *config, struct err *err)
+{
+	if (!config || !config->metadata || !config->metadata->name[0])
+		return err_set(err, -EINVAL, "container config must include metadata with a name");
+	if (!config->image || !config->image->image[0])
+		return err_set(err, -EINVAL, "container config must include an image");
+	if (protobuf_c_message_get_packed_size(&config->base) > CONFIG_MAX)
+		return err_set(
+			err, -EINVAL, "container config is larger than %u bytes", CONFIG_MAX);
+	return 0;
+}
+
+METHOD(container_service_create)
+{
+	const Runtime__V1__CreateContainerRequest *req =
+		(const Runtime__V1__CreateContainerRequest *)request;
+	int r = check_config(req->config, err);
+	if (r < 0)
+		return r;
+	struct sandbox *sandbox = sandbox_find(call_runtime(call), req->pod_sandbox_id, err);
+	if (!sandbox)
+		return err->code;
+	char id[ID_LEN + 1];
+	pthread_mutex_lock(&sandbox->op);
+	r = container_create(sandbox, req->config, id, err);
+	pthread_mutex_unlock(&sandbox->op);
+	sandbox_unref(sandbox);
+	if (r < 0)
+		return r;
+	Runtime__V1__CreateContainerResponse response =
+		RUNTIME__V1__CREATE_CONTAINER_RESPONSE__INIT;
+	response.container_id = id;
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(container_service_start)
+{
+	const Runtime__V1__StartContainerRequest *req =
+		(const Runtime__V1__StartContainerRequest *)request;
+	struct container *c = container_find(call_runtime(call), req->container_id, err);
+	if (!c)
+		return err->code;
+	pthread_mutex_lock(&c->sandbox->op);
+	int r = container_start(c, err);
+	pthread_mutex_unlock(&c->sandbox->op);
+	container_unref(c);
+	if (r < 0)
+		return r;
+	Runtime__V1__StartContainerResponse response = RUNTIME__V1__START_CONTAINER_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(container_service_stop)
+{
+	const Runtime__V1__StopContainerRequest *req =
+		(const Runtime__V1__StopContainerRequest *)request;
+	struct container *c = container_find(call_runtime(call), req->container_id, err);
+	if (c) {
+		uint64_t grace_ms = req->timeout > 0 ? (uint64_t)req->timeout * 1000 : 0;
+		int r = container_stop(c, grace_ms, call, err);
+		container_unref(c);
+		if (r < 0)
+			return r;
+	} else if (err->code != -ENOENT || !req->container_id[0]) {
+		return err->code; /* one that is gone is stopped */
+	}
+	Runtime__V1__StopContainerResponse response = RUNTIME__V1__STOP_CONTAINER_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(container_service_remove)
+{
+	struct runtime *rt = call_runtime(call);
+	const Runtime__V1__RemoveContainerRequest *req =
+		(const Runtime__V1__RemoveContainerRequest *)request;
+	struct container *c = container_find(rt, req->container_id, err);
+	if (c) {
+		pthread_mutex_lock(&c->sandbox->op);
+		pthread_mutex_lock(&rt->lock);
+		bool gone = c->gone;
+		pthread_mutex_unlock(&rt->lock);
+		int r = gone ? 0 : container_remove(c, err);
+		pthread_mutex_unlock(&c->sandbox->op);
+		container_unref(c);
+		if (r < 0)
+			return r;
+	} else if (err->code != -ENOENT || !req->container_id[0]) {
+		return err->code;
+	}
+	Runtime__V1__RemoveContainerResponse response =
+		RUNTIME__V1__REMOVE_CONTAINER_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(container_service_reopen_log)
+{
+	struct runtime *rt = call_runtime(call);
+	const Runtime__V1__ReopenContainerLogRequest *req =
+		(const Runtime__V1__ReopenContainerLogRequest *)request;
+	struct container *c = container_find(rt, req->container_id, err);
+	if (!c)
+		return err->code;
+	pthread_mutex_lock(&c->sandbox->op); /* nobody closes the log meanwhile */
+	pthread_mutex_lock(&rt->lock);
+	bool runs = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	struct log_writer *writer = c->log;
+	pthread_mutex_unlock(&rt->lock);
+	int r = runs && writer ? log_writer_reopen(writer, err)
+			       : err_set(err, -EBADFD, "container %s does not run", c->id);
+	pthread_mutex_unlock(&c->sandbox->op);
+	container_unref(c);
+	if (r < 0)
+		return r;
+	Runtime__V1__ReopenContainerLogResponse response =
+		RUNTIME__V1__REOPEN_CONTAINER_LOG_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+/* ---- status and list: under runtime->lock, from the records ---- */
+
+static bool visible(const struct container *c)
+{
+	return c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING &&
+	       c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING;
+}
+
+static Runtime__V1__ContainerState cri_state(const struct container *c)
+{
+	switch (c->record->state) {
+	case BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED:
+		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_CREATED;
+	case BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING:
+		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_RUNNING;
+	case BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED:
+		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_EXITED;
+	default:
+		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_UNKNOWN;
+	}
+}
+
+static char *verbose_info(const struct container *c)
+{
+	json_t *info = json_pack("{s:s, s:s, s:s}", "sandboxID", c->sandbox->id, "imageID",
+		c->record->image_id, "stopSignal", c->record->stop_signal);
+	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
+	json_decref(info);
+	return text;
+}
+
+/* "SIGTERM", "15" … → CRI's value; TERM, which is what is sent, where nothing was asked. */
+static Runtime__V1__Signal cri_signal(const char *name)
+{
+	const ProtobufCEnumDescriptor *signals = &runtime__v1__signal__descriptor;
+	int signo = signal_from_name(name[0] ? name : "SIGTERM");
+	for (unsigned i = 0; i < signals->n_values; i++)
+		if (signals->values[i].value != RUNTIME__V1__SIGNAL__RUNTIME_DEFAULT &&
+			signal_from_name(signals->values[i].name) == signo)
+			return (Runtime__V1__Signal)signals->values[i].value;
+	return RUNTIME__V1__SIGNAL__RUNTIME_DEFAULT;
+}
+
+static void fill_status(Runtime__V1__ContainerStatus *status, const struct container *c)
+{
+	const Runtime__V1__ContainerConfig *config = c->config;
+	runtime__v1__container_status__init(status);
+	status->id = (char *)c->id;
+	status->metadata = config->metadata;
+	status->state = cri_state(c);
+	status->created_at = c->record->created_ns;
+	status->started_at = c->record->started_ns;
+	status->finished_at = c->record->finished_ns;
+	status->exit_code = c->record->exit_code;
+	status->image = config->image;
+	status->image_ref = c->record->image_ref;
+	status->image_id = c->record->image_id;
+	status->reason = c->record->reason;
+	status->message = c->record->message;
+	/* A map's entries are of one form, whichever message they are declared in. */
+	status->labels = (Runtime__V1__ContainerStatus__LabelsEntry **)config->labels;
+	status->n_labels = config->n_labels;
+	status->annotations =
+		(Runtime__V1__ContainerStatus__AnnotationsEntry **)config->annotations;
+	status->n_annotations = config->n_annotations;
+	status->log_path = c->record->log_path;
+	status->stop_signal = cri_signal(c->record->stop_signal);
+}
+
+static int answer_status(
+	const struct container *c, bool verbose, ProtobufCMessage **ret_response, struct err *err)
+{
+	Runtime__V1__ContainerStatus status;
+	Runtime__V1__ContainerResources resources = RUNTIME__V1__CONTAINER_RESOURCES__INIT;
+	Runtime__V1__ContainerStatusResponse response =
+		RUNTIME__V1__CONTAINER_STATUS_RESPONSE__INIT;
+	Runtime__V1__ContainerStatusResponse__InfoEntry entry =
+		RUNTIME__V1__CONTAINER_STATUS_RESPONSE__INFO_ENTRY__INIT;
+	Runtime__V1__ContainerStatusResponse__InfoEntry *entries[] = {&entry};
+	_cleanup_free_ char *info = NULL;
+
+	fill_status(&status, c);
+	if (c->config->linux && c->config->linux->resources) {
+		resources.linux = c->config->linux->resources;
+		status.resources = &resources;
+	}
+	response.status = &status;
+	if (verbose) {
+		info = verbose_info(c);
+		if (!info)
+			return err_nomem(err);
+		entry.key = (char *)"info";
+		entry.value = info;
+		response.info = entries;
+		response.n_info = 1;
+	}
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(container_service_status)
+{
+	struct runtime *rt = call_runtime(call);
+	const Runtime__V1__ContainerStatusRequest *req =
+		(const Runtime__V1__ContainerStatusRequest *)request;
+	struct container *c = container_find(rt, req->container_id, err);
+	if (!c)
+		return err->code;
+	pthread_mutex_lock(&rt->lock);
+	int r = visible(c) ? answer_status(c, req->verbose, ret_response, err)
+			   : err_set(err, -ENOENT, "container '%s' not found", c->id);
+	pthread_mutex_unlock(&rt->lock);
+	container_unref(c);
+	return r;
+}
+
+static bool wanted(const struct container *c, const Runtime__V1__ContainerFilter *filter)
+{
+	if (!visible(c))
+		return false;
+	if (!filter)
+		return true;
+	if (filter->id[0] && strncmp(c->id, filter->id, strlen(filter->id)) != 0)
+		return false;
+	if (filter->pod_sandbox_id[0] && strncmp(c->sandbox->id, filter->pod_sandbox_id,
+						 strlen(filter->pod_sandbox_id)) != 0)
+		return false;
+	if (filter->state && filter->state->state != cri_state(c))
+		return false;
+	return labels_match((void *)filter->label_selector, filter->n_label_selector,
+		(void *)c->config->labels, c->config->n_labels);
+}
+
+static void fill_item(Runtime__V1__Container *item, struct container *c)
+{
+	runtime__v1__container__init(item);
+	item->id = c->id;
+	item->pod_sandbox_id = c->sandbox->id;
+	item->metadata = c->config->metadata;
+	item->image = c->config->image;
+	item->image_ref = c->record->image_ref;
+	item->image_id = c->record->image_id;
+	item->state = cri_state(c);
+	item->created_at = c->record->created_ns;
+	item->labels = (Runtime__V1__Container__LabelsEntry **)c->config->labels;
+	item->n_labels = c->config->n_labels;
+	item->annotations = (Runtime__V1__Container__AnnotationsEntry **)c->config->annotations;
+	item->n_annotations = c->config->n_annotations;
+}
+
+static int answer_list(struct runtime *rt, const Runtime__V1__ContainerFilter *filter,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	struct container *c;
+	size_t n = 0;
+	TAILQ_FOREACH(c, &rt->containers, link)
+	n += wanted(c, filter);
+	_cleanup_free_ Runtime__V1__Container *items = calloc(n + 1, sizeof(*items));
+	_cleanup_free_ Runtime__V1__Container **pointers = calloc(n + 1, sizeof(*pointers));
+	if (!items || !pointers)
+		return err_nomem(err);
+	Runtime__V1__ListContainersResponse response = RUNTIME__V1__LIST_CONTAINERS_RESPONSE__INIT;
+	response.containers = pointers;
+	TAILQ_FOREACH(c, &rt->containers, link)
+	if (wanted(c, filter)) {
+		fill_item(&items[response.n_containers], c);
+		pointers[response.n_containers] = &items[response.n_containers];
+		response.n_containers++;
+	}
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(container_service_list)
+{
+	struct runtime *rt = call_runtime(call);
+	const Runtime__V1__ListContainersRequest *req =
+		(const Runtime__V1__ListContainersRequest *)request;
+	pthread_mutex_lock(&rt->lock);
+	int r = answer_list(rt, req->filter, ret_response, err);
+	pthread_mutex_unlock(&rt->lock);
+	return r;
+}

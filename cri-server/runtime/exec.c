@@ -1,0 +1,242 @@
+/*
+ * ExecSync: runs a command in a container and returns what it wrote.
+ *
+ * The command's streams are read here until both end; then its exit event, which the agent sends
+ * after draining them, ends the wait. At the timeout its whole process tree is killed.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/buf.h"
+#include "common/fd.h"
+#include "cri-server/runtime/internal.h"
+
+#define CALL_MS       10000
+#define EXIT_MS       10000       /* from the end of the streams, or SIGKILL, to the event */
+#define OUTPUT_MAX    (16u << 20) /* both streams together, as other runtimes */
+#define RESPONSE_ROOM 1024        /* so that the answer itself stays below gRPC's limit */
+
+struct exec_sync {
+	struct container *container;
+	struct machine *machine;
+	struct exec exec;
+	struct rpc_call *call;
+	uint64_t deadline_ms; /* UINT64_MAX: none */
+	int fds[2];
+	uint64_t offsets[2];
+	struct buf output[2];
+};
+
+void exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
+{
+	struct runtime *rt = sandbox->runtime;
+	struct exec *exec;
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_FOREACH(exec, &rt->execs, link)
+	{
+		if (strcmp(exec->sandbox_id, sandbox->id) != 0 ||
+			strcmp(exec->id, event->process_id) != 0)
+			continue;
+		exec->exited = true;
+		exec->exit_code = event->exit->code;
+		pthread_cond_broadcast(&exec->changed);
+		break;
+	}
+	pthread_mutex_unlock(&rt->lock);
+}
+
+/* The container's own process with another command, and without its terminal and input. */
+static int start(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
+{
+	const ProtobufCBinaryData *packed = &x->container->record->process;
+	Bulkhead__Agent__Process *process =
+		bulkhead__agent__process__unpack(NULL, packed->len, packed->data);
+	if (!process)
+		return err_nomem(err);
+	char **own_args = process->args;
+	size_t n_own_args = process->n_args;
+	process->args = request->cmd;
+	process->n_args = request->n_cmd;
+	process->terminal = process->stdin = process->stdin_once = false;
+	Bulkhead__Agent__ExecRequest ask = BULKHEAD__AGENT__EXEC_REQUEST__INIT;
+	ask.container_id = x->container->id;
+	ask.process_id = x->exec.id;
+	ask.process = process;
+	int r = agent_call(x->machine->agent, "Exec", &ask.base, CALL_MS, NULL, err);
+	process->args = own_args;
+	process->n_args = n_own_args;
+	bulkhead__agent__process__free_unpacked(process, NULL);
+	return r;
+}
+
+static int open_streams(struct exec_sync *x, struct err *err)
+{
+	static const Bulkhead__Agent__Stream streams[] = {
+		BULKHEAD__AGENT__STREAM__STDOUT, BULKHEAD__AGENT__STREAM__STDERR};
+	for (size_t i = 0; i < ARRAY_SIZE(streams); i++) {
+		Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+		open.container_id = x->container->id;
+		open.process_id = x->exec.id;
+		open.stream = streams[i];
+		int r = agent_stream_open(
+			x->machine->agent, &open, CALL_MS, &x->fds[i], &x->offsets[i], err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int read_stream(struct exec_sync *x, size_t i, struct err *err)
+{
+	char chunk[32768];
+	ssize_t n = recv(x->fds[i], chunk, sizeof(chunk), MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n <= 0) {
+		x->fds[i] = fd_close(x->fds[i]);
+		return 0;
+	}
+	size_t room = OUTPUT_MAX - RESPONSE_ROOM - x->output[0].len - x->output[1].len;
+	if ((size_t)n > room)
+		return err_set(err, -ENOBUFS, "it wrote more than %u bytes", OUTPUT_MAX);
+	if (buf_append(&x->output[i], chunk, (size_t)n) < 0)
+		return err_nomem(err);
+	x->offsets[i] += (uint64_t)n;
+	agent_stream_ack(x->fds[i], x->offsets[i], NULL); /* fails only when the stream ends */
+	return 0;
+}
+
+static int read_output(struct exec_sync *x, struct err *err)
+{
+	while (x->fds[0] >= 0 || x->fds[1] >= 0) {
+		uint64_t now = ev_now_ms();
+		if (now >= x->deadline_ms)
+			return err_set(err, -ETIMEDOUT, "it ran longer than its timeout");
+		uint64_t left = x->deadline_ms - now;
+		struct pollfd polls[] = {
+			{.fd = x->fds[0], .events = POLLIN},
+			{.fd = x->fds[1], .events = POLLIN},
+			{.fd = rpc_call_cancel_fd(x->call), .events = POLLIN},
+		};
+		if (poll(polls, ARRAY_SIZE(polls), left > 60000 ? 60000 : (int)left) < 0 &&
+			errno != EINTR)
+			return err_errno(err, "poll");
+		if (polls[2].revents)
+			return err_set(err, -ECANCELED, "the caller went away");
+		for (size_t i = 0; i < 2; i++)
+			if (polls[i].revents) {
+				int r = read_stream(x, i, err);
+				if (r < 0)
+					return r;
+			}
+	}
+	return 0;
+}
+
+static bool wait_exit(struct exec_sync *x, uint64_t deadline_ms)
+{
+	struct runtime *rt = x->container->runtime;
+	pthread_mutex_lock(&rt->lock);
+	while (!x->exec.exited && wait_until(rt, &x->exec.changed, deadline_ms))
+		;
+	bool exited = x->exec.exited;
+	pthread_mutex_unlock(&rt->lock);
+	return exited;
+}
+
+/* Kills what is left of it and lets the agent forget it. */
+static void discard(struct exec_sync *x)
+{
+	Bulkhead__Agent__RemoveProcessRequest request =
+		BULKHEAD__AGENT__REMOVE_PROCESS_REQUEST__INIT;
+	request.container_id = x->container->id;
+	request.process_id = x->exec.id;
+	agent_call(x->machine->agent, "RemoveProcess", &request.base, CALL_MS, NULL, NULL);
+	fd_close(x->fds[0]);
+	fd_close(x->fds[1]);
+}
+
+static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
+{
+	int r = start(x, request, err);
+	if (r < 0)
+		return r;
+	r = open_streams(x, err);
+	if (r == 0)
+		r = read_output(x, err);
+	if (r == 0 && !wait_exit(x, ev_now_ms() + EXIT_MS))
+		r = err_set(err, -EIO, "its streams ended but its exit status did not arrive");
+	discard(x);
+	return r;
+}
+
+static int run_registered(
+	struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
+{
+	struct runtime *rt = x->container->runtime;
+	int r = cond_init(&x->exec.changed, err);
+	if (r < 0)
+		return r;
+	x->exec.sandbox_id = x->container->sandbox->id;
+	make_id(x->exec.id);
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_INSERT_TAIL(&rt->execs, &x->exec, link);
+	pthread_mutex_unlock(&rt->lock);
+	r = run(x, request, err);
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_REMOVE(&rt->execs, &x->exec, link);
+	pthread_mutex_unlock(&rt->lock);
+	pthread_cond_destroy(&x->exec.changed);
+	return r;
+}
+
+static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	pthread_mutex_lock(&x->container->runtime->lock);
+	bool runs =
+		x->container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	pthread_mutex_unlock(&x->container->runtime->lock);
+	if (!runs)
+		return err_set(err, -EBADFD, "container %s does not run", x->container->id);
+	x->machine = sandbox_machine(x->container->sandbox, err);
+	if (!x->machine)
+		return -EBADFD;
+	int r = run_registered(x, request, err);
+	machine_unref(x->machine);
+	if (r < 0)
+		return err_wrap(
+			err, "exec '%s' in container %s", request->cmd[0], x->container->id);
+	Runtime__V1__ExecSyncResponse response = RUNTIME__V1__EXEC_SYNC_RESPONSE__INIT;
+	response.stdout = (ProtobufCBinaryData){x->output[0].len, (uint8_t *)x->output[0].data};
+	response.stderr = (ProtobufCBinaryData){x->output[1].len, (uint8_t *)x->output[1].data};
+	response.exit_code = x->exec.exit_code;
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(exec_service_sync)
+{
+	const Runtime__V1__ExecSyncRequest *req = (const Runtime__V1__ExecSyncRequest *)request;
+	if (!req->n_cmd)
+		return err_set(err, -EINVAL, "the command is empty");
+	if (req->timeout < 0)
+		return err_set(err, -EINVAL, "timeout %lld is negative", (long long)req->timeout);
+	struct exec_sync x = {
+		.call = call,
+		.fds = {-EBADF, -EBADF},
+		.deadline_ms =
+			req->timeout ? ev_now_ms() + (uint64_t)req->timeout * 1000 : UINT64_MAX,
+		.output = {buf_init(OUTPUT_MAX), buf_init(OUTPUT_MAX)},
+	};
+	x.container = container_find(call_runtime(call), req->container_id, err);
+	if (!x.container)
+		return err->code;
+	int r = exec_in(&x, req, ret_response, err);
+	buf_done(&x.output[0]);
+	buf_done(&x.output[1]);
+	container_unref(x.container);
+	return r;
+}

@@ -1,0 +1,230 @@
+/*
+ * What the files of runtime/ share.
+ *
+ * Locks, outermost first:
+ *   sandbox->op      serialises what changes one pod (run, stop, remove, create, start, remove
+ * container); held across calls to libvirt, CNI and the agent. runtime->lock    protects both
+ * indexes, every reference count, and every record: a record is written holding it (and, by RPCs,
+ * `op`), read holding it. Held for memory and one database write, never across a wait for a
+ * machine. List and status RPCs need only this one.
+ *
+ * Threads: RPC workers; each agent's event thread (container_exited(), exec_exited()); `io` runs
+ * the agents' control connections, `keeper` the jobs that may block but belong to no RPC (a machine
+ * that died); the logs have a loop of their own.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/queue.h>
+
+#include "agent/client/client.h"
+#include "common/loop.h"
+#include "cri-server/message.h"
+#include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/runtime/logs.h"
+#include "cri-server/runtime/runtime.h"
+#include "cri-server/runtime/steps.h"
+#include "hypervisor/vm.h"
+#include "network/pod_network.h"
+
+/* 128 random bits in hex: short enough for socket paths and tap names made of it. */
+#define ID_LEN 32
+
+struct worker_loop {
+	struct ev_loop *loop;
+	pthread_t thread;
+};
+
+struct runtime {
+	const struct config *config;
+	const struct log *log;
+	struct store *store;
+	struct img *images;
+	struct hv *hv;
+	struct net *net;
+	struct logs *logs;
+	struct worker_loop io;
+	struct worker_loop keeper;
+
+	pthread_mutex_t lock;
+	TAILQ_HEAD(, sandbox) sandboxes;
+	TAILQ_HEAD(, container) containers;
+	TAILQ_HEAD(, exec) execs;
+};
+
+/* A machine with its agent. Reference counted, so that a call to the agent needs no lock. */
+struct machine {
+	struct runtime *runtime;
+	atomic_uint refs;
+	char sandbox_id[ID_LEN + 1];
+	struct hv_vm *vm;
+	struct agent *agent; /* NULL until the guest answered */
+};
+
+struct sandbox {
+	TAILQ_ENTRY(sandbox) link;
+	struct runtime *runtime;
+	unsigned refs; /* runtime->lock */
+	bool gone;     /* runtime->lock; out of the index, only references are left */
+	char id[ID_LEN + 1];
+	Runtime__V1__PodSandboxConfig *config; /* never changes */
+	pthread_mutex_t op;
+	Bulkhead__Store__Sandbox *record;
+	struct machine *machine; /* runtime->lock; NULL: none (yet, or any more) */
+	struct step_times times; /* of the bring-up; zero after a restart */
+};
+
+struct container {
+	TAILQ_ENTRY(container) link;
+	struct runtime *runtime;
+	unsigned refs; /* runtime->lock */
+	bool gone;     /* runtime->lock; out of the index, only references are left */
+	char id[ID_LEN + 1];
+	Runtime__V1__ContainerConfig *config; /* never changes */
+	struct sandbox *sandbox;              /* a reference */
+	Bulkhead__Store__Container *record;
+	struct log_writer *log; /* runtime->lock; NULL while it does not run */
+	pthread_cond_t changed; /* with runtime->lock: the state changed */
+};
+
+/* An exec'd process whose exit somebody waits for; lives on that thread's stack. */
+struct exec {
+	TAILQ_ENTRY(exec) link;
+	const char *sandbox_id;
+	char id[ID_LEN + 1];
+	bool exited;
+	int32_t exit_code;
+	pthread_cond_t changed; /* with runtime->lock */
+};
+
+/* runtime.c */
+struct runtime *call_runtime(const struct rpc_call *call);
+void make_id(char id[ID_LEN + 1]);
+int64_t realtime_ns(void);
+/* Waits on cond with runtime->lock held; false when the monotonic deadline passed. */
+bool wait_until(struct runtime *rt, pthread_cond_t *cond, uint64_t deadline_ms);
+int cond_init(pthread_cond_t *cond, struct err *err);
+/* Whether every key=value of `wanted` is in `labels`: two arrays of the generated map entries. */
+bool labels_match(void *const *wanted, size_t n_wanted, void *const *labels, size_t n_labels);
+
+/* machine.c */
+struct machine_spec {
+	const struct config_handler *handler;
+	const Runtime__V1__PodSandboxConfig *config;
+	const struct net_pod_info *network;
+	const char *scratch;
+};
+/* Creates it paused. */
+int machine_create(struct runtime *rt, const char *sandbox_id, const struct machine_spec *spec,
+	struct machine **ret, struct err *err);
+/* Lets it boot. */
+int machine_resume(struct machine *machine, struct err *err);
+/* Talks to the agent of a machine that boots or runs; its events after number `after` arrive. */
+int machine_connect(struct machine *machine, struct sandbox *sandbox, uint64_t after,
+	uint64_t timeout_ms, struct err *err);
+/* Finds one of an earlier process. 0; positive 1: it is gone. */
+int machine_find(struct runtime *rt, const char *sandbox_id, struct machine **ret, struct err *err);
+struct machine *machine_ref(struct machine *machine);
+/* The last one closes the agent's connection: never from an agent's callback. Returns NULL. */
+struct machine *machine_unref(struct machine *machine);
+/* The tap's name on the host and the NIC's MAC for the pod's n-th interface. */
+void machine_tap_name(const char *sandbox_id, size_t n, char name[16]);
+void machine_nic_mac(const char *sandbox_id, size_t n, char mac[18]);
+
+/* sandbox.c */
+struct sandbox *sandbox_new(struct runtime *rt, const char *id,
+	const Runtime__V1__PodSandboxConfig *config, struct err *err);
+/* By id or unique prefix, with a reference; NULL with -ENOENT. */
+struct sandbox *sandbox_find(struct runtime *rt, const char *id, struct err *err);
+void sandbox_unref(struct sandbox *sandbox);
+/* With runtime->lock held. */
+int sandbox_save_locked(struct sandbox *sandbox, struct err *err);
+void sandbox_forget(struct sandbox *sandbox);
+/* The machine with a reference, or NULL with -EBADFD: the pod does not run. */
+struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err);
+/* Ends machine and network, keeps the record. `op` is held. */
+int sandbox_stop(struct sandbox *sandbox, struct err *err);
+/* Stops and deletes all of it. `op` is held. */
+int sandbox_remove(struct sandbox *sandbox, struct err *err);
+/* Tells the keeper that the machine ended by itself. Any thread; does not block. */
+void sandbox_report_death(struct runtime *rt, const char *sandbox_id, const char *reason);
+int sandbox_set_state(
+	struct sandbox *sandbox, Bulkhead__Store__SandboxState state, struct err *err);
+/* Lets go of the machine; calls to its agent in progress fail. Not from an agent's callback. */
+void sandbox_drop_machine(struct sandbox *sandbox);
+/* The scratch disk's path; the caller frees. */
+char *sandbox_scratch_path(const struct runtime *rt, const char *id);
+
+/* bring_up.c */
+int sandbox_run(struct runtime *rt, const Runtime__V1__PodSandboxConfig *config,
+	const struct config_handler *handler, char ret_id[ID_LEN + 1], struct err *err);
+/* The names of the steps, in the order of sandbox->times; returns how many. */
+size_t bring_up_step_names(const char *names[STEPS_MAX]);
+
+/* disks.c */
+/* Attaches the layers that the machine does not have yet; records them. `op` is held. */
+int disks_attach(struct sandbox *sandbox, struct machine *machine, char *const *layers, size_t n,
+	uint32_t *ret_targets, struct err *err);
+/* Detaches what no container of the sandbox but `except` needs. `op` is held. */
+void disks_release(
+	struct sandbox *sandbox, struct machine *machine, const struct container *except);
+
+/* container.c */
+struct container *container_new(struct sandbox *sandbox, const char *id,
+	const Runtime__V1__ContainerConfig *config, struct err *err);
+struct container *container_find(struct runtime *rt, const char *id, struct err *err);
+void container_unref(struct container *container);
+int container_save_locked(struct container *container, struct err *err);
+void container_forget(struct container *container);
+/* `op` of its sandbox is held for these. */
+int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
+	char ret_id[ID_LEN + 1], struct err *err);
+int container_start(struct container *container, struct err *err);
+int container_remove(struct container *container, struct err *err);
+/* Signals, waits, kills. `op` is not held. */
+int container_stop(
+	struct container *container, uint64_t grace_ms, struct rpc_call *call, struct err *err);
+/* Opens the log and the streams of a container that starts or runs. */
+int container_open_log(struct container *container, struct machine *machine, struct err *err);
+/* On the agent's event thread: 0 when it is recorded. */
+int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
+/* Marks every unfinished container of the sandbox as ended with its machine. */
+void containers_lost(struct sandbox *sandbox, const char *reason);
+/* Calls fn with a reference for each container of the sandbox, stopping at an error. */
+int containers_each(struct sandbox *sandbox, int (*fn)(struct container *, void *, struct err *),
+	void *userdata, struct err *err);
+
+/* process.c: what the agent is asked for, from CRI's and the image's configuration */
+int process_for_container(const struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
+	const Bulkhead__Store__ImageConfig *image, Bulkhead__Agent__CreateContainerRequest **ret,
+	struct err *err);
+
+/* exec.c */
+void exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
+
+/* recover.c */
+int runtime_recover(struct runtime *rt, struct err *err);
+
+/* The methods, each in the file of its noun. */
+#define METHOD(name)                                                                               \
+	int name(struct rpc_call *call, const ProtobufCMessage *request,                           \
+		ProtobufCMessage **ret_response, struct err *err)
+METHOD(status_version);
+METHOD(status_status);
+METHOD(status_runtime_config);
+METHOD(status_update_runtime_config);
+METHOD(sandbox_service_run);
+METHOD(sandbox_service_stop);
+METHOD(sandbox_service_remove);
+METHOD(sandbox_service_status);
+METHOD(sandbox_service_list);
+METHOD(container_service_create);
+METHOD(container_service_start);
+METHOD(container_service_stop);
+METHOD(container_service_remove);
+METHOD(container_service_status);
+METHOD(container_service_list);
+METHOD(container_service_reopen_log);
+METHOD(exec_service_sync);

@@ -1,0 +1,243 @@
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "common/fd.h"
+#include "cri-server/daemon.h"
+#include "cri-server/runtime/internal.h"
+
+static const struct rpc_method methods[] = {
+	{"Version", status_version},
+	{"Status", status_status},
+	{"RuntimeConfig", status_runtime_config},
+	{"UpdateRuntimeConfig", status_update_runtime_config},
+	{"RunPodSandbox", sandbox_service_run},
+	{"StopPodSandbox", sandbox_service_stop},
+	{"RemovePodSandbox", sandbox_service_remove},
+	{"PodSandboxStatus", sandbox_service_status},
+	{"ListPodSandbox", sandbox_service_list},
+	{"CreateContainer", container_service_create},
+	{"StartContainer", container_service_start},
+	{"StopContainer", container_service_stop},
+	{"RemoveContainer", container_service_remove},
+	{"ContainerStatus", container_service_status},
+	{"ListContainers", container_service_list},
+	{"ReopenContainerLog", container_service_reopen_log},
+	{"ExecSync", exec_service_sync},
+};
+
+const struct rpc_service runtime_service = {
+	.descriptor = &runtime__v1__runtime_service__descriptor,
+	.methods = methods,
+	.n_methods = ARRAY_SIZE(methods),
+};
+
+struct runtime *call_runtime(const struct rpc_call *call)
+{
+	return ((struct daemon *)rpc_call_userdata(call))->runtime;
+}
+
+void make_id(char id[ID_LEN + 1])
+{
+	uint8_t bytes[ID_LEN / 2];
+	size_t got = 0;
+	while (got < sizeof(bytes)) {
+		ssize_t n = getrandom(bytes + got, sizeof(bytes) - got, 0);
+		if (n > 0)
+			got += (size_t)n;
+	}
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		snprintf(id + 2 * i, 3, "%02x", bytes[i]);
+}
+
+int64_t realtime_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int cond_init(pthread_cond_t *cond, struct err *err)
+{
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	int r = pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
+	return r ? err_set(err, -r, "pthread_cond_init: %s", strerror(r)) : 0;
+}
+
+bool wait_until(struct runtime *rt, pthread_cond_t *cond, uint64_t deadline_ms)
+{
+	struct timespec at = {
+		.tv_sec = (time_t)(deadline_ms / 1000),
+		.tv_nsec = (long)(deadline_ms % 1000) * 1000000,
+	};
+	return pthread_cond_timedwait(cond, &rt->lock, &at) != ETIMEDOUT;
+}
+
+bool labels_match(void *const *wanted, size_t n_wanted, void *const *labels, size_t n_labels)
+{
+	/* protobuf-c makes one type for each map; all are {base, key, value}. */
+	Runtime__V1__PodSandboxConfig__LabelsEntry *const *w = (void *)wanted, *const *l = (void *)
+										       labels;
+	for (size_t i = 0; i < n_wanted; i++) {
+		bool found = false;
+		for (size_t j = 0; j < n_labels && !found; j++)
+			found = strcmp(w[i]->key, l[j]->key) == 0 &&
+				strcmp(w[i]->value, l[j]->value) == 0;
+		if (!found)
+			return false;
+	}
+	return true;
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker_loop *worker = arg;
+	ev_loop_run(worker->loop, NULL);
+	return NULL;
+}
+
+static int worker_start(struct worker_loop *worker, struct err *err)
+{
+	int r = ev_loop_new(&worker->loop, err);
+	if (r < 0)
+		return r;
+	r = pthread_create(&worker->thread, NULL, worker_main, worker);
+	if (r) {
+		worker->loop = ev_loop_free(worker->loop);
+		return err_set(err, -r, "start a thread: %s", strerror(r));
+	}
+	return 0;
+}
+
+static void worker_stop(struct worker_loop *worker)
+{
+	if (!worker->loop)
+		return;
+	ev_loop_stop(worker->loop);
+	pthread_join(worker->thread, NULL);
+	worker->loop = ev_loop_free(worker->loop);
+}
+
+static void on_machine_died(void *userdata, const char *id, const char *reason)
+{
+	sandbox_report_death(userdata, id, reason);
+}
+
+static int open_hypervisor(struct runtime *rt, struct err *err)
+{
+	const struct config_hypervisor *c = &rt->config->hypervisor;
+	enum hv_accelerator accelerator = strcmp(c->accelerator, "kvm") == 0 ? HV_ACCELERATOR_KVM
+					  : strcmp(c->accelerator, "tcg") == 0
+						  ? HV_ACCELERATOR_TCG
+						  : HV_ACCELERATOR_AUTO;
+	const struct hv_config config = {
+		.libvirt_uri = c->libvirt_uri,
+		.run_dir = rt->config->run_dir,
+		.accelerator = accelerator,
+		.kernel = c->kernel,
+		.initramfs = c->initramfs,
+		.kernel_arguments = c->kernel_arguments,
+		.vsock_helper = c->vsock_helper,
+		.boots_max = c->boots_max,
+	};
+	return hv_open(&config, rt->log, on_machine_died, rt, &rt->hv, err);
+}
+
+static int open_network(struct runtime *rt, struct err *err)
+{
+	_cleanup_free_ char *cache = str_printf("%s/cni", rt->config->state_dir);
+	if (!cache)
+		return err_nomem(err);
+	const struct net_config config = {
+		.conf_dir = rt->config->network.conf_dir,
+		.bin_dirs = rt->config->network.bin_dirs,
+		.cache_dir = cache,
+		.netns_dir = "/run/netns",
+		.plugin_timeout_ms = rt->config->network.plugin_timeout_ms,
+	};
+	return net_open(&config, &rt->net, err);
+}
+
+static int make_directories(const struct config *config, struct err *err)
+{
+	static const char *const below_state[] = {"scratch", "logs"};
+	for (size_t i = 0; i < ARRAY_SIZE(below_state); i++) {
+		_cleanup_free_ char *path = str_printf("%s/%s", config->state_dir, below_state[i]);
+		if (!path)
+			return err_nomem(err);
+		int r = fd_mkdir_all(path, 0711, err);
+		if (r < 0)
+			return r;
+	}
+	return fd_mkdir_all(config->run_dir, 0711, err);
+}
+
+int runtime_open(const struct config *config, const struct log *log, struct store *store,
+	struct img *images, struct runtime **ret, struct err *err)
+{
+	struct runtime *rt = calloc(1, sizeof(*rt));
+	if (!rt)
+		return err_nomem(err);
+	rt->config = config;
+	rt->log = log;
+	rt->store = store;
+	rt->images = images;
+	pthread_mutex_init(&rt->lock, NULL);
+	TAILQ_INIT(&rt->sandboxes);
+	TAILQ_INIT(&rt->containers);
+	TAILQ_INIT(&rt->execs);
+
+	int r = make_directories(config, err);
+	if (r == 0)
+		r = worker_start(&rt->io, err);
+	if (r == 0)
+		r = worker_start(&rt->keeper, err);
+	if (r == 0)
+		r = logs_open(log, &rt->logs, err);
+	if (r == 0)
+		r = open_network(rt, err);
+	if (r == 0)
+		r = open_hypervisor(rt, err);
+	if (r == 0)
+		r = runtime_recover(rt, err);
+	if (r < 0) {
+		runtime_close(rt);
+		return r;
+	}
+	*ret = rt;
+	return 0;
+}
+
+struct runtime *runtime_close(struct runtime *rt)
+{
+	if (!rt)
+		return NULL;
+	/* No death is reported any more, then none is handled any more. */
+	worker_stop(&rt->keeper);
+	struct sandbox *sandbox;
+	while ((sandbox = TAILQ_FIRST(&rt->sandboxes))) {
+		struct machine *machine = sandbox->machine;
+		sandbox->machine = NULL;
+		machine_unref(machine);
+		struct container *c, *next;
+		for (c = TAILQ_FIRST(&rt->containers); c; c = next) {
+			next = TAILQ_NEXT(c, link);
+			if (c->sandbox == sandbox)
+				container_forget(c);
+		}
+		sandbox_forget(sandbox);
+	}
+	hv_close(rt->hv);
+	worker_stop(&rt->io);
+	logs_close(rt->logs);
+	net_close(rt->net);
+	pthread_mutex_destroy(&rt->lock);
+	free(rt);
+	return NULL;
+}

@@ -1,0 +1,271 @@
+/*
+ * One pod sandbox: how it comes up, and goes.
+ *
+ * States, as recorded: CREATING → READY → NOTREADY → (record gone), with REMOVING while it goes. A
+ * sandbox is in the index from its first record on; list RPCs show READY and NOTREADY only.
+ *
+ * Every resource is named after the sandbox's id and recorded (by the CREATING record itself)
+ * before it is made, so whatever a crash leaves is found by the id.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/internal.h"
+
+#define CALL_MS     10000 /* an answer of the agent that needs no waiting in the guest */
+#define POWEROFF_MS 3000  /* for the guest to end by itself */
+
+struct sandbox *sandbox_new(struct runtime *rt, const char *id,
+	const Runtime__V1__PodSandboxConfig *config, struct err *err)
+{
+	struct sandbox *sandbox = calloc(1, sizeof(*sandbox));
+	if (!sandbox) {
+		err_nomem(err);
+		return NULL;
+	}
+	sandbox->runtime = rt;
+	sandbox->refs = 1;
+	snprintf(sandbox->id, sizeof(sandbox->id), "%s", id);
+	pthread_mutex_init(&sandbox->op, NULL);
+	sandbox->config = (Runtime__V1__PodSandboxConfig *)message_copy(&config->base);
+	sandbox->record = calloc(1, sizeof(*sandbox->record));
+	if (sandbox->record)
+		bulkhead__store__sandbox__init(sandbox->record);
+	if (!sandbox->config || !sandbox->record) {
+		sandbox_unref(sandbox);
+		err_nomem(err);
+		return NULL;
+	}
+	return sandbox;
+}
+
+static void sandbox_free(struct sandbox *sandbox)
+{
+	if (sandbox->config)
+		runtime__v1__pod_sandbox_config__free_unpacked(sandbox->config, NULL);
+	if (sandbox->record)
+		bulkhead__store__sandbox__free_unpacked(sandbox->record, NULL);
+	pthread_mutex_destroy(&sandbox->op);
+	free(sandbox);
+}
+
+void sandbox_unref(struct sandbox *sandbox)
+{
+	struct runtime *rt = sandbox->runtime;
+	pthread_mutex_lock(&rt->lock);
+	bool last = --sandbox->refs == 0;
+	pthread_mutex_unlock(&rt->lock);
+	if (last)
+		sandbox_free(sandbox);
+}
+
+struct sandbox *sandbox_find(struct runtime *rt, const char *id, struct err *err)
+{
+	struct sandbox *sandbox, *found = NULL;
+	size_t len = strlen(id);
+	bool ambiguous = false;
+
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
+	{
+		if (!len || strncmp(sandbox->id, id, len) != 0)
+			continue;
+		ambiguous = found != NULL;
+		found = sandbox;
+		if (ambiguous || len == ID_LEN)
+			break;
+	}
+	if (found && !ambiguous)
+		found->refs++;
+	pthread_mutex_unlock(&rt->lock);
+	if (ambiguous) {
+		err_set(err, -EINVAL,
+			"sandbox id '%.64s' is the beginning of several; give more of it", id);
+		return NULL;
+	}
+	if (!found)
+		err_set(err, -ENOENT, "sandbox '%.64s' not found", id);
+	return found;
+}
+
+int sandbox_save_locked(struct sandbox *sandbox, struct err *err)
+{
+	int r = store_put(
+		sandbox->runtime->store, STORE_SANDBOX, sandbox->id, &sandbox->record->base, err);
+	return r < 0 ? err_wrap(err, "record sandbox %s", sandbox->id) : 0;
+}
+
+int sandbox_set_state(struct sandbox *sandbox, Bulkhead__Store__SandboxState state, struct err *err)
+{
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	sandbox->record->state = state;
+	int r = sandbox_save_locked(sandbox, err);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	return r;
+}
+
+void sandbox_forget(struct sandbox *sandbox)
+{
+	struct runtime *rt = sandbox->runtime;
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_REMOVE(&rt->sandboxes, sandbox, link);
+	sandbox->gone = true;
+	pthread_mutex_unlock(&rt->lock);
+	sandbox_unref(sandbox);
+}
+
+struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err)
+{
+	struct machine *machine = NULL;
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	if (sandbox->machine)
+		machine = machine_ref(sandbox->machine);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	if (!machine)
+		err_set(err, -EBADFD, "sandbox %s does not run", sandbox->id);
+	return machine;
+}
+
+void sandbox_drop_machine(struct sandbox *sandbox)
+{
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	struct machine *machine = TAKE_PTR(sandbox->machine);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	machine_unref(machine);
+}
+
+char *sandbox_scratch_path(const struct runtime *rt, const char *id)
+{
+	return str_printf("%s/scratch/%s.ext4", rt->config->state_dir, id);
+}
+
+static int kill_container(struct container *container, void *userdata, struct err *err)
+{
+	(void)userdata;
+	return container_stop(container, 0, NULL, err);
+}
+
+/* Asks the guest to end and gives it a moment; then ends it. */
+static int stop_machine(struct sandbox *sandbox, struct err *err)
+{
+	struct runtime *rt = sandbox->runtime;
+	struct machine *machine = sandbox_machine(sandbox, NULL);
+	if (machine) {
+		Bulkhead__Agent__PowerOffRequest request = BULKHEAD__AGENT__POWER_OFF_REQUEST__INIT;
+		if (agent_call(machine->agent, "PowerOff", &request.base, CALL_MS, NULL, NULL) == 0)
+			hv_vm_wait_off(rt->hv, sandbox->id, POWEROFF_MS);
+		machine_unref(machine);
+	}
+	sandbox_drop_machine(sandbox);
+	return hv_vm_destroy(rt->hv, sandbox->id, err);
+}
+
+static int release_network(struct sandbox *sandbox, struct err *err)
+{
+	if (sandbox->record->network_released)
+		return 0;
+	int r = net_pod_teardown(sandbox->runtime->net, sandbox->id, err);
+	if (r < 0)
+		return err_wrap(err, "release the network");
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	sandbox->record->network_released = true;
+	r = sandbox_save_locked(sandbox, err);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	return r;
+}
+
+int sandbox_stop(struct sandbox *sandbox, struct err *err)
+{
+	struct err first = ERR_INIT;
+	/* One after the other in order: containers' output and exit codes come before the machine's
+	 * end. */
+	bool runs = sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+	if (runs && containers_each(sandbox, kill_container, NULL, &first) < 0)
+		log_event(sandbox->runtime->log, LOG_LEVEL_WARNING,
+			"container did not stop before its machine", "pod", sandbox->id, "err",
+			first.msg, NULL);
+	int r = stop_machine(sandbox, err);
+	containers_lost(sandbox, "the pod was stopped");
+	if (r < 0)
+		return r;
+	if (runs)
+		r = sandbox_set_state(
+			sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, err);
+	return r < 0 ? r : release_network(sandbox, err);
+}
+
+static int remove_container(struct container *container, void *userdata, struct err *err)
+{
+	(void)userdata;
+	return container_remove(container, err);
+}
+
+int sandbox_remove(struct sandbox *sandbox, struct err *err)
+{
+	struct runtime *rt = sandbox->runtime;
+	int r = sandbox_stop(sandbox, err);
+	if (r == 0)
+		r = sandbox_set_state(
+			sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_REMOVING, err);
+	if (r == 0)
+		r = containers_each(sandbox, remove_container, NULL, err);
+	if (r < 0)
+		return r;
+	_cleanup_free_ char *scratch = sandbox_scratch_path(rt, sandbox->id);
+	if (!scratch)
+		return err_nomem(err);
+	if (unlink(scratch) < 0 && errno != ENOENT)
+		return err_errno(err, "remove %s", scratch);
+	r = store_delete(rt->store, STORE_SANDBOX, sandbox->id, err);
+	if (r == 0)
+		sandbox_forget(sandbox);
+	return r;
+}
+
+/* ---- a machine that ended by itself ---- */
+
+struct death {
+	struct runtime *rt;
+	char sandbox_id[ID_LEN + 1];
+	char reason[512];
+};
+
+static void handle_death(void *userdata)
+{
+	struct death *death = userdata;
+	struct sandbox *sandbox = sandbox_find(death->rt, death->sandbox_id, NULL);
+	if (sandbox) {
+		pthread_mutex_lock(&sandbox->op);
+		if (sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY) {
+			struct err err = ERR_INIT;
+			log_event(death->rt->log, LOG_LEVEL_ERROR, "machine ended by itself", "pod",
+				sandbox->id, "reason", death->reason, NULL);
+			sandbox_drop_machine(sandbox);
+			hv_vm_destroy(death->rt->hv, sandbox->id, NULL);
+			containers_lost(sandbox, death->reason);
+			if (message_set_string(&sandbox->record->death, death->reason, &err) < 0 ||
+				sandbox_set_state(sandbox,
+					BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, &err) < 0)
+				log_event(death->rt->log, LOG_LEVEL_ERROR, "death not recorded",
+					"pod", sandbox->id, "err", err.msg, NULL);
+		}
+		pthread_mutex_unlock(&sandbox->op);
+		sandbox_unref(sandbox);
+	}
+	free(death);
+}
+
+void sandbox_report_death(struct runtime *rt, const char *sandbox_id, const char *reason)
+{
+	struct death *death = calloc(1, sizeof(*death));
+	if (!death)
+		return;
+	death->rt = rt;
+	snprintf(death->sandbox_id, sizeof(death->sandbox_id), "%s", sandbox_id);
+	snprintf(death->reason, sizeof(death->reason), "%s", reason);
+	if (ev_post(rt->keeper.loop, handle_death, death) < 0)
+		free(death);
+}

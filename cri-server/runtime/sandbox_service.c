@@ -1,0 +1,293 @@
+/*
+ * The sandbox methods of CRI: what a client may ask is checked here, and answers are composed here.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/internal.h"
+
+/* RFC 1123, and the kernel's limit on a host name. */
+#define HOSTNAME_MAX 64
+/* A client's label or annotation beyond this is a mistake; etcd holds no more for a whole object.
+ */
+#define CONFIG_MAX (1u << 20)
+
+static int check_ports(const Runtime__V1__PodSandboxConfig *config, struct err *err)
+{
+	for (size_t i = 0; i < config->n_port_mappings; i++) {
+		const Runtime__V1__PortMapping *p = config->port_mappings[i];
+		if (p->protocol > RUNTIME__V1__PROTOCOL__SCTP)
+			return err_set(err, -EINVAL, "port mapping %zu: unknown protocol %d", i,
+				p->protocol);
+		if (p->host_port < 0 || p->host_port > 65535 || p->container_port < 0 ||
+			p->container_port > 65535)
+			return err_set(err, -EINVAL,
+				"port mapping %zu: %d:%d is not a pair of ports", i, p->host_port,
+				p->container_port);
+	}
+	return 0;
+}
+
+static int check_linux(const Runtime__V1__LinuxPodSandboxConfig *linux, struct err *err)
+{
+	const Runtime__V1__LinuxSandboxSecurityContext *sc = linux ? linux->security_context : NULL;
+	const Runtime__V1__NamespaceOption *ns = sc ? sc->namespace_options : NULL;
+	if (ns && ns->network == RUNTIME__V1__NAMESPACE_MODE__NODE)
+		return err_set(err, -EOPNOTSUPP,
+			"hostNetwork: a pod that is a virtual machine cannot use the host's "
+			"network; give it a runtime class that uses runc");
+	if (ns && ns->userns_options &&
+		ns->userns_options->mode != RUNTIME__V1__NAMESPACE_MODE__NODE)
+		return err_set(err, -EOPNOTSUPP, "user namespaces: not built yet");
+	return 0;
+}
+
+static int check_config(const Runtime__V1__PodSandboxConfig *config, struct err *err)
+{
+	if (!config || !config->metadata)
+		return err_set(err, -EINVAL, "sandbox config must include metadata");
+	if (!config->metadata->name[0] || !config->metadata->namespace_[0] ||
+		!config->metadata->uid[0])
+		return err_set(
+			err, -EINVAL, "sandbox metadata must include name, namespace and uid");
+	if (strlen(config->hostname) > HOSTNAME_MAX)
+		return err_set(err, -EINVAL, "hostname is longer than %d characters", HOSTNAME_MAX);
+	if (protobuf_c_message_get_packed_size(&config->base) > CONFIG_MAX)
+		return err_set(err, -EINVAL, "sandbox config is larger than %u bytes", CONFIG_MAX);
+	int r = check_ports(config, err);
+	return r < 0 ? r : check_linux(config->linux, err);
+}
+
+METHOD(sandbox_service_run)
+{
+	struct runtime *rt = call_runtime(call);
+	const Runtime__V1__RunPodSandboxRequest *req =
+		(const Runtime__V1__RunPodSandboxRequest *)request;
+	int r = check_config(req->config, err);
+	if (r < 0)
+		return r;
+	const struct config_handler *handler = config_handler(rt->config, req->runtime_handler);
+	if (!handler)
+		return err_set(err, -EINVAL,
+			"no runtime handler '%.64s' is configured; runtime_handlers of the "
+			"configuration lists them",
+			req->runtime_handler);
+	char id[ID_LEN + 1];
+	r = sandbox_run(rt, req->config, handler, id, err);
+	if (r < 0)
+		return r;
+	Runtime__V1__RunPodSandboxResponse response = RUNTIME__V1__RUN_POD_SANDBOX_RESPONSE__INIT;
+	response.pod_sandbox_id = id;
+	return respond(&response.base, ret_response, err);
+}
+
+/* Runs fn with the sandbox's `op`. One that is not there is success: these calls are repeated. */
+static int with_sandbox(struct runtime *rt, const char *id,
+	int (*fn)(struct sandbox *, struct err *), struct err *err)
+{
+	struct sandbox *sandbox = sandbox_find(rt, id, err);
+	if (!sandbox)
+		return err->code == -ENOENT && id[0] ? 0 : err->code;
+	pthread_mutex_lock(&sandbox->op);
+	/* It may have failed to come up, or been removed, while this waited. */
+	pthread_mutex_lock(&rt->lock);
+	bool gone = sandbox->gone;
+	pthread_mutex_unlock(&rt->lock);
+	int r = gone ? 0 : fn(sandbox, err);
+	pthread_mutex_unlock(&sandbox->op);
+	sandbox_unref(sandbox);
+	return r;
+}
+
+METHOD(sandbox_service_stop)
+{
+	const Runtime__V1__StopPodSandboxRequest *req =
+		(const Runtime__V1__StopPodSandboxRequest *)request;
+	int r = with_sandbox(call_runtime(call), req->pod_sandbox_id, sandbox_stop, err);
+	if (r < 0)
+		return err_wrap(err, "stop sandbox");
+	Runtime__V1__StopPodSandboxResponse response = RUNTIME__V1__STOP_POD_SANDBOX_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(sandbox_service_remove)
+{
+	const Runtime__V1__RemovePodSandboxRequest *req =
+		(const Runtime__V1__RemovePodSandboxRequest *)request;
+	int r = with_sandbox(call_runtime(call), req->pod_sandbox_id, sandbox_remove, err);
+	if (r < 0)
+		return err_wrap(err, "remove sandbox");
+	Runtime__V1__RemovePodSandboxResponse response =
+		RUNTIME__V1__REMOVE_POD_SANDBOX_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+/* ---- status and list: under runtime->lock, from the records ---- */
+
+static bool visible(const struct sandbox *sandbox)
+{
+	return sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY ||
+	       sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY;
+}
+
+static Runtime__V1__PodSandboxState cri_state(const struct sandbox *sandbox)
+{
+	return sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY
+		       ? RUNTIME__V1__POD_SANDBOX_STATE__SANDBOX_READY
+		       : RUNTIME__V1__POD_SANDBOX_STATE__SANDBOX_NOTREADY;
+}
+
+static char *verbose_info(const struct sandbox *sandbox)
+{
+	const char *names[STEPS_MAX];
+	size_t n = bring_up_step_names(names);
+	json_t *steps = json_object();
+	for (size_t i = 0; i < n; i++)
+		json_object_set_new(steps, names[i], json_real((double)sandbox->times.ns[i] / 1e6));
+	json_t *info = json_pack("{s:s, s:s, s:s, s:o}", "netns", sandbox->record->netns, "death",
+		sandbox->record->death, "hostname", sandbox->config->hostname, "bringUpMs", steps);
+	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
+	json_decref(info);
+	return text;
+}
+
+static int answer_status(
+	struct sandbox *sandbox, bool verbose, ProtobufCMessage **ret_response, struct err *err)
+{
+	const Bulkhead__Store__Sandbox *record = sandbox->record;
+	const Runtime__V1__PodSandboxConfig *config = sandbox->config;
+	Runtime__V1__PodSandboxStatus status = RUNTIME__V1__POD_SANDBOX_STATUS__INIT;
+	Runtime__V1__PodSandboxNetworkStatus network =
+		RUNTIME__V1__POD_SANDBOX_NETWORK_STATUS__INIT;
+	Runtime__V1__LinuxPodSandboxStatus linux = RUNTIME__V1__LINUX_POD_SANDBOX_STATUS__INIT;
+	Runtime__V1__Namespace ns = RUNTIME__V1__NAMESPACE__INIT;
+	Runtime__V1__NamespaceOption defaults = RUNTIME__V1__NAMESPACE_OPTION__INIT;
+	Runtime__V1__PodSandboxStatusResponse response =
+		RUNTIME__V1__POD_SANDBOX_STATUS_RESPONSE__INIT;
+	Runtime__V1__PodIP additional[NET_ADDRESSES_MAX], *pointers[NET_ADDRESSES_MAX];
+	Runtime__V1__PodSandboxStatusResponse__InfoEntry entry =
+		RUNTIME__V1__POD_SANDBOX_STATUS_RESPONSE__INFO_ENTRY__INIT;
+	Runtime__V1__PodSandboxStatusResponse__InfoEntry *entries[] = {&entry};
+	_cleanup_free_ char *info = NULL;
+
+	status.id = sandbox->id;
+	status.metadata = config->metadata;
+	status.state = cri_state(sandbox);
+	status.created_at = record->created_ns;
+	/* A map's entries are of one form, whichever message they are declared in. */
+	status.labels = (Runtime__V1__PodSandboxStatus__LabelsEntry **)config->labels;
+	status.n_labels = config->n_labels;
+	status.annotations =
+		(Runtime__V1__PodSandboxStatus__AnnotationsEntry **)config->annotations;
+	status.n_annotations = config->n_annotations;
+	status.runtime_handler = record->runtime_handler;
+	if (!record->network_released && record->n_ips) {
+		network.ip = record->ips[0];
+		for (size_t i = 1; i < record->n_ips && i < ARRAY_SIZE(additional); i++) {
+			pointers[network.n_additional_ips] = &additional[i];
+			runtime__v1__pod_ip__init(&additional[i]);
+			additional[i].ip = record->ips[i];
+			network.n_additional_ips++;
+		}
+		network.additional_ips = pointers;
+	}
+	status.network = &network;
+	ns.options = &defaults;
+	if (config->linux && config->linux->security_context &&
+		config->linux->security_context->namespace_options)
+		ns.options = config->linux->security_context->namespace_options;
+	linux.namespaces = &ns;
+	status.linux = &linux;
+	response.status = &status;
+	if (verbose) {
+		info = verbose_info(sandbox);
+		if (!info)
+			return err_nomem(err);
+		entry.key = (char *)"info";
+		entry.value = info;
+		response.info = entries;
+		response.n_info = 1;
+	}
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(sandbox_service_status)
+{
+	struct runtime *rt = call_runtime(call);
+	const Runtime__V1__PodSandboxStatusRequest *req =
+		(const Runtime__V1__PodSandboxStatusRequest *)request;
+	struct sandbox *sandbox = sandbox_find(rt, req->pod_sandbox_id, err);
+	if (!sandbox)
+		return err->code;
+	pthread_mutex_lock(&rt->lock);
+	int r = visible(sandbox) ? answer_status(sandbox, req->verbose, ret_response, err)
+				 : err_set(err, -ENOENT, "sandbox '%s' not found", sandbox->id);
+	pthread_mutex_unlock(&rt->lock);
+	sandbox_unref(sandbox);
+	return r;
+}
+
+static bool wanted(const struct sandbox *sandbox, const Runtime__V1__PodSandboxFilter *filter)
+{
+	if (!visible(sandbox))
+		return false;
+	if (!filter)
+		return true;
+	if (filter->id[0] && strncmp(sandbox->id, filter->id, strlen(filter->id)) != 0)
+		return false;
+	if (filter->state && filter->state->state != cri_state(sandbox))
+		return false;
+	return labels_match((void *)filter->label_selector, filter->n_label_selector,
+		(void *)sandbox->config->labels, sandbox->config->n_labels);
+}
+
+static void fill_item(Runtime__V1__PodSandbox *item, struct sandbox *sandbox)
+{
+	runtime__v1__pod_sandbox__init(item);
+	item->id = sandbox->id;
+	item->metadata = sandbox->config->metadata;
+	item->state = cri_state(sandbox);
+	item->created_at = sandbox->record->created_ns;
+	item->labels = (Runtime__V1__PodSandbox__LabelsEntry **)sandbox->config->labels;
+	item->n_labels = sandbox->config->n_labels;
+	item->annotations =
+		(Runtime__V1__PodSandbox__AnnotationsEntry **)sandbox->config->annotations;
+	item->n_annotations = sandbox->config->n_annotations;
+	item->runtime_handler = sandbox->record->runtime_handler;
+}
+
+static int answer_list(struct runtime *rt, const Runtime__V1__PodSandboxFilter *filter,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	struct sandbox *sandbox;
+	size_t n = 0;
+	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
+	n += wanted(sandbox, filter);
+	_cleanup_free_ Runtime__V1__PodSandbox *items = calloc(n + 1, sizeof(*items));
+	_cleanup_free_ Runtime__V1__PodSandbox **pointers = calloc(n + 1, sizeof(*pointers));
+	if (!items || !pointers)
+		return err_nomem(err);
+	Runtime__V1__ListPodSandboxResponse response = RUNTIME__V1__LIST_POD_SANDBOX_RESPONSE__INIT;
+	response.items = pointers;
+	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
+	if (wanted(sandbox, filter)) {
+		fill_item(&items[response.n_items], sandbox);
+		pointers[response.n_items] = &items[response.n_items];
+		response.n_items++;
+	}
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(sandbox_service_list)
+{
+	struct runtime *rt = call_runtime(call);
+	const Runtime__V1__ListPodSandboxRequest *req =
+		(const Runtime__V1__ListPodSandboxRequest *)request;
+	pthread_mutex_lock(&rt->lock);
+	int r = answer_list(rt, req->filter, ret_response, err);
+	pthread_mutex_unlock(&rt->lock);
+	return r;
+}

@@ -1,0 +1,30 @@
+#include "cri-server/runtime/steps.h"
+
+#include <assert.h>
+#include <time.h>
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int steps_run(const struct step *steps, size_t n, void *subject, struct step_times *ret_times,
+	struct err *err)
+{
+	assert(n <= STEPS_MAX);
+	for (size_t i = 0; i < n; i++) {
+		uint64_t begin = now_ns();
+		int r = steps[i].run(subject, err);
+		ret_times->ns[i] = now_ns() - begin;
+		if (r >= 0)
+			continue;
+		err_wrap(err, "%s", steps[i].name);
+		for (size_t done = i + 1; done-- > 0;)
+			if (steps[done].undo)
+				steps[done].undo(subject);
+		return r;
+	}
+	return 0;
+}

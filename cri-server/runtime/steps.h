@@ -1,0 +1,31 @@
+/*
+ * A bring-up as a table: named steps, run in order; when one fails, those that were done are undone
+ * in reverse.
+ *
+ * A step's `undo` takes back what its `run` did, and is also called for a step whose own run failed
+ * half-way: it must cope with anything from nothing to all of it. Undoing cannot fail: what it
+ * could not remove is found at the next start by the reconciliation.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+#define STEPS_MAX 16
+
+struct step {
+	const char *name; /* for error messages, timings and bench: "network", "boot" */
+	int (*run)(void *subject, struct err *err);
+	void (*undo)(void *subject); /* NULL: nothing to take back */
+};
+
+/* How long each step took, in nanoseconds, in the table's order. */
+struct step_times {
+	uint64_t ns[STEPS_MAX];
+};
+
+/* 0, or the failing step's error with its name in front; then everything is undone. */
+int steps_run(const struct step *steps, size_t n, void *subject, struct step_times *ret_times,
+	struct err *err);

@@ -1,0 +1,82 @@
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "cri-server/runtime/steps.h"
+
+struct trace {
+	char events[64];
+};
+
+static int note(void *subject, const char *event)
+{
+	struct trace *trace = subject;
+	strcat(trace->events, event);
+	return 0;
+}
+
+static int run_a(void *s, struct err *err)
+{
+	(void)err;
+	return note(s, "A");
+}
+static int run_b(void *s, struct err *err)
+{
+	(void)err;
+	return note(s, "B");
+}
+static int run_fail(void *s, struct err *err)
+{
+	note(s, "F");
+	return err_set(err, -EIO, "it broke");
+}
+static void undo_a(void *s)
+{
+	note(s, "a");
+}
+static void undo_fail(void *s)
+{
+	note(s, "f");
+}
+
+static void runs_all_in_order(void **state)
+{
+	(void)state;
+	const struct step steps[] = {{"first", run_a, undo_a}, {"second", run_b, NULL}};
+	struct trace trace = {""};
+	struct step_times times;
+	struct err err = ERR_INIT;
+	assert_int_equal(steps_run(steps, 2, &trace, &times, &err), 0);
+	assert_string_equal(trace.events, "AB");
+}
+
+static void unwinds_in_reverse_with_the_failed_one(void **state)
+{
+	(void)state;
+	const struct step steps[] = {
+		{"first", run_a, undo_a},
+		{"second", run_b, NULL},
+		{"third", run_fail, undo_fail},
+		{"never", run_a, undo_a},
+	};
+	struct trace trace = {""};
+	struct step_times times;
+	struct err err = ERR_INIT;
+	assert_int_equal(steps_run(steps, 4, &trace, &times, &err), -EIO);
+	assert_string_equal(trace.events, "ABFfa");
+	assert_string_equal(err.msg, "third: it broke");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(runs_all_in_order),
+		cmocka_unit_test(unwinds_in_reverse_with_the_failed_one),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,354 @@
+/*
+ * One table: (kind, id) → packed message. The lock is recursive, so that a transaction's owner can
+ * write while others wait.
+ */
+#include "cri-server/store/store.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <sqlite3.h>
+
+#include "common/fd.h"
+#include "cri-server/store/records.pb-c.h"
+
+#define APPLICATION_ID 0x62756c6b /* "bulk", in the file's header */
+#define SCHEMA_VERSION 1
+#define CACHE_KIB      1024
+
+enum statement {
+	PUT,
+	GET,
+	DELETE,
+	EACH,
+	STATEMENTS,
+};
+
+static const char *const statement_texts[STATEMENTS] = {
+	[PUT] = "INSERT INTO record (kind, id, body) VALUES (?1, ?2, ?3)"
+		" ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body",
+	[GET] = "SELECT body FROM record WHERE kind = ?1 AND id = ?2",
+	[DELETE] = "DELETE FROM record WHERE kind = ?1 AND id = ?2",
+	[EACH] = "SELECT id, body FROM record WHERE kind = ?1 ORDER BY id",
+};
+
+static const ProtobufCMessageDescriptor *const descriptors[] = {
+	[STORE_SANDBOX] = &bulkhead__store__sandbox__descriptor,
+	[STORE_CONTAINER] = &bulkhead__store__container__descriptor,
+	[STORE_IMAGE] = &bulkhead__store__image__descriptor,
+	[STORE_LAYER] = &bulkhead__store__layer__descriptor,
+	[STORE_SETTING] = &bulkhead__store__setting__descriptor,
+};
+
+struct store {
+	char *path;
+	int lock_fd; /* flock()ed for as long as we live */
+	sqlite3 *db;
+	sqlite3_stmt *statements[STATEMENTS];
+	pthread_mutex_t lock; /* recursive; protects all above, and spans a transaction */
+	pthread_t owner;      /* of the open transaction */
+	bool in_transaction;
+};
+
+static int db_error(struct store *s, const char *what, struct err *err)
+{
+	int primary = sqlite3_errcode(s->db) & 0xff;
+	int code = primary == SQLITE_FULL ? -ENOSPC : primary == SQLITE_NOMEM ? -ENOMEM : -EIO;
+	return err_set(err, code, "%s: %s: %s", s->path, what, sqlite3_errmsg(s->db));
+}
+
+static int run(struct store *s, const char *sql, struct err *err)
+{
+	return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(s, sql, err);
+}
+
+/* The first column of the first row, a number. */
+static int query_number(struct store *s, const char *sql, sqlite3_int64 *ret, struct err *err)
+{
+	sqlite3_stmt *st;
+	if (sqlite3_prepare_v2(s->db, sql, -1, &st, NULL) != SQLITE_OK)
+		return db_error(s, sql, err);
+	int r = 0;
+	if (sqlite3_step(st) == SQLITE_ROW)
+		*ret = sqlite3_column_int64(st, 0);
+	else
+		r = db_error(s, sql, err);
+	sqlite3_finalize(st);
+	return r;
+}
+
+/* Only one process may own the records. */
+static int take_lock(struct store *s, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s.lock", s->path);
+	if (!path)
+		return err_nomem(err);
+	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (s->lock_fd < 0)
+		return err_errno(err, "open %s", path);
+	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		char pid[16] = "";
+		ssize_t n = pread(s->lock_fd, pid, sizeof(pid) - 1, 0);
+		pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
+		return err_set(err, -EBUSY,
+			"%s is in use by another bulkheadd (process %s); stop it first, or give "
+			"this one a state_dir of its own",
+			s->path, pid[0] ? pid : "unknown");
+	}
+	if (ftruncate(s->lock_fd, 0) < 0 || dprintf(s->lock_fd, "%d\n", (int)getpid()) < 0)
+		return err_errno(err, "write %s", path);
+	return 0;
+}
+
+static int refuse(const struct store *s, const char *what, struct err *err)
+{
+	return err_set(err, -EBADMSG,
+		"%s %s; it is left as it is. Restore it from a backup, or move it and its -wal and "
+		"-shm away to begin anew: pods that run are then removed",
+		s->path, what);
+}
+
+static int quick_check(struct store *s, struct err *err)
+{
+	sqlite3_stmt *st;
+	bool ok = false;
+	if (sqlite3_prepare_v2(s->db, "PRAGMA quick_check(1)", -1, &st, NULL) == SQLITE_OK) {
+		ok = sqlite3_step(st) == SQLITE_ROW &&
+		     strcmp((const char *)sqlite3_column_text(st, 0), "ok") == 0;
+		sqlite3_finalize(st);
+	}
+	return ok ? 0 : refuse(s, "is damaged, or not a database", err);
+}
+
+static int create_schema(struct store *s, struct err *err)
+{
+	char sql[512];
+	snprintf(sql, sizeof(sql),
+		"BEGIN IMMEDIATE; PRAGMA application_id = %d; PRAGMA user_version = %d;"
+		"CREATE TABLE record (kind INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,"
+		" PRIMARY KEY (kind, id)) WITHOUT ROWID; COMMIT",
+		APPLICATION_ID, SCHEMA_VERSION);
+	return run(s, sql, err);
+}
+
+static int check_schema(struct store *s, struct err *err)
+{
+	sqlite3_int64 application, version, tables;
+	int r = quick_check(s, err);
+	if (r == 0)
+		r = query_number(s, "PRAGMA application_id", &application, err);
+	if (r == 0)
+		r = query_number(s, "PRAGMA user_version", &version, err);
+	if (r == 0)
+		r = query_number(s, "SELECT count(*) FROM sqlite_schema", &tables, err);
+	if (r < 0)
+		return r;
+	if (!tables && !application && !version)
+		return create_schema(s, err);
+	if (application != APPLICATION_ID)
+		return refuse(s, "is a database of another program", err);
+	if (version > SCHEMA_VERSION)
+		return refuse(s, "was written by a newer bulkheadd", err);
+	return 0;
+}
+
+static int open_database(struct store *s, struct err *err)
+{
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
+		    SQLITE_OPEN_NOFOLLOW;
+	if (sqlite3_open_v2(s->path, &s->db, flags, NULL) != SQLITE_OK)
+		return db_error(s, "open", err);
+	sqlite3_busy_timeout(s->db, 5000);
+	int r = check_schema(s, err);
+	if (r < 0)
+		return r;
+	char cache[64];
+	snprintf(cache, sizeof(cache), "PRAGMA cache_size = -%d", CACHE_KIB);
+	r = run(s, "PRAGMA journal_mode = WAL", err);
+	if (r == 0)
+		r = run(s, "PRAGMA synchronous = NORMAL", err);
+	if (r == 0)
+		r = run(s, cache, err);
+	for (size_t i = 0; i < STATEMENTS && r == 0; i++)
+		if (sqlite3_prepare_v3(s->db, statement_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
+			    &s->statements[i], NULL) != SQLITE_OK)
+			r = db_error(s, statement_texts[i], err);
+	return r;
+}
+
+int store_open(const char *path, struct store **ret, struct err *err)
+{
+	struct store *s = calloc(1, sizeof(*s));
+	if (!s)
+		return err_nomem(err);
+	s->lock_fd = -EBADF;
+	pthread_mutexattr_t attr;
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
+	pthread_mutex_init(&s->lock, &attr);
+	pthread_mutexattr_destroy(&attr);
+	s->path = strdup(path);
+	int r = s->path ? take_lock(s, err) : err_nomem(err);
+	if (r == 0)
+		r = open_database(s, err);
+	if (r < 0) {
+		store_close(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+struct store *store_close(struct store *s)
+{
+	if (!s)
+		return NULL;
+	for (size_t i = 0; i < STATEMENTS; i++)
+		sqlite3_finalize(s->statements[i]);
+	sqlite3_close(s->db);
+	fd_close(s->lock_fd);
+	pthread_mutex_destroy(&s->lock);
+	free(s->path);
+	free(s);
+	return NULL;
+}
+
+/* A statement with its first two parameters, the lock held until done(). */
+static sqlite3_stmt *begin(
+	struct store *s, enum statement which, enum store_kind kind, const char *id)
+{
+	pthread_mutex_lock(&s->lock);
+	sqlite3_stmt *st = s->statements[which];
+	sqlite3_bind_int(st, 1, (int)kind);
+	if (id)
+		sqlite3_bind_text(st, 2, id, -1, SQLITE_STATIC);
+	return st;
+}
+
+static void done(struct store *s, sqlite3_stmt *st)
+{
+	sqlite3_reset(st);
+	sqlite3_clear_bindings(st);
+	pthread_mutex_unlock(&s->lock);
+}
+
+int store_put(struct store *s, enum store_kind kind, const char *id, const ProtobufCMessage *record,
+	struct err *err)
+{
+	if (record->descriptor != descriptors[kind])
+		return err_set(err, -EINVAL, "record '%s' is a %s, not a %s", id,
+			record->descriptor->name, descriptors[kind]->name);
+	size_t len = protobuf_c_message_get_packed_size(record);
+	_cleanup_free_ uint8_t *body = malloc(len ? len : 1);
+	if (!body)
+		return err_nomem(err);
+	protobuf_c_message_pack(record, body);
+	sqlite3_stmt *st = begin(s, PUT, kind, id);
+	sqlite3_bind_blob64(st, 3, body, len, SQLITE_STATIC);
+	int r = sqlite3_step(st) == SQLITE_DONE ? 0 : db_error(s, "write a record", err);
+	done(s, st);
+	return r;
+}
+
+static ProtobufCMessage *unpack(sqlite3_stmt *st, int column, enum store_kind kind)
+{
+	const void *body = sqlite3_column_blob(st, column);
+	int len = sqlite3_column_bytes(st, column);
+	return protobuf_c_message_unpack(
+		descriptors[kind], NULL, (size_t)len, len ? body : (const void *)"");
+}
+
+int store_get(struct store *s, enum store_kind kind, const char *id, ProtobufCMessage **ret_record,
+	struct err *err)
+{
+	sqlite3_stmt *st = begin(s, GET, kind, id);
+	int step = sqlite3_step(st), r = 1;
+	if (step == SQLITE_ROW) {
+		ProtobufCMessage *record = unpack(st, 0, kind);
+		r = record ? 0
+			   : err_set(err, -EBADMSG, "%s: record '%s' does not parse", s->path, id);
+		if (record)
+			*ret_record = record;
+	} else if (step != SQLITE_DONE) {
+		r = db_error(s, "read a record", err);
+	}
+	done(s, st);
+	return r;
+}
+
+int store_delete(struct store *s, enum store_kind kind, const char *id, struct err *err)
+{
+	sqlite3_stmt *st = begin(s, DELETE, kind, id);
+	int r = sqlite3_step(st) == SQLITE_DONE ? 0 : db_error(s, "delete a record", err);
+	done(s, st);
+	return r;
+}
+
+int store_each(struct store *s, enum store_kind kind,
+	int (*fn)(void *userdata, const char *id, const ProtobufCMessage *record), void *userdata,
+	struct err *err)
+{
+	sqlite3_stmt *st = begin(s, EACH, kind, NULL);
+	int step = SQLITE_DONE, r = 0;
+	while (r == 0 && (step = sqlite3_step(st)) == SQLITE_ROW) {
+		const char *id = (const char *)sqlite3_column_text(st, 0);
+		ProtobufCMessage *record = unpack(st, 1, kind);
+		r = record ? fn(userdata, id, record) : -EBADMSG;
+		if (r < 0)
+			err_set(err, r, "%s: record '%s': %s", s->path, id, strerror(-r));
+		if (record)
+			protobuf_c_message_free_unpacked(record, NULL);
+	}
+	if (r == 0 && step != SQLITE_DONE)
+		r = db_error(s, "read the records", err);
+	done(s, st);
+	return r;
+}
+
+int store_begin(struct store *s, struct err *err)
+{
+	pthread_mutex_lock(&s->lock);
+	assert(!s->in_transaction);
+	int r = run(s, "BEGIN IMMEDIATE", err);
+	if (r < 0) {
+		pthread_mutex_unlock(&s->lock);
+		return r;
+	}
+	s->in_transaction = true;
+	s->owner = pthread_self();
+	return 0;
+}
+
+static void end_transaction(struct store *s)
+{
+	s->in_transaction = false;
+	pthread_mutex_unlock(&s->lock); /* store_begin()'s */
+}
+
+int store_commit(struct store *s, struct err *err)
+{
+	assert(s->in_transaction);
+	int r = run(s, "COMMIT", err);
+	if (r == 0)
+		end_transaction(s);
+	return r;
+}
+
+void store_rollback(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	bool ours = s->in_transaction && pthread_equal(s->owner, pthread_self());
+	if (ours) {
+		run(s, "ROLLBACK", NULL);
+		end_transaction(s);
+	}
+	pthread_mutex_unlock(&s->lock);
+}

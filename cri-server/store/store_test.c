@@ -1,0 +1,258 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <sqlite3.h>
+
+#include "common/fd.h"
+#include "cri-server/store/records.pb-c.h"
+#include "cri-server/store/store.h"
+
+struct place {
+	char dir[64];
+	char path[96];
+};
+
+static int set_up(void **state)
+{
+	static struct place place;
+	snprintf(place.dir, sizeof(place.dir), "/tmp/store-test-XXXXXX");
+	if (!mkdtemp(place.dir))
+		return -1;
+	snprintf(place.path, sizeof(place.path), "%s/state.db", place.dir);
+	*state = &place;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	return fd_remove_tree(((struct place *)*state)->dir, NULL);
+}
+
+static struct store *open_store(const char *path)
+{
+	struct store *store = NULL;
+	struct err err = ERR_INIT;
+	if (store_open(path, &store, &err) < 0)
+		fail_msg("%s", err.msg);
+	return store;
+}
+
+static int put(struct store *store, const char *id, const char *value)
+{
+	Bulkhead__Store__Setting setting = BULKHEAD__STORE__SETTING__INIT;
+	setting.value = (char *)value;
+	return store_put(store, STORE_SETTING, id, &setting.base, NULL);
+}
+
+static void assert_value(struct store *store, const char *id, const char *value)
+{
+	ProtobufCMessage *record = NULL;
+	int r = store_get(store, STORE_SETTING, id, &record, NULL);
+	assert_int_equal(r, value ? 0 : 1);
+	if (!value)
+		return;
+	assert_string_equal(((Bulkhead__Store__Setting *)record)->value, value);
+	protobuf_c_message_free_unpacked(record, NULL);
+}
+
+static void records_survive_reopening(void **state)
+{
+	struct place *place = *state;
+	struct store *store = open_store(place->path);
+	assert_int_equal(put(store, "a", "1"), 0);
+	assert_int_equal(put(store, "a", "2"), 0);
+	assert_int_equal(put(store, "b", "3"), 0);
+	assert_int_equal(store_delete(store, STORE_SETTING, "b", NULL), 0);
+	assert_int_equal(store_delete(store, STORE_SETTING, "never", NULL), 0);
+	store_close(store);
+	store = open_store(place->path);
+	assert_value(store, "a", "2");
+	assert_value(store, "b", NULL);
+	store_close(store);
+}
+
+static void refuses_a_record_of_another_kind(void **state)
+{
+	struct place *place = *state;
+	struct store *store = open_store(place->path);
+	Bulkhead__Store__Setting setting = BULKHEAD__STORE__SETTING__INIT;
+	assert_int_equal(store_put(store, STORE_IMAGE, "a", &setting.base, NULL), -EINVAL);
+	store_close(store);
+}
+
+static int collect(void *userdata, const char *id, const ProtobufCMessage *record)
+{
+	(void)record;
+	strcat(userdata, id);
+	return strcmp(id, "stop") == 0 ? -EINTR : 0;
+}
+
+static void each_goes_in_order_and_stops_at_an_error(void **state)
+{
+	struct place *place = *state;
+	struct store *store = open_store(place->path);
+	struct err err = ERR_INIT;
+	char seen[32] = "";
+	put(store, "b", "");
+	put(store, "a", "");
+	assert_int_equal(store_each(store, STORE_SETTING, collect, seen, &err), 0);
+	assert_string_equal(seen, "ab");
+	put(store, "stop", "");
+	put(store, "zz", "");
+	seen[0] = '\0';
+	assert_int_equal(store_each(store, STORE_SETTING, collect, seen, &err), -EINTR);
+	assert_string_equal(seen, "abstop");
+	store_close(store);
+}
+
+static void a_transaction_is_all_or_nothing(void **state)
+{
+	struct place *place = *state;
+	struct store *store = open_store(place->path);
+	put(store, "a", "before");
+	assert_int_equal(store_begin(store, NULL), 0);
+	put(store, "a", "after");
+	put(store, "b", "new");
+	store_rollback(store);
+	assert_value(store, "a", "before");
+	assert_value(store, "b", NULL);
+	assert_int_equal(store_begin(store, NULL), 0);
+	put(store, "a", "after");
+	assert_int_equal(store_commit(store, NULL), 0);
+	store_rollback(store); /* none is open: nothing happens */
+	assert_value(store, "a", "after");
+	store_close(store);
+}
+
+static void a_second_owner_is_refused(void **state)
+{
+	struct place *place = *state;
+	struct store *store = open_store(place->path), *second = NULL;
+	struct err err = ERR_INIT;
+	char pid[16];
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
+	assert_int_equal(store_open(place->path, &second, &err), -EBUSY);
+	assert_non_null(strstr(err.msg, pid));
+	store_close(store);
+	store_close(open_store(place->path));
+}
+
+static void assert_refused_untouched(const char *path, const char *expected)
+{
+	_cleanup_free_ char *before = NULL, *after = NULL;
+	size_t n_before, n_after;
+	struct store *store = NULL;
+	struct err err = ERR_INIT;
+	assert_int_equal(fd_read_file(path, 1 << 20, &before, &n_before, NULL), 0);
+	assert_int_equal(store_open(path, &store, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, expected));
+	assert_int_equal(fd_read_file(path, 1 << 20, &after, &n_after, NULL), 0);
+	assert_int_equal(n_before, n_after);
+	assert_memory_equal(before, after, n_before);
+}
+
+static void refuses_what_is_not_its_own(void **state)
+{
+	struct place *place = *state;
+	const char garbage[] = "this is not a database at all, but some text that is long enough";
+	assert_int_equal(fd_write_file(place->path, garbage, sizeof(garbage), 0600, NULL), 0);
+	assert_refused_untouched(place->path, "damaged");
+}
+
+static void alter(const char *path, const char *sql)
+{
+	sqlite3 *db;
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+}
+
+static void refuses_a_newer_schema(void **state)
+{
+	struct place *place = *state;
+	store_close(open_store(place->path));
+	alter(place->path, "PRAGMA user_version = 999");
+	assert_refused_untouched(place->path, "newer");
+}
+
+static void refuses_another_programs_database(void **state)
+{
+	struct place *place = *state;
+	alter(place->path, "CREATE TABLE theirs (x)");
+	assert_refused_untouched(place->path, "another program");
+}
+
+static void write_for_ever(const char *path, int progress)
+{
+	struct store *store = open_store(path);
+	for (int i = 0;; i++) {
+		char value[16];
+		snprintf(value, sizeof(value), "%d", i);
+		store_begin(store, NULL);
+		put(store, "x", value);
+		put(store, "y", value);
+		store_commit(store, NULL);
+		if (write(progress, &i, sizeof(i)) < 0)
+			_exit(1);
+	}
+}
+
+/* What was committed before the death is there, and the two records agree. */
+static void a_killed_writer_leaves_whole_transactions(void **state)
+{
+	struct place *place = *state;
+	int pipe_fds[2], last = -1, seen;
+	assert_int_equal(pipe(pipe_fds), 0);
+	pid_t pid = fork();
+	if (pid == 0)
+		write_for_ever(place->path, pipe_fds[1]);
+	close(pipe_fds[1]);
+	while (last < 50 && read(pipe_fds[0], &seen, sizeof(seen)) == sizeof(seen))
+		last = seen;
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	while (read(pipe_fds[0], &seen, sizeof(seen)) == sizeof(seen))
+		last = seen;
+	close(pipe_fds[0]);
+
+	struct store *store = open_store(place->path);
+	ProtobufCMessage *x = NULL, *y = NULL;
+	assert_int_equal(store_get(store, STORE_SETTING, "x", &x, NULL), 0);
+	assert_int_equal(store_get(store, STORE_SETTING, "y", &y, NULL), 0);
+	const char *value = ((Bulkhead__Store__Setting *)x)->value;
+	assert_string_equal(value, ((Bulkhead__Store__Setting *)y)->value);
+	assert_true(atoi(value) >= last);
+	protobuf_c_message_free_unpacked(x, NULL);
+	protobuf_c_message_free_unpacked(y, NULL);
+	store_close(store);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(records_survive_reopening, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			refuses_a_record_of_another_kind, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			each_goes_in_order_and_stops_at_an_error, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_transaction_is_all_or_nothing, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_second_owner_is_refused, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(refuses_what_is_not_its_own, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(refuses_a_newer_schema, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			refuses_another_programs_database, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_killed_writer_leaves_whole_transactions, set_up, tear_down),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
