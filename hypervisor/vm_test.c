@@ -1,0 +1,305 @@
+/*
+ * A real machine from creation to its last trace. Needs root, QEMU, libvirt's embedded driver, and in
+ * BULKHEAD_KERNEL and BULKHEAD_INITRAMFS a guest whose init listens on vsock port 1024; skips otherwise. Takes
+ * some ten seconds: libvirt probes QEMU anew in a fresh root.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <net/if.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "hypervisor/internal.h"
+#include "hypervisor/vm.h"
+
+#define GUEST_PORT 1024
+#define ROOT       "/tmp/hv-vm-test"
+
+struct fixture {
+	struct log log;
+	struct hv *hv;
+	char *uri;
+	char *helper;
+	atomic_int deaths;
+};
+
+static const struct hv_nic nic = {.tap = "hvtest0", .mac = "52:54:00:00:00:01"};
+
+static void on_died(void *userdata, const char *id, const char *reason)
+{
+	struct fixture *fixture = userdata;
+
+	print_message("died: %s: %s\n", id, reason);
+	atomic_fetch_add(&fixture->deaths, 1);
+}
+
+static int open_hv(struct fixture *fixture, struct err *err)
+{
+	const struct hv_config config = {
+		.libvirt_uri = fixture->uri,
+		.run_dir = ROOT "/run",
+		.accelerator = HV_ACCELERATOR_AUTO,
+		.kernel = getenv("BULKHEAD_KERNEL"),
+		.initramfs = getenv("BULKHEAD_INITRAMFS"),
+		/* The banner that the tests look for is a notice. */
+		.kernel_arguments = "loglevel=7",
+		.vsock_helper = fixture->helper,
+		.boots_max = 2,
+	};
+
+	return hv_open(&config, &fixture->log, on_died, fixture, &fixture->hv, err);
+}
+
+/* The helpers are built into a folder beside this test. */
+static char *find_helper(void)
+{
+	char self[256];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (n < 0)
+		return NULL;
+	self[n] = '\0';
+	*strrchr(self, '/') = '\0';
+	return str_printf("%s/vsock/bulkhead-vsock", self);
+}
+
+static bool can_run(const struct fixture *fixture)
+{
+	const char *kernel = getenv("BULKHEAD_KERNEL"), *initramfs = getenv("BULKHEAD_INITRAMFS");
+
+	return geteuid() == 0 && kernel && access(kernel, R_OK) == 0 && initramfs &&
+	       access(initramfs, R_OK) == 0 && access(fixture->helper, X_OK) == 0;
+}
+
+static int setup(void **state)
+{
+	struct fixture *fixture = calloc(1, sizeof(*fixture));
+	struct err err = ERR_INIT;
+
+	if (!fixture)
+		return -1;
+	*state = fixture;
+	fixture->log = (struct log){.fd = 2, .level = LOG_LEVEL_WARNING};
+	fixture->helper = find_helper();
+	fixture->uri = strdup("qemu:///embed?root=" ROOT "/libvirt");
+	if (!can_run(fixture)) {
+		print_message("skipped: needs root, BULKHEAD_KERNEL and BULKHEAD_INITRAMFS\n");
+		return 0;
+	}
+	if (fd_remove_tree(ROOT, &err) < 0 || fd_mkdir_all(ROOT "/run", 0755, &err) < 0 ||
+		fd_write_file(ROOT "/scratch", "", 0, 0600, &err) < 0 ||
+		fd_write_file(ROOT "/layer", "", 0, 0644, &err) < 0 ||
+		truncate(ROOT "/scratch", 64 << 20) < 0 || truncate(ROOT "/layer", 1 << 20) < 0 ||
+		open_hv(fixture, &err) < 0) {
+		print_message("setup: %s\n", err.msg);
+		return -1;
+	}
+	print_message("%s, %s (%s), %s\n", hv_version(fixture->hv), hv_accelerator_name(fixture->hv),
+		hv_accelerator_reason(fixture->hv), hv_transport_name(fixture->hv));
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *fixture = *state;
+
+	if (fixture->hv)
+		fd_remove_tree(ROOT, NULL);
+	hv_close(fixture->hv);
+	free(fixture->uri);
+	free(fixture->helper);
+	free(fixture);
+	return 0;
+}
+
+static uint64_t lap(uint64_t *since, const char *what)
+{
+	uint64_t now = hv_now_ms(), took = now - *since;
+
+	print_message("%-10s %4u ms\n", what, (unsigned)took);
+	*since = now;
+	return took;
+}
+
+static void check(int r, const struct err *err)
+{
+	if (r < 0)
+		fail_msg("%s", err->msg);
+}
+
+static struct hv_vm *create(struct fixture *fixture, const char *id)
+{
+	const struct hv_vm_spec spec = {
+		.id = id,
+		.vcpus = 2,
+		.memory_mib = 256,
+		.nics = &nic,
+		.n_nics = 1,
+		.scratch = ROOT "/scratch",
+	};
+	struct err err = ERR_INIT;
+	struct hv_vm *vm = NULL;
+
+	check(hv_vm_create(fixture->hv, &spec, &vm, &err), &err);
+	return vm;
+}
+
+static void assert_nothing_left(struct fixture *fixture, const char *id)
+{
+	_cleanup_free_ char *dir = hv_vm_dir(fixture->hv, id);
+	struct err err = ERR_INIT;
+	struct hv_vm *vm;
+
+	assert_int_equal(access(dir, F_OK), -1);
+	assert_int_equal(if_nametoindex(nic.tap), 0);
+	assert_int_equal(hv_vm_open(fixture->hv, id, &vm, &err), 1);
+}
+
+static void test_life(void **state)
+{
+	struct fixture *fixture = *state;
+	_cleanup_free_ char *console = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	struct err err = ERR_INIT;
+	struct hv_vm *vm;
+	uint64_t since = hv_now_ms();
+
+	if (!fixture->hv)
+		skip();
+	vm = create(fixture, "life");
+	lap(&since, "create");
+	assert_int_not_equal(if_nametoindex(nic.tap), 0);
+	assert_true(hv_vm_pid(vm) > 0);
+	check(hv_vm_resume(vm, &err), &err);
+	lap(&since, "resume");
+	check(hv_vm_connect(vm, GUEST_PORT, 30000, &fd, &err), &err);
+	lap(&since, "connect");
+	check(hv_vm_attach_disk(vm, 1, ROOT "/layer", &err), &err);
+	lap(&since, "attach");
+	check(hv_vm_attach_disk(vm, HV_DISK_TARGET_MAX, ROOT "/layer", &err), &err);
+	assert_true(hv_vm_attach_disk(vm, 1, ROOT "/layer", &err) < 0);
+	since = hv_now_ms();
+	check(hv_vm_detach_disk(vm, 1, &err), &err);
+	lap(&since, "detach");
+	check(hv_vm_detach_disk(vm, 1, &err), &err);
+	check(hv_vm_console(fixture->hv, "life", &console, &err), &err);
+	assert_non_null(strstr(console, "Linux version"));
+	assert_int_equal(hv_vm_wait_off(fixture->hv, "life", 50), 1);
+	vm = hv_vm_unref(vm);
+	since = hv_now_ms();
+	check(hv_vm_destroy(fixture->hv, "life", &err), &err);
+	lap(&since, "destroy");
+	assert_nothing_left(fixture, "life");
+	check(hv_vm_destroy(fixture->hv, "life", &err), &err);
+	assert_int_equal(atomic_load(&fixture->deaths), 0);
+}
+
+static void test_death_is_told(void **state)
+{
+	struct fixture *fixture = *state;
+	struct err err = ERR_INIT;
+	struct hv_vm *vm;
+	int fd;
+
+	if (!fixture->hv)
+		skip();
+	vm = create(fixture, "death");
+	check(hv_vm_resume(vm, &err), &err);
+	kill(hv_vm_pid(vm), SIGKILL);
+	assert_int_equal(hv_vm_connect(vm, GUEST_PORT, 5000, &fd, &err), -EHOSTDOWN);
+	assert_int_equal(hv_vm_wait_off(fixture->hv, "death", 5000), 0);
+	for (int i = 0; i < 200 && !atomic_load(&fixture->deaths); i++)
+		usleep(10000);
+	assert_int_equal(atomic_load(&fixture->deaths), 1);
+	vm = hv_vm_unref(vm);
+	check(hv_vm_destroy(fixture->hv, "death", &err), &err);
+	assert_nothing_left(fixture, "death");
+}
+
+static int collect(void *userdata, const char *id)
+{
+	strcat(userdata, id);
+	return 0;
+}
+
+/* A second process, as after a restart: refused while the first lives, then finds the machine. */
+static void test_machine_outlives_process(void **state)
+{
+	struct fixture *fixture = *state;
+	struct err err = ERR_INIT;
+	char found[128] = "";
+	struct hv_vm *vm;
+	int status, fd;
+	pid_t pid;
+
+	if (!fixture->hv)
+		skip();
+	fixture->hv = hv_close(fixture->hv);
+	pid = fork();
+	if (pid == 0) {
+		struct hv_vm *child_vm;
+
+		if (open_hv(fixture, &err) < 0)
+			_exit(1);
+		child_vm = create(fixture, "old");
+		_exit(hv_vm_resume(child_vm, &err) < 0 ? 2 : 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+
+	check(open_hv(fixture, &err), &err);
+	check(hv_each_vm(fixture->hv, collect, found, &err), &err);
+	assert_string_equal(found, "old");
+	assert_int_equal(hv_vm_open(fixture->hv, "old", &vm, &err), 0);
+	check(hv_vm_connect(vm, GUEST_PORT, 30000, &fd, &err), &err);
+	close(fd);
+	pid = fork();
+	if (pid == 0) {
+		struct fixture second = {.uri = fixture->uri, .helper = fixture->helper};
+
+		execl("/proc/self/exe", "vm_test", "--second", second.uri, second.helper, NULL);
+		_exit(127);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	vm = hv_vm_unref(vm);
+	check(hv_vm_destroy(fixture->hv, "old", &err), &err);
+	assert_nothing_left(fixture, "old");
+}
+
+static int run_second(char **argv)
+{
+	struct fixture fixture = {.uri = argv[2], .helper = argv[3]};
+	struct err err = ERR_INIT;
+
+	if (open_hv(&fixture, &err) == 0)
+		return 1;
+	fprintf(stderr, "refused: %s\n", err.msg);
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_life),
+		cmocka_unit_test(test_death_is_told),
+		cmocka_unit_test(test_machine_outlives_process),
+	};
+
+	if (argc == 4 && strcmp(argv[1], "--second") == 0)
+		return run_second(argv);
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
