@@ -7,4 +7,8 @@ $(call library,network,network/pod_network.c network/cni.c network/cni_config.c 
 	network/cni_result.c network/attachment.c network/netns.c network/interface.c \
 	network/netlink.c network/redirect.c)
 $(call library,network_testing,network/testing.c)
+$(call unit_test,network/cni_test.c,$(NETWORK_TEST_LIBS),$(NETWORK_PKGS))
+$(call unit_test,network/plugin_test.c,$(NETWORK_TEST_LIBS),$(NETWORK_PKGS))
+$(call unit_test,network/redirect_test.c,$(NETWORK_TEST_LIBS),$(NETWORK_PKGS))
 $(call unit_test,network/pod_network_test.c,$(NETWORK_TEST_LIBS),$(NETWORK_PKGS))
+$(call fuzz_target,network/cni_fuzz.c,network common,$(NETWORK_PKGS))

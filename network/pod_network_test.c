@@ -363,7 +363,8 @@ static void test_teardown_without_configuration(void **state)
 	after = snapshot(room);
 	assert_null(strstr(after, "--dport 18080"));
 	assert_null(strstr(after, "10.213.0.2\n"));
-	assert_null(strstr(after, "pod1"));
+	assert_null(strstr(after, "cache/pod1"));
+	assert_null(strstr(after, "bh-pod1"));
 }
 
 /* As after a crash between the steps of net_pod_setup(). */
