@@ -1,0 +1,231 @@
+/*
+ * bulkhead-vsock: a virtual machine's vsock device, as a process of its own.
+ *
+ *	bulkhead-vsock --vhost-socket PATH --listen PATH --cid N [--user NAME]
+ *
+ * QEMU connects to --vhost-socket (vhost-user), clients on the host to --listen ("hybrid vsock").
+ *It says "ready" on stdout when both are there, serves one QEMU, and ends when that is gone: 0, or
+ *1 when something was wrong, which stderr says. It has no children and no threads.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <linux/vm_sockets.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "common/log.h"
+#include "common/loop.h"
+#include "hypervisor/vsock/device.h"
+#include "hypervisor/vsock/sandbox.h"
+#include "hypervisor/vsock/vhost_user.h"
+
+struct options {
+	const char *vhost_path;
+	const char *listen_path;
+	const char *user;
+	uint32_t cid;
+};
+
+struct server {
+	struct log log;
+	struct ev_loop *loop;
+	int vhost_fd; /* listens until QEMU has come */
+	int listen_fd;
+	struct ev_source *vhost_io;
+	struct ev_source *listen_io;
+	struct vs_device *device;
+	struct vs_vhost *vhost;
+	bool failed;
+};
+
+static int parse_cid(const char *text, uint32_t *ret_cid)
+{
+	char *end;
+	errno = 0;
+	unsigned long value = strtoul(text, &end, 10);
+	if (errno || end == text || *end || text[0] == '-' || value <= VMADDR_CID_HOST ||
+		value >= VMADDR_CID_ANY)
+		return -EINVAL;
+	*ret_cid = (uint32_t)value;
+	return 0;
+}
+
+static int parse_options(int argc, char **argv, struct options *options, struct err *err)
+{
+	static const struct option table[] = {
+		{"vhost-socket", required_argument, NULL, 'v'},
+		{"listen", required_argument, NULL, 'l'},
+		{"cid", required_argument, NULL, 'c'},
+		{"user", required_argument, NULL, 'u'},
+		{0},
+	};
+	for (int c; (c = getopt_long(argc, argv, "", table, NULL)) != -1;) {
+		switch (c) {
+		case 'v':
+			options->vhost_path = optarg;
+			break;
+		case 'l':
+			options->listen_path = optarg;
+			break;
+		case 'u':
+			options->user = optarg;
+			break;
+		case 'c':
+			if (parse_cid(optarg, &options->cid) < 0)
+				return err_set(err, -EINVAL, "--cid %s: a number above 2", optarg);
+			break;
+		default:
+			return err_set(err, -EINVAL, "unknown option");
+		}
+	}
+	if (optind < argc || !options->vhost_path || !options->listen_path || !options->cid)
+		return err_set(err, -EINVAL,
+			"usage: bulkhead-vsock --vhost-socket PATH --listen PATH --cid N "
+			"[--user NAME]");
+	return 0;
+}
+
+static int look_up_user(const char *name, struct passwd *ret, struct err *err)
+{
+	errno = 0;
+	const struct passwd *user = name ? getpwnam(name) : getpwuid(geteuid());
+	if (!user)
+		return err_set(err, errno ? -errno : -ENOENT, "no user %s", name ? name : "");
+	*ret = *user;
+	return 0;
+}
+
+static int listen_for(const char *path, const struct passwd *user, int *ret_fd, struct err *err)
+{
+	int r = fd_unix_listen(path, 0600, ret_fd, err);
+	if (r == 0 && lchown(path, user->pw_uid, user->pw_gid) < 0)
+		r = err_errno(err, "give %s to user %s", path, user->pw_name);
+	return r;
+}
+
+static int accept_from(int listen_fd)
+{
+	return accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+}
+
+static void fail(struct server *server, const struct err *err)
+{
+	log_event(&server->log, LOG_LEVEL_ERROR, "vsock device ends", "err", err->msg, NULL);
+	server->failed = true;
+	ev_loop_stop(server->loop);
+}
+
+static void on_vhost_end(void *userdata, const struct err *err)
+{
+	struct server *server = userdata;
+	if (err)
+		fail(server, err);
+	else
+		ev_loop_stop(server->loop);
+}
+
+static void on_vhost(void *userdata, uint32_t events)
+{
+	struct server *server = userdata;
+	(void)events;
+	int fd = accept_from(server->vhost_fd);
+	if (fd < 0)
+		return;
+	/* There is one QEMU. */
+	server->vhost_io = ev_source_free(server->vhost_io);
+	server->vhost_fd = fd_close(server->vhost_fd);
+	struct err err = ERR_INIT;
+	if (vs_vhost_new(server->loop, fd, server->device, on_vhost_end, server, &server->vhost,
+		    &err) < 0)
+		fail(server, &err);
+}
+
+static void on_client(void *userdata, uint32_t events)
+{
+	struct server *server = userdata;
+	(void)events;
+	int fd = accept_from(server->listen_fd);
+	if (fd < 0)
+		return;
+	struct err err = ERR_INIT;
+	if (vs_mux_accept(&server->device->mux, fd, &err) < 0)
+		log_event(&server->log, LOG_LEVEL_WARNING, "vsock client refused", "err", err.msg,
+			NULL);
+}
+
+static int say_ready(struct err *err)
+{
+	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0)
+		return err_errno(err, "open /dev/null");
+	/* Closed for the one who waits, but never free to become a socket. */
+	int r = fd_write_all(STDOUT_FILENO, "ready\n", strlen("ready\n"), err);
+	if (r == 0 && (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0))
+		r = err_errno(err, "close stdout");
+	return r;
+}
+
+static int start(struct server *server, const struct options *options, struct err *err)
+{
+	struct passwd user;
+	int r = look_up_user(options->user, &user, err);
+	if (r < 0)
+		return r;
+	r = listen_for(options->vhost_path, &user, &server->vhost_fd, err);
+	if (r == 0)
+		r = listen_for(options->listen_path, &user, &server->listen_fd, err);
+	if (r == 0)
+		r = ev_loop_new(&server->loop, err);
+	if (r == 0)
+		r = vs_device_new(server->loop, &server->log, options->cid, options->listen_path,
+			&server->device, err);
+	if (r == 0)
+		r = ev_io_new(server->loop, server->vhost_fd, EPOLLIN, on_vhost, server,
+			&server->vhost_io, err);
+	if (r == 0)
+		r = ev_io_new(server->loop, server->listen_fd, EPOLLIN, on_client, server,
+			&server->listen_io, err);
+	if (r == 0)
+		r = vs_sandbox_drop_user(&user, err);
+	if (r == 0)
+		r = say_ready(err);
+	return r < 0 ? r : vs_sandbox_enter(err);
+}
+
+static void server_done(struct server *server)
+{
+	vs_vhost_free(server->vhost);
+	vs_device_free(server->device);
+	ev_source_free(server->vhost_io);
+	ev_source_free(server->listen_io);
+	ev_loop_free(server->loop);
+	fd_close(server->vhost_fd);
+	fd_close(server->listen_fd);
+}
+
+int main(int argc, char **argv)
+{
+	struct options options = {0};
+	struct err err = ERR_INIT;
+	struct server server = {
+		.log = {.fd = STDERR_FILENO, .level = LOG_LEVEL_INFO},
+		.vhost_fd = -EBADF,
+		.listen_fd = -EBADF,
+	};
+	int r = parse_options(argc, argv, &options, &err);
+	if (r == 0)
+		r = start(&server, &options, &err);
+	if (r == 0)
+		r = ev_loop_run(server.loop, &err);
+	if (r < 0)
+		log_event(&server.log, LOG_LEVEL_ERROR, "vsock device fails", "err", err.msg, NULL);
+	server_done(&server);
+	return r < 0 || server.failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,146 @@
+#include "hypervisor/vsock/sandbox.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <seccomp.h>
+#include <sys/capability.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "hypervisor/vsock/mux.h"
+
+/* Beside the connections: rings, sockets, what a message brings. */
+#define OTHER_FDS 64
+
+static void cap_freep(cap_t *caps)
+{
+	if (*caps)
+		cap_free(*caps);
+}
+
+static int drop_capabilities(struct err *err)
+{
+	/* Only who has CAP_SETPCAP can, and needs to, empty the bounding set. */
+	for (int cap = 0; cap <= CAP_LAST_CAP; cap++) {
+		if (prctl(PR_CAPBSET_READ, cap, 0, 0, 0) == 1 &&
+			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EPERM)
+			return err_errno(err, "drop capability %d", cap);
+	}
+	return 0;
+}
+
+int vs_sandbox_drop_user(const struct passwd *user, struct err *err)
+{
+	int r = drop_capabilities(err);
+	if (r < 0)
+		return r;
+	if (geteuid() == 0 && setgroups(0, NULL) < 0)
+		return err_errno(err, "give up groups");
+	if (setresgid(user->pw_gid, user->pw_gid, user->pw_gid) < 0 ||
+		setresuid(user->pw_uid, user->pw_uid, user->pw_uid) < 0)
+		return err_errno(err, "become user %s", user->pw_name);
+	return 0;
+}
+
+#ifndef __SANITIZE_ADDRESS__
+static int add_rules(scmp_filter_ctx filter)
+{
+	static const int allowed[] = {
+		/* data */
+		SCMP_SYS(read),
+		SCMP_SYS(readv),
+		SCMP_SYS(write),
+		SCMP_SYS(sendmsg),
+		SCMP_SYS(sendto),
+		SCMP_SYS(recvmsg),
+		SCMP_SYS(recvfrom),
+		SCMP_SYS(shutdown),
+		/* connections and descriptors */
+		SCMP_SYS(accept4),
+		SCMP_SYS(connect),
+		SCMP_SYS(close),
+		SCMP_SYS(fcntl),
+		SCMP_SYS(fstat),
+		SCMP_SYS(newfstatat),
+		/* the loop */
+		SCMP_SYS(epoll_ctl),
+		SCMP_SYS(epoll_wait),
+		SCMP_SYS(epoll_pwait),
+		SCMP_SYS(clock_gettime),
+		SCMP_SYS(gettid),
+		SCMP_SYS(futex),
+		SCMP_SYS(restart_syscall),
+		SCMP_SYS(rt_sigreturn),
+		/* memory */
+		SCMP_SYS(brk),
+		SCMP_SYS(munmap),
+		SCMP_SYS(mremap),
+		SCMP_SYS(madvise),
+		/* the end, by abort() too */
+		SCMP_SYS(exit_group),
+		SCMP_SYS(exit),
+		SCMP_SYS(getpid),
+		SCMP_SYS(tgkill),
+		SCMP_SYS(rt_sigprocmask),
+		SCMP_SYS(rt_sigaction),
+	};
+	int r = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(allowed) && r == 0; i++)
+		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+	if (r == 0)
+		r = seccomp_rule_add(
+			filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1, SCMP_A0(SCMP_CMP_EQ, AF_UNIX));
+	/* Nothing becomes code. */
+	if (r == 0)
+		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	if (r == 0)
+		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
+			SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+	return r;
+}
+
+static int load_filter(struct err *err)
+{
+	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	if (!filter)
+		return err_nomem(err);
+	int r = add_rules(filter);
+	if (r == 0)
+		r = seccomp_load(filter);
+	seccomp_release(filter);
+	return r < 0 ? err_set(err, r, "load the system call filter: error %d", -r) : 0;
+}
+#else
+/* The sanitizer's own calls at exit are not ours to list. */
+static int load_filter(struct err *err)
+{
+	(void)err;
+	return 0;
+}
+#endif
+
+int vs_sandbox_enter(struct err *err)
+{
+	/* The log's gmtime_r() would open the time zone's file at its first event. */
+	tzset();
+	_cleanup_(cap_freep) cap_t none = cap_init();
+	if (!none || cap_set_proc(none) < 0)
+		return err_errno(err, "give up capabilities");
+	struct rlimit files = {
+		.rlim_cur = VS_CONNECTIONS_MAX + OTHER_FDS,
+		.rlim_max = VS_CONNECTIONS_MAX + OTHER_FDS,
+	};
+	struct rlimit no_core = {0};
+	if (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &no_core) < 0)
+		return err_errno(err, "set limits");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return err_errno(err, "give up privileges");
+	return load_filter(err);
+}
