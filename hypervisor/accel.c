@@ -1,10 +1,10 @@
 /*
  * Whether KVM runs a machine here, found out by running one: see accel_guest.c for what it does.
  *
- * The probe is a child process with QEMU's rights, because a CPU that hangs in KVM_RUN can only be killed. It
- * sets its machine up as QEMU does for `-cpu host`: interrupt controllers and timer in the kernel, the
- * CPUID that KVM supports, and the MSRs whose refusal makes QEMU abort. It writes where it is to
- * memory shared with us, which tells a hang's place.
+ * The probe is a child process with QEMU's rights, because a CPU that hangs in KVM_RUN can only be
+ * killed. It sets its machine up as QEMU does for `-cpu host`: interrupt controllers and timer in
+ * the kernel, the CPUID that KVM supports, and the MSRs whose refusal makes QEMU abort. It writes
+ * where it is to memory shared with us, which tells a hang's place.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,10 +26,10 @@
 #include "hypervisor/user.h"
 #include "hypervisor/vm.h"
 
-#define DEADLINE_MS  1000
-#define LOW_RAM      0xa0000
-#define MSRS_MAX     512
-#define CPUID_MAX    256
+#define DEADLINE_MS 1000
+#define LOW_RAM     0xa0000
+#define MSRS_MAX    512
+#define CPUID_MAX   256
 /* Where QEMU puts the pages that KVM on Intel needs for real mode. */
 #define IDENTITY_MAP 0xfeffc000ULL
 #define TSS          0xfeffd000ULL
@@ -58,8 +58,8 @@ static int fail(struct probe *probe, const char *what)
 	return -EIO;
 }
 
-static int add_memory(struct probe *probe, uint32_t slot, uint64_t guest, uint64_t offset,
-	uint64_t size)
+static int add_memory(
+	struct probe *probe, uint32_t slot, uint64_t guest, uint64_t offset, uint64_t size)
 {
 	struct kvm_userspace_memory_region region = {
 		.slot = slot,
@@ -183,7 +183,8 @@ static int set_msr(struct probe *probe, uint32_t index, uint64_t value)
  */
 static int set_msrs(struct probe *probe, const struct kvm_msr_list *list)
 {
-	/* Values that describe the host and are handed on: microcode, core and arch capabilities. */
+	/* Values that describe the host and are handed on: microcode, core and arch capabilities.
+	 */
 	static const uint32_t features[] = {0x8b, 0xcf, 0x10a};
 	/* State after reset. */
 	static const struct kvm_msr_entry state[] = {
@@ -317,7 +318,8 @@ static int judge(const struct progress *progress, int late, char *reason, size_t
 		snprintf(reason, size, "a test machine hung for %d ms at: %s", DEADLINE_MS,
 			accel_stage_text(progress->stage));
 	else
-		snprintf(reason, size, "setting up a test machine did not end in %d ms", DEADLINE_MS);
+		snprintf(reason, size, "setting up a test machine did not end in %d ms",
+			DEADLINE_MS);
 	return 1;
 }
 
@@ -332,8 +334,8 @@ int hv_probe_kvm(char *reason, size_t size)
 		snprintf(reason, size, "there is no /dev/kvm");
 		return 1;
 	}
-	progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-		-1, 0);
+	progress = mmap(
+		NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (progress == MAP_FAILED) {
 		snprintf(reason, size, "no memory for the probe");
 		return 1;

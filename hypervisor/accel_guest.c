@@ -1,8 +1,9 @@
 /*
- * The firmware goes the way of a stock kernel by instructions of its own: reset vector, real mode, protected
- * mode, paging and long mode through CR0, CR4 and EFER, then 64-bit and SSE arithmetic, CPUID, system
- * call MSRs, an exception, and a sleep in HLT that the APIC's timer ends. Hosts exist where each of the earlier stages works
- * and a later one hangs, so starting in long mode by KVM_SET_SREGS would prove little.
+ * The firmware goes the way of a stock kernel by instructions of its own: reset vector, real mode,
+ * protected mode, paging and long mode through CR0, CR4 and EFER, then 64-bit and SSE arithmetic,
+ * CPUID, system call MSRs, an exception, and a sleep in HLT that the APIC's timer ends. Hosts exist
+ * where each of the earlier stages works and a later one hangs, so starting in long mode by
+ * KVM_SET_SREGS would prove little.
  *
  * Memory: 0x1000 PML4, 0x2000 PDPT, 0x3000 and 0x4000 page directories, 0x5000 IDT, 0x6000 its
  * descriptor, stack below 0x7000. `at(x)` is the address of a label in the low copy of the image.

@@ -11,11 +11,11 @@
 #define ACCEL_ROM_LOW  0xf0000
 #define ACCEL_ROM_HIGH 0xffff0000u
 /* It says each stage that it has reached as a byte on this port; ACCEL_DONE is the last. */
-#define ACCEL_PORT     0xe9
-#define ACCEL_DONE     '!'
-#define ACCEL_FAILED   'x'
+#define ACCEL_PORT   0xe9
+#define ACCEL_DONE   '!'
+#define ACCEL_FAILED 'x'
 /* All stages in order, as a machine that works says them. */
-#define ACCEL_STAGES   "rplamet!"
+#define ACCEL_STAGES "rplamet!"
 
 void accel_rom_write(uint8_t rom[ACCEL_ROM_SIZE]);
 

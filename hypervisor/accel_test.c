@@ -1,6 +1,6 @@
 /*
- * The probe's machine under TCG, where it must say all its stages, and the probe itself, whose answer depends
- * on the host but which must end in time and give a reason.
+ * The probe's machine under TCG, where it must say all its stages, and the probe itself, whose
+ * answer depends on the host but which must end in time and give a reason.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,7 +32,8 @@ static void test_machine_says_all_stages(void **state)
 	const char *argv[] = {QEMU, "-accel", "tcg", "-cpu", "max", "-M", "q35", "-m", "16",
 		"-nodefaults", "-display", "none", "-bios", NULL, "-debugcon", "stdio", "-device",
 		"isa-debug-exit,iobase=0x501,iosize=1", NULL};
-	struct spawn_options options = {.argv = argv, .timeout_ms = 20000, .cancel_fd = -1, .netns_fd = -1};
+	struct spawn_options options = {
+		.argv = argv, .timeout_ms = 20000, .cancel_fd = -1, .netns_fd = -1};
 	struct spawn_result result = SPAWN_RESULT_INIT(4096);
 	struct err err = ERR_INIT;
 

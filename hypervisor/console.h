@@ -1,6 +1,6 @@
 /*
- * A machine's console as bulkhead-console keeps it: <dir>/console, at most 512 KiB, the newest text at
- * its end. The text is the guest's and hostile.
+ * A machine's console as bulkhead-console keeps it: <dir>/console, at most 512 KiB, the newest text
+ * at its end. The text is the guest's and hostile.
  */
 #pragma once
 

@@ -13,9 +13,9 @@
 #define QEMU_NAMESPACE "http://libvirt.org/schemas/domain/qemu/1.0"
 
 /*
- * Slots on the root bus. Every device stands directly on pcie.0: root ports are what the guest's PCI scan
- * spends its time on, and nothing but SCSI disks is plugged later. All devices have their slot from here,
- * so libvirt assigns none, and VSOCK, which libvirt does not know of, cannot clash.
+ * Slots on the root bus. Every device stands directly on pcie.0: root ports are what the guest's
+ * PCI scan spends its time on, and nothing but SCSI disks is plugged later. All devices have their
+ * slot from here, so libvirt assigns none, and VSOCK, which libvirt does not know of, cannot clash.
  */
 enum slot {
 	SLOT_SCSI = 0x02,
@@ -51,7 +51,8 @@ static void note(struct writer *writer, int result)
 		writer->failed = true;
 }
 
-/* XML 1.0 has no way to write most control characters, and libxml2 writes what is not UTF-8 wrongly. */
+/* XML 1.0 has no way to write most control characters, and libxml2 writes what is not UTF-8
+ * wrongly. */
 static bool is_writable(const char *text)
 {
 	for (const unsigned char *p = (const unsigned char *)text; *p; p++)
@@ -142,14 +143,14 @@ static void write_platform(struct writer *writer, const struct domain_xml *domai
 	attribute(writer, "unit", "MiB");
 	note(writer, xmlTextWriterWriteFormatString(writer->xml, "%u", domain->spec->memory_mib));
 	close_element(writer);
-	/* memfd, because a host's /dev/shm may be small; shared, because vhost-user devices map it. */
+	/* memfd, because a host's /dev/shm may be small; shared, because vhost-user devices map it.
+	 */
 	open_element(writer, "memoryBacking");
 	leaf(writer, "source", "type", "memfd", NULL);
 	leaf(writer, "access", "mode", "shared", NULL);
 	close_element(writer);
-	note(writer,
-		xmlTextWriterWriteFormatElement(
-			writer->xml, BAD_CAST "vcpu", "%u", domain->spec->vcpus));
+	note(writer, xmlTextWriterWriteFormatElement(
+			     writer->xml, BAD_CAST "vcpu", "%u", domain->spec->vcpus));
 
 	open_element(writer, "os");
 	open_element(writer, "type");
@@ -168,7 +169,8 @@ static void write_platform(struct writer *writer, const struct domain_xml *domai
 	leaf(writer, "smm", "state", "off", NULL);
 	leaf(writer, "vmport", "state", "off", NULL);
 	if (!domain->kvm) {
-		/* QEMU's default, a quarter of the host's memory at most 1 GiB, is filled in time. */
+		/* QEMU's default, a quarter of the host's memory at most 1 GiB, is filled in time.
+		 */
 		open_element(writer, "tcg");
 		open_element(writer, "tb-cache");
 		attribute(writer, "unit", "MiB");
@@ -218,24 +220,25 @@ static void disk_place(struct writer *writer, unsigned target)
 }
 
 /*
- * The pod's own disk. No host page cache: what the pod writes counts against the pod's memory only, and
- * what its file system flushed is on the disk.
+ * The pod's own disk. No host page cache: what the pod writes counts against the pod's memory only,
+ * and what its file system flushed is on the disk.
  */
 static void write_scratch(struct writer *writer, const char *path)
 {
 	open_element(writer, "disk");
 	attribute(writer, "type", "file");
 	attribute(writer, "device", "disk");
-	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "none", "io", "native", "discard",
-		"unmap", "detect_zeroes", "off", NULL);
+	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "none", "io", "native",
+		"discard", "unmap", "detect_zeroes", "off", NULL);
 	leaf(writer, "source", "file", path, NULL);
 	disk_place(writer, 0);
 	close_element(writer);
 }
 
 /*
- * A layer: many machines read one file at the same time, through the host's page cache, so it is neither
- * locked nor relabelled: libvirt would give the file to QEMU's user and, at a machine's end, take it back.
+ * A layer: many machines read one file at the same time, through the host's page cache, so it is
+ * neither locked nor relabelled: libvirt would give the file to QEMU's user and, at a machine's
+ * end, take it back.
  */
 static void write_layer(struct writer *writer, unsigned target, const char *path)
 {
@@ -261,7 +264,8 @@ static void write_nic(struct writer *writer, const struct hv_nic *nic, unsigned 
 	leaf(writer, "mac", "address", nic->mac, NULL);
 	leaf(writer, "target", "dev", nic->tap, NULL);
 	leaf(writer, "model", "type", VIRTIO_MODEL, NULL);
-	/* No boot ROM: it would be loaded and scanned for a machine that never boots from the net. */
+	/* No boot ROM: it would be loaded and scanned for a machine that never boots from the net.
+	 */
 	leaf(writer, "rom", "enabled", "no", NULL);
 	pci_address(writer, slot);
 	close_element(writer);
@@ -348,9 +352,9 @@ static void write_vhost_vsock(struct writer *writer, const char *socket)
 {
 	_cleanup_free_ char *path = escape_commas(socket);
 	_cleanup_free_ char *chardev = path ? str_printf("socket,id=vsock,path=%s", path) : NULL;
-	_cleanup_free_ char *device =
-		str_printf("vhost-user-vsock-pci-non-transitional,chardev=vsock,bus=pcie.0,addr=0x%x",
-			SLOT_VSOCK);
+	_cleanup_free_ char *device = str_printf(
+		"vhost-user-vsock-pci-non-transitional,chardev=vsock,bus=pcie.0,addr=0x%x",
+		SLOT_VSOCK);
 	const char *arguments[] = {"-chardev", chardev, "-device", device};
 
 	open_element(writer, "qemu:commandline");
@@ -372,7 +376,8 @@ static int take_text(struct writer *writer, char **ret, struct err *err)
 		writer->failed = true;
 	if (writer->failed)
 		return err_set(err, -EINVAL,
-			"Write the machine's XML: a path or name has a control character or is not UTF-8");
+			"Write the machine's XML: a path or name has a control character or is not "
+			"UTF-8");
 	text = strdup((const char *)xmlBufferContent(writer->buffer));
 	if (!text)
 		return err_nomem(err);

@@ -1,6 +1,6 @@
 /*
- * The libvirt XML of our machines, written through libxml2's text writer: whatever comes from outside
- * is an attribute or a text node and is escaped there, never spliced.
+ * The libvirt XML of our machines, written through libxml2's text writer: whatever comes from
+ * outside is an attribute or a text node and is escaped there, never spliced.
  *
  * Pure functions of their arguments; any thread. All strings are borrowed for the call.
  */
@@ -23,7 +23,8 @@ struct domain_xml {
 	const char *initramfs;
 	const char *arguments;
 	const char *console_socket; /* QEMU connects to it */
-	const char *vhost_socket;   /* vhost-user-vsock's; NULL: the kernel's vhost-vsock, CID by libvirt */
+	const char *vhost_socket;   /* vhost-user-vsock's; NULL: the kernel's vhost-vsock, CID by
+				       libvirt */
 };
 
 /* The domain; *ret is freed with free(). -ENOMEM, or -EINVAL for text that XML cannot hold. */

@@ -1,10 +1,10 @@
 /*
  * The embedded driver's root: what libvirt's QEMU driver finds there when it starts in our process.
  *
- * The driver does not change the owner of files (dynamic_ownership): layers are shared by machines that come
- * and go, and the few files that belong to one machine are given to QEMU's user by vm.c. Confinement is by
- * user, mount namespace, cgroup and QEMU's seccomp filter; security drivers are off, for AppArmor's and
- * SELinux's policies know libvirtd's paths, not ours.
+ * The driver does not change the owner of files (dynamic_ownership): layers are shared by machines
+ * that come and go, and the few files that belong to one machine are given to QEMU's user by vm.c.
+ * Confinement is by user, mount namespace, cgroup and QEMU's seccomp filter; security drivers are
+ * off, for AppArmor's and SELinux's policies know libvirtd's paths, not ours.
  */
 #include <errno.h>
 #include <grp.h>
@@ -32,19 +32,19 @@ static int write_conf(const struct hv *hv, const char *root, struct err *err)
 	r = fd_mkdir_all(dir, 0755, err);
 	if (r < 0)
 		return err_wrap(err, "Prepare libvirt's root (libvirt_uri in the configuration)");
-	buf_printf(&conf,
-		"# Written at every start; changes are lost.\n"
-		"stdio_handler = \"file\"\n"
-		"security_driver = \"none\"\n"
-		"seccomp_sandbox = 1\n"
-		"dynamic_ownership = 0\n"
-		"remember_owner = 0\n");
+	buf_printf(&conf, "# Written at every start; changes are lost.\n"
+			  "stdio_handler = \"file\"\n"
+			  "security_driver = \"none\"\n"
+			  "seccomp_sandbox = 1\n"
+			  "dynamic_ownership = 0\n"
+			  "remember_owner = 0\n");
 	if (hv->qemu_user.name[0])
 		buf_printf(&conf, "user = \"%s\"\ngroup = \"%s\"\n", hv->qemu_user.name,
 			hv->qemu_user.group);
 	/* Under TCG QEMU has no business with the kernel's hypervisor. */
 	r = buf_printf(&conf,
-		"cgroup_device_acl = [ \"/dev/null\", \"/dev/full\", \"/dev/zero\", \"/dev/random\", "
+		"cgroup_device_acl = [ \"/dev/null\", \"/dev/full\", \"/dev/zero\", "
+		"\"/dev/random\", "
 		"\"/dev/urandom\", \"/dev/ptmx\"%s ]\n",
 		hv->kvm ? ", \"/dev/kvm\"" : "");
 	if (r < 0)
@@ -53,10 +53,10 @@ static int write_conf(const struct hv *hv, const char *root, struct err *err)
 }
 
 /*
- * libvirt asks QEMU once whether it can use /dev/kvm, with more rights than QEMU's user has, and on every use of
- * the answer asks again, as that user. Where the two differ it takes the answer for outdated and probes QEMU
- * anew, 4 s each, about fifteen times per machine. udev gives the device to the group kvm; where udev
- * has not run (the device is still root's alone) we do the same.
+ * libvirt asks QEMU once whether it can use /dev/kvm, with more rights than QEMU's user has, and on
+ * every use of the answer asks again, as that user. Where the two differ it takes the answer for
+ * outdated and probes QEMU anew, 4 s each, about fifteen times per machine. udev gives the device
+ * to the group kvm; where udev has not run (the device is still root's alone) we do the same.
  */
 static void open_kvm_to_group(const struct hv *hv)
 {
@@ -77,7 +77,8 @@ static int check_path(const struct hv *hv, const char *path, const char *what, s
 		return err_errno(err, "Find the %s %s", what, path);
 	if (!user_can(&hv->qemu_user, path, R_OK))
 		return err_set(err, -EACCES,
-			"The %s %s is not readable by QEMU's user %s: move it where every directory "
+			"The %s %s is not readable by QEMU's user %s: move it where every "
+			"directory "
 			"on its path can be entered by all (chmod o+x)",
 			what, path, hv->qemu_user.name);
 	return 0;
@@ -112,7 +113,8 @@ int driver_prepare(struct hv *hv, struct err *err)
 	root = hv->config.libvirt_uri + strlen(EMBED_PREFIX);
 	if (root[0] != '/' || strpbrk(root, "%&#"))
 		return err_set(err, -EINVAL,
-			"libvirt_uri: the root '%s' is to be an absolute path without %%, & and #", root);
+			"libvirt_uri: the root '%s' is to be an absolute path without %%, & and #",
+			root);
 	hv->state_dir = str_printf("%s/run/qemu", root);
 	if (!hv->state_dir)
 		return err_nomem(err);

@@ -58,10 +58,10 @@ static int write_record(const struct helper *helper, pid_t pid, struct err *err)
 /* What the child needs between fork and exec, where only async-signal-safe calls are allowed. */
 struct child {
 	const char *const *argv;
-	int go;    /* the parent writes a byte here when the record is written */
-	int out;   /* stdout */
-	int log;   /* stderr */
-	int null;  /* stdin */
+	int go;   /* the parent writes a byte here when the record is written */
+	int out;  /* stdout */
+	int log;  /* stderr */
+	int null; /* stdin */
 };
 
 static void __attribute__((noreturn)) run_child(const struct child *child)
@@ -113,7 +113,8 @@ static int fail_start(const struct helper *helper, const char *log_path, int cod
 	if (fd_read_file(log_path, FILE_SIZE_MAX, &log, NULL, NULL) == 0)
 		log_escape(quoted, sizeof(quoted), log);
 	return err_set(err, code, "Start %s: %s; it said: %s", helper->argv[0],
-		code == -ETIMEDOUT ? "not ready after 5 s" : "it ended before it was ready", quoted);
+		code == -ETIMEDOUT ? "not ready after 5 s" : "it ended before it was ready",
+		quoted);
 }
 
 static int open_pipe(int ret[2], struct err *err)
@@ -127,7 +128,8 @@ int helper_start(const struct helper *helper, struct err *err)
 {
 	_cleanup_free_ char *log_path = str_printf("%s/%s.log", helper->dir, helper->name);
 	_cleanup_close_ int null = open("/dev/null", O_RDONLY | O_CLOEXEC), log = -EBADF;
-	_cleanup_close_ int go_read = -EBADF, go_write = -EBADF, out_read = -EBADF, out_write = -EBADF;
+	_cleanup_close_ int go_read = -EBADF, go_write = -EBADF, out_read = -EBADF,
+			    out_write = -EBADF;
 	int pair[2], r;
 	pid_t pid;
 
@@ -209,7 +211,8 @@ int helper_end(const char *dir, const char *name, struct err *err)
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 		pollfd.fd = pidfd;
 		if (poll(&pollfd, 1, END_TIMEOUT_MS) == 0)
-			return err_set(err, -ETIMEDOUT, "End %s: process %d does not end", name, pid);
+			return err_set(
+				err, -ETIMEDOUT, "End %s: process %d does not end", name, pid);
 		/* Our own child needs reaping; that of an earlier process of ours went to init. */
 		waitpid(pid, NULL, WNOHANG);
 	}

@@ -4,8 +4,8 @@
  *	helper_start() → running → (ends by itself with its machine, or helper_end()) → gone
  *
  * A helper runs in a session of its own with /dev/null as its input and <dir>/<name>.log, which
- * RLIMIT_FSIZE bounds, as its stderr. <dir>/<name>.pid names it by process id and start time, so that
- * a process which got the same id later is never taken for it. The file is written before the
+ * RLIMIT_FSIZE bounds, as its stderr. <dir>/<name>.pid names it by process id and start time, so
+ *that a process which got the same id later is never taken for it. The file is written before the
  * program runs: no crash of ours leaves a helper that helper_end() cannot find.
  */
 #pragma once
@@ -24,5 +24,6 @@ struct helper {
  */
 int helper_start(const struct helper *helper, struct err *err);
 
-/* Ends it if it runs, with SIGKILL, and waits for it. Never started, or ended by itself, is success. */
+/* Ends it if it runs, with SIGKILL, and waits for it. Never started, or ended by itself, is
+ * success. */
 int helper_end(const char *dir, const char *name, struct err *err);

@@ -173,7 +173,8 @@ static int connect_libvirt(struct hv *hv, struct err *err)
 
 	hv->connection = virConnectOpen(uri);
 	if (!hv->connection)
-		return hv_fail(err, "Open libvirt at %s (is another bulkheadd running on it?)", uri);
+		return hv_fail(
+			err, "Open libvirt at %s (is another bulkheadd running on it?)", uri);
 	/* Makes the driver probe QEMU now rather than in the first pod. */
 	capabilities = virConnectGetDomainCapabilities(
 		hv->connection, NULL, "x86_64", "q35", hv->kvm ? "kvm" : "qemu", 0);
@@ -203,7 +204,8 @@ static int settle_accelerator(struct hv *hv, struct err *err)
 	}
 	hv->kvm = hv_probe_kvm(reason, size) == 0;
 	if (hv->config.accelerator == HV_ACCELERATOR_KVM && !hv->kvm)
-		return err_set(err, -ENODEV, "KVM is demanded by the configuration, but %s", reason);
+		return err_set(
+			err, -ENODEV, "KVM is demanded by the configuration, but %s", reason);
 	if (hv->kvm)
 		snprintf(reason, size, "a test machine ran under KVM");
 	return 0;
@@ -329,7 +331,8 @@ const char *hv_version(const struct hv *hv)
 int hv_check(struct hv *hv, struct err *err)
 {
 	if (virConnectIsAlive(hv->connection) != 1)
-		return hv_fail(err, "The connection to libvirt at %s is gone", hv->config.libvirt_uri);
+		return hv_fail(
+			err, "The connection to libvirt at %s is gone", hv->config.libvirt_uri);
 	if (virConnectNumOfDomains(hv->connection) < 0)
 		return hv_fail(err, "Ask libvirt for its domains");
 	return 0;

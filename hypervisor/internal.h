@@ -66,8 +66,8 @@ void hv_boot_enter(struct hv *hv);
 void hv_boot_leave(struct hv *hv);
 
 /*
- * Waits until a lifecycle event arrives or the time (CLOCK_MONOTONIC, ms) has come; the lock is held.
- * Positive 1: the time has come.
+ * Waits until a lifecycle event arrives or the time (CLOCK_MONOTONIC, ms) has come; the lock is
+ * held. Positive 1: the time has come.
  */
 int hv_wait_changed(struct hv *hv, uint64_t until_ms);
 uint64_t hv_now_ms(void);

@@ -12,3 +12,6 @@ $(call unit_test,hypervisor/vm_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 # libxml2's headers lie in a directory of their own.
 $(B)/hypervisor/domain_xml.o $(B)/hypervisor/domain_xml_test.o: \
 	private CPPFLAGS += $(shell pkg-config --cflags libxml-2.0)
+# These run the program.
+$(B)/hypervisor/helper_test $(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-console
+$(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock

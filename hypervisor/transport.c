@@ -25,7 +25,8 @@
 
 static struct timeval to_timeval(uint64_t ms)
 {
-	return (struct timeval){.tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000) * 1000};
+	return (struct timeval){
+		.tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000) * 1000};
 }
 
 static int kernel_prepare(const struct transport_machine *machine, char **ret, struct err *err)
@@ -67,15 +68,14 @@ static int user_prepare(const struct transport_machine *machine, char **ret, str
 	_cleanup_free_ char *vhost = str_printf("%s/vhost.sock", machine->dir);
 	_cleanup_free_ char *hybrid = str_printf("%s/vsock.sock", machine->dir);
 	char cid[16];
-	const char *argv[] = {machine->program, "--vhost-socket", vhost, "--listen", hybrid, "--cid",
-		cid, machine->user ? "--user" : NULL, machine->user, NULL};
+	const char *argv[] = {machine->program, "--vhost-socket", vhost, "--listen", hybrid,
+		"--cid", cid, machine->user ? "--user" : NULL, machine->user, NULL};
 	int r;
 
 	if (!vhost || !hybrid)
 		return err_nomem(err);
 	snprintf(cid, sizeof(cid), "%d", USER_CID);
-	r = helper_start(
-		&(struct helper){.dir = machine->dir, .name = "vsock", .argv = argv}, err);
+	r = helper_start(&(struct helper){.dir = machine->dir, .name = "vsock", .argv = argv}, err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(vhost);
@@ -116,7 +116,8 @@ static int user_connect(const struct transport_machine *machine, uint32_t port, 
 		return err_nomem(err);
 	r = fd_unix_connect(path, &fd, err);
 	if (r < 0)
-		/* The helper ends with QEMU: whether the machine is gone is the caller's to find out. */
+		/* The helper ends with QEMU: whether the machine is gone is the caller's to find
+		 * out. */
 		return r == -ECONNREFUSED || r == -ENOENT ? 1 : r;
 	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0)
 		return err_errno(err, "Set a receive timeout");

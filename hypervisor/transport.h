@@ -22,14 +22,14 @@ struct transport_machine {
 struct transport {
 	const char *name;
 	/*
-	 * Before QEMU starts. *ret_vhost_socket: what QEMU connects to, NULL where it opens the kernel's
-	 * device; the caller frees.
+	 * Before QEMU starts. *ret_vhost_socket: what QEMU connects to, NULL where it opens the
+	 * kernel's device; the caller frees.
 	 */
-	int (*prepare)(const struct transport_machine *machine, char **ret_vhost_socket,
-		struct err *err);
+	int (*prepare)(
+		const struct transport_machine *machine, char **ret_vhost_socket, struct err *err);
 	/*
-	 * One attempt, of at most timeout_ms. 0: *ret_fd is a blocking stream socket; positive 1: nothing
-	 * listens there yet; -errno with the message otherwise.
+	 * One attempt, of at most timeout_ms. 0: *ret_fd is a blocking stream socket; positive 1:
+	 * nothing listens there yet; -errno with the message otherwise.
 	 */
 	int (*connect)(const struct transport_machine *machine, uint32_t port, uint64_t timeout_ms,
 		int *ret_fd, struct err *err);

@@ -38,7 +38,8 @@ int user_become(const struct user *user)
 {
 	if (!user->name[0] || geteuid() != 0)
 		return 0;
-	/* The plain system calls: glibc's wrappers talk to threads, which a forked child does not have. */
+	/* The plain system calls: glibc's wrappers talk to threads, which a forked child does not
+	 * have. */
 	if (syscall(SYS_setgroups, user->n_groups, user->groups) < 0 ||
 		syscall(SYS_setresgid, user->gid, user->gid, user->gid) < 0 ||
 		syscall(SYS_setresuid, user->uid, user->uid, user->uid) < 0)

@@ -19,8 +19,8 @@
 #include "hypervisor/internal.h"
 
 /*
- * quiet, for the serial port costs an exit per character; warnings and the panic are still seen. A panic
- * ends the machine at once, and reset ends it too (on_reboot).
+ * quiet, for the serial port costs an exit per character; warnings and the panic are still seen. A
+ * panic ends the machine at once, and reset ends it too (on_reboot).
  */
 #define KERNEL_ARGUMENTS "console=ttyS0 loglevel=4 panic=-1 reboot=t"
 
@@ -278,7 +278,8 @@ static int fail_connect(const struct hv_vm *vm, int code, const char *what, stru
 }
 
 /* Attempts follow one another after 1 ms at first, then more and more, at most 10 ms. */
-static int try_until(struct hv_vm *vm, uint32_t port, uint64_t deadline, int *ret_fd, struct err *err)
+static int try_until(
+	struct hv_vm *vm, uint32_t port, uint64_t deadline, int *ret_fd, struct err *err)
 {
 	const struct transport_machine machine = {.dir = vm->dir, .cid = vm->cid};
 	uint64_t next_check = hv_now_ms() + 50;
@@ -302,7 +303,8 @@ static int try_until(struct hv_vm *vm, uint32_t port, uint64_t deadline, int *re
 	}
 }
 
-int hv_vm_connect(struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
+int hv_vm_connect(
+	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
 {
 	int r = try_until(vm, port, hv_now_ms() + timeout_ms, ret_fd, err);
 

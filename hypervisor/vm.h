@@ -1,17 +1,18 @@
 /*
  * Virtual machines for pods: define, boot, hot-attach, connect, watch, destroy.
  *
- * `struct hv` is the host's side once per process: the libvirt connection (the embedded QEMU driver or a
- * libvirtd), the accelerator that was found to work, and the thread that carries libvirt's events.
- * `struct hv_vm` is one machine. Its life:
+ * `struct hv` is the host's side once per process: the libvirt connection (the embedded QEMU driver
+ *or a libvirtd), the accelerator that was found to work, and the thread that carries libvirt's
+ *events. `struct hv_vm` is one machine. Its life:
  *
  *	hv_vm_create() → paused → hv_vm_resume() → running → hv_vm_destroy() → gone
- *	                                                └→ died (guest power-off, crash, QEMU killed)
+ *	                                                └→ died (guest power-off, crash, QEMU
+ *killed)
  *
- * Domains are transient: one that ends is no longer known to libvirt. They outlive this process and are found again by
- * hv_vm_open(). Everything a machine has on the host (domain, vsock helper, sockets, console file) is
- * named after its id and lies in <run_dir>/vm/<id>, so hv_vm_destroy() works from the id alone, at
- * any point of a creation, in any state, any number of times.
+ * Domains are transient: one that ends is no longer known to libvirt. They outlive this process and
+ *are found again by hv_vm_open(). Everything a machine has on the host (domain, vsock helper,
+ *sockets, console file) is named after its id and lies in <run_dir>/vm/<id>, so hv_vm_destroy()
+ *works from the id alone, at any point of a creation, in any state, any number of times.
  *
  * Threads: all functions may be called from any thread; calls for one VM are serialised by the
  * caller (the sandbox's lock). Functions block for libvirt, for the times stated.
@@ -40,29 +41,32 @@ enum hv_accelerator {
 };
 
 struct hv_config {
-	const char *libvirt_uri;       /* "qemu:///embed?root=DIR" or "qemu:///system" */
-	const char *run_dir;           /* sockets and consoles; exists */
+	const char *libvirt_uri; /* "qemu:///embed?root=DIR" or "qemu:///system" */
+	const char *run_dir;     /* sockets and consoles; exists */
 	enum hv_accelerator accelerator;
-	const char *kernel;            /* uncompressed vmlinux with a PVH note */
+	const char *kernel; /* uncompressed vmlinux with a PVH note */
 	const char *initramfs;
-	const char *kernel_arguments;  /* appended to ours; "" for none */
-	const char *vsock_helper;      /* path of bulkhead-vsock */
-	unsigned boots_max;            /* machines that boot at the same time; others wait */
+	const char *kernel_arguments; /* appended to ours; "" for none */
+	const char *vsock_helper;     /* path of bulkhead-vsock */
+	unsigned boots_max;           /* machines that boot at the same time; others wait */
 };
 
-/* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must not block. */
+/* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must
+ * not block. */
 typedef void (*hv_died_fn)(void *userdata, const char *id, const char *reason);
 
 /*
  * Opens libvirt and settles the accelerator. Writes what the embedded driver needs below its root
  * (etc/qemu.conf). The first open on a host probes QEMU's capabilities: about 4 s, then cached.
- * Errors name the remedy: root not writable, QEMU missing, kernel missing, another process owns the root.
+ * Errors name the remedy: root not writable, QEMU missing, kernel missing, another process owns the
+ * root.
  */
 int hv_open(const struct hv_config *config, const struct log *log, hv_died_fn on_died,
 	void *userdata, struct hv **ret, struct err *err);
 struct hv *hv_close(struct hv *hv);
 
-/* "kvm" or "tcg", and why: "KVM_RUN of a 64-bit guest did not finish in 500 ms". Valid as long as hv. */
+/* "kvm" or "tcg", and why: "KVM_RUN of a 64-bit guest did not finish in 500 ms". Valid as long as
+ * hv. */
 const char *hv_accelerator_name(const struct hv *hv);
 const char *hv_accelerator_reason(const struct hv *hv);
 /* "vhost-vsock" or "vhost-user". */
@@ -82,8 +86,8 @@ int hv_check(struct hv *hv, struct err *err);
 int hv_probe_kvm(char *reason, size_t size);
 
 struct hv_nic {
-	const char *tap;  /* the tap's name on the host, made by libvirt in our network namespace */
-	const char *mac;  /* "aa:bb:cc:dd:ee:ff" */
+	const char *tap; /* the tap's name on the host, made by libvirt in our network namespace */
+	const char *mac; /* "aa:bb:cc:dd:ee:ff" */
 };
 
 struct hv_vm_spec {
@@ -103,7 +107,8 @@ int hv_vm_create(struct hv *hv, const struct hv_vm_spec *spec, struct hv_vm **re
 int hv_vm_resume(struct hv_vm *vm, struct err *err);
 
 /*
- * Finds a machine that an earlier process created. 0; positive 1: there is none (never was, or died).
+ * Finds a machine that an earlier process created. 0; positive 1: there is none (never was, or
+ * died).
  */
 int hv_vm_open(struct hv *hv, const char *id, struct hv_vm **ret, struct err *err);
 
@@ -111,14 +116,15 @@ int hv_vm_open(struct hv *hv, const char *id, struct hv_vm **ret, struct err *er
 struct hv_vm *hv_vm_unref(struct hv_vm *vm);
 
 /*
- * Connects to a port the guest's agent listens on; the fd is a blocking stream socket. While the machine
- * boots this retries until timeout_ms; it ends early when the machine dies. On -ETIMEDOUT and when the
- * machine died (-EHOSTDOWN) the message quotes the end of the console, escaped.
+ * Connects to a port the guest's agent listens on; the fd is a blocking stream socket. While the
+ * machine boots this retries until timeout_ms; it ends early when the machine dies. On -ETIMEDOUT
+ * and when the machine died (-EHOSTDOWN) the message quotes the end of the console, escaped.
  */
-int hv_vm_connect(struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd,
-	struct err *err);
+int hv_vm_connect(
+	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err);
 
-/* Hot-attaches a read-only raw image (an EROFS layer) as SCSI target 1…HV_DISK_TARGET_MAX; 10 ms. */
+/* Hot-attaches a read-only raw image (an EROFS layer) as SCSI target 1…HV_DISK_TARGET_MAX; 10 ms.
+ */
 int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struct err *err);
 /* Takes it away again; one that is not attached is success. */
 int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err);
@@ -128,7 +134,8 @@ int hv_vm_pid(struct hv_vm *vm);
 
 /*
  * Ends the machine whatever its state and removes all that it has on the host. A guest that should
- * end by itself was asked before, by its agent; hv_vm_wait_off() waits for that. No such machine is success.
+ * end by itself was asked before, by its agent; hv_vm_wait_off() waits for that. No such machine is
+ * success.
  */
 int hv_vm_destroy(struct hv *hv, const char *id, struct err *err);
 
@@ -136,8 +143,9 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err);
 int hv_vm_wait_off(struct hv *hv, const char *id, uint64_t timeout_ms);
 
 /* Calls fn for the id of every machine of ours that runs or has left something in run_dir. */
-int hv_each_vm(struct hv *hv, int (*fn)(void *userdata, const char *id), void *userdata,
-	struct err *err);
+int hv_each_vm(
+	struct hv *hv, int (*fn)(void *userdata, const char *id), void *userdata, struct err *err);
 
-/* The last bytes of the guest's console (at most 64 KiB), raw; the caller frees. "" when there is none. */
+/* The last bytes of the guest's console (at most 64 KiB), raw; the caller frees. "" when there is
+ * none. */
 int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err);

@@ -21,8 +21,8 @@
 
 static bool is_ours(const struct hv *hv, virDomainPtr domain)
 {
-	_cleanup_free_ char *metadata = virDomainGetMetadata(
-		domain, VIR_DOMAIN_METADATA_ELEMENT, DOMAIN_XML_NAMESPACE, 0);
+	_cleanup_free_ char *metadata =
+		virDomainGetMetadata(domain, VIR_DOMAIN_METADATA_ELEMENT, DOMAIN_XML_NAMESPACE, 0);
 
 	return metadata && domain_xml_is_ours(metadata, hv->config.run_dir);
 }
@@ -37,8 +37,8 @@ int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err)
 	domain = virDomainLookupByName(hv->connection, name);
 	if (!domain)
 		return virGetLastErrorCode() == VIR_ERR_NO_DOMAIN
-			? 1
-			: hv_fail(err, "Look for machine %s", id);
+			       ? 1
+			       : hv_fail(err, "Look for machine %s", id);
 	if (!is_ours(hv, domain) || virDomainIsActive(domain) != 1)
 		return 1;
 	*ret = TAKE_PTR(domain);
@@ -62,7 +62,8 @@ int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid)
 		return -ESRCH;
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	snprintf(proc, sizeof(proc), "/proc/%d/cmdline", pid);
-	/* Read after the pidfd was opened: a process that took over a dead QEMU's id is told apart. */
+	/* Read after the pidfd was opened: a process that took over a dead QEMU's id is told apart.
+	 */
 	if (pidfd < 0 || fd_read_file(proc, 1 << 20, &command, &len, NULL) < 0 ||
 		!memmem(command, len, mark, strlen(mark)))
 		return -ESRCH;
@@ -94,8 +95,8 @@ static void finish_ending(struct hv *hv, struct hv_ending *ending, bool wait)
 }
 
 /*
- * Kills QEMU first: libvirt asks it to end with SIGTERM and looks again every 200 ms. What the guest had to
- * save was saved when its agent was asked to end.
+ * Kills QEMU first: libvirt asks it to end with SIGTERM and looks again every 200 ms. What the
+ * guest had to save was saved when its agent was asked to end.
  */
 static int end_domain(struct hv *hv, const char *id, virDomainPtr domain, struct err *err)
 {
@@ -154,7 +155,8 @@ int hv_vm_wait_off(struct hv *hv, const char *id, uint64_t timeout_ms)
 
 		if (hv_lookup(hv, id, &domain, NULL) == 1)
 			return 0;
-		/* An event that arrives between look-up and wait is made up for by looking again. */
+		/* An event that arrives between look-up and wait is made up for by looking again.
+		 */
 		next = hv_now_ms() + 100;
 		pthread_mutex_lock(&hv->lock);
 		r = hv_wait_changed(hv, next < until ? next : until);
@@ -234,8 +236,8 @@ static int add_directories(struct hv *hv, struct ids *ids, struct err *err)
 	return 0;
 }
 
-int hv_each_vm(struct hv *hv, int (*fn)(void *userdata, const char *id), void *userdata,
-	struct err *err)
+int hv_each_vm(
+	struct hv *hv, int (*fn)(void *userdata, const char *id), void *userdata, struct err *err)
 {
 	_cleanup_(ids_done) struct ids ids = {0};
 	int r = add_domains(hv, &ids, err);

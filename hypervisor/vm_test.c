@@ -1,7 +1,7 @@
 /*
- * A real machine from creation to its last trace. Needs root, QEMU, libvirt's embedded driver, and in
- * BULKHEAD_KERNEL and BULKHEAD_INITRAMFS a guest whose init listens on vsock port 1024; skips otherwise. Takes
- * some ten seconds: libvirt probes QEMU anew in a fresh root.
+ * A real machine from creation to its last trace. Needs root, QEMU, libvirt's embedded driver, and
+ * in BULKHEAD_KERNEL and BULKHEAD_INITRAMFS a guest whose init listens on vsock port 1024; skips
+ * otherwise. Takes some ten seconds: libvirt probes QEMU anew in a fresh root.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -107,8 +107,9 @@ static int setup(void **state)
 		print_message("setup: %s\n", err.msg);
 		return -1;
 	}
-	print_message("%s, %s (%s), %s\n", hv_version(fixture->hv), hv_accelerator_name(fixture->hv),
-		hv_accelerator_reason(fixture->hv), hv_transport_name(fixture->hv));
+	print_message("%s, %s (%s), %s\n", hv_version(fixture->hv),
+		hv_accelerator_name(fixture->hv), hv_accelerator_reason(fixture->hv),
+		hv_transport_name(fixture->hv));
 	return 0;
 }
 
@@ -229,66 +230,91 @@ static void test_death_is_told(void **state)
 	assert_nothing_left(fixture, "death");
 }
 
-static int collect(void *userdata, const char *id)
+/*
+ * libvirt's embedded driver is one per process and lives as long as it, so what happens after a
+ * restart is played by this program run anew, with another root than ours.
+ */
+static int run_again(const char *mode, const char *uri)
 {
-	strcat(userdata, id);
-	return 0;
-}
+	int status;
+	pid_t pid = fork();
 
-/* A second process, as after a restart: refused while the first lives, then finds the machine. */
-static void test_machine_outlives_process(void **state)
-{
-	struct fixture *fixture = *state;
-	struct err err = ERR_INIT;
-	char found[128] = "";
-	struct hv_vm *vm;
-	int status, fd;
-	pid_t pid;
-
-	if (!fixture->hv)
-		skip();
-	fixture->hv = hv_close(fixture->hv);
-	pid = fork();
 	if (pid == 0) {
-		struct hv_vm *child_vm;
-
-		if (open_hv(fixture, &err) < 0)
-			_exit(1);
-		child_vm = create(fixture, "old");
-		_exit(hv_vm_resume(child_vm, &err) < 0 ? 2 : 0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_int_equal(status, 0);
-
-	check(open_hv(fixture, &err), &err);
-	check(hv_each_vm(fixture->hv, collect, found, &err), &err);
-	assert_string_equal(found, "old");
-	assert_int_equal(hv_vm_open(fixture->hv, "old", &vm, &err), 0);
-	check(hv_vm_connect(vm, GUEST_PORT, 30000, &fd, &err), &err);
-	close(fd);
-	pid = fork();
-	if (pid == 0) {
-		struct fixture second = {.uri = fixture->uri, .helper = fixture->helper};
-
-		execl("/proc/self/exe", "vm_test", "--second", second.uri, second.helper, NULL);
+		execl("/proc/self/exe", "vm_test", mode, uri, NULL);
 		_exit(127);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_int_equal(status, 0);
-	vm = hv_vm_unref(vm);
-	check(hv_vm_destroy(fixture->hv, "old", &err), &err);
-	assert_nothing_left(fixture, "old");
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
 }
 
-static int run_second(char **argv)
+static void test_machine_outlives_process(void **state)
 {
-	struct fixture fixture = {.uri = argv[2], .helper = argv[3]};
-	struct err err = ERR_INIT;
+	struct fixture *fixture = *state;
+	_cleanup_free_ char *dir = NULL;
 
-	if (open_hv(&fixture, &err) == 0)
-		return 1;
-	fprintf(stderr, "refused: %s\n", err.msg);
-	return 0;
+	if (!fixture->hv)
+		skip();
+	assert_int_equal(run_again("--create", "qemu:///embed?root=" ROOT "/other"), 0);
+	assert_int_equal(run_again("--reopen", "qemu:///embed?root=" ROOT "/other"), 0);
+	dir = hv_vm_dir(fixture->hv, "old");
+	assert_int_equal(access(dir, F_OK), -1);
+}
+
+static void test_root_has_one_owner(void **state)
+{
+	struct fixture *fixture = *state;
+
+	if (!fixture->hv)
+		skip();
+	assert_int_equal(run_again("--second", fixture->uri), 0);
+}
+
+static int collect(void *userdata, const char *id)
+{
+	return strcmp(id, "old") == 0 ? (*(unsigned *)userdata)++, 0 : 0;
+}
+
+static int reopen(struct fixture *fixture, struct err *err)
+{
+	_cleanup_close_ int fd = -EBADF;
+	struct hv_vm *vm;
+	unsigned found = 0;
+	int r = hv_each_vm(fixture->hv, collect, &found, err);
+
+	if (r == 0 && found != 1)
+		r = err_set(err, -ENOENT, "hv_each_vm found %u", found);
+	if (r == 0 && hv_vm_open(fixture->hv, "old", &vm, err) != 0)
+		r = err_set(err, -ENOENT, "hv_vm_open found none");
+	if (r < 0)
+		return r;
+	r = hv_vm_connect(vm, GUEST_PORT, 30000, &fd, err);
+	hv_vm_unref(vm);
+	return r < 0 ? r : hv_vm_destroy(fixture->hv, "old", err);
+}
+
+/* The other processes of the tests above. */
+static int run_mode(const char *mode, char *uri)
+{
+	struct fixture fixture = {.uri = uri, .helper = find_helper()};
+	struct err err = ERR_INIT;
+	struct hv_vm *vm;
+	int r = open_hv(&fixture, &err);
+
+	if (strcmp(mode, "--second") == 0) {
+		fprintf(stderr, "refused: %s\n", err.msg);
+		return r == 0;
+	}
+	if (r == 0 && strcmp(mode, "--create") == 0) {
+		vm = create(&fixture, "old");
+		/* Without closing anything, as if killed. */
+		_exit(hv_vm_resume(vm, &err) < 0);
+	}
+	if (r == 0)
+		r = reopen(&fixture, &err);
+	if (r < 0)
+		fprintf(stderr, "%s: %s\n", mode, err.msg);
+	return r < 0;
 }
 
 int main(int argc, char **argv)
@@ -297,9 +323,10 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_life),
 		cmocka_unit_test(test_death_is_told),
 		cmocka_unit_test(test_machine_outlives_process),
+		cmocka_unit_test(test_root_has_one_owner),
 	};
 
-	if (argc == 4 && strcmp(argv[1], "--second") == 0)
-		return run_second(argv);
+	if (argc == 3)
+		return run_mode(argv[1], argv[2]);
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

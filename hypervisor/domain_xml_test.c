@@ -1,0 +1,234 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <libxml/parser.h>
+#include <libxml/xpath.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "common/spawn.h"
+#include "hypervisor/domain_xml.h"
+
+#define HOSTILE "/x/'\"></source><disk/>&amp;<!--,id=b"
+
+static const struct hv_nic nics[] = {
+	{.tap = "tap0", .mac = "52:54:00:00:00:01"},
+	{.tap = "tap1", .mac = "52:54:00:00:00:02"},
+};
+
+static const struct hv_vm_spec plain_spec = {
+	.id = "pod-1",
+	.vcpus = 2,
+	.memory_mib = 256,
+	.nics = nics,
+	.n_nics = 2,
+	.scratch = "/var/lib/x/scratch",
+	.share = "/run/x/share",
+};
+
+static const struct domain_xml plain = {
+	.spec = &plain_spec,
+	.run_dir = "/run/bulkhead",
+	.kernel = "/k/vmlinux",
+	.initramfs = "/k/initramfs",
+	.arguments = "console=ttyS0",
+	.console_socket = "/run/c.sock",
+	.vhost_socket = "/run/v.sock",
+};
+
+/* The string value of an XPath expression; the caller frees it. */
+static char *evaluate(const char *xml, const char *expression)
+{
+	xmlDoc *document = xmlReadMemory(
+		xml, (int)strlen(xml), NULL, NULL, XML_PARSE_NONET | XML_PARSE_NOERROR);
+	xmlXPathContext *context;
+	xmlXPathObject *found;
+	xmlChar *text;
+	char *copy;
+
+	assert_non_null(document);
+	context = xmlXPathNewContext(document);
+	found = xmlXPathEvalExpression(BAD_CAST expression, context);
+	assert_non_null(found);
+	text = xmlXPathCastToString(found);
+	copy = strdup((const char *)text);
+	xmlFree(text);
+	xmlXPathFreeObject(found);
+	xmlXPathFreeContext(context);
+	xmlFreeDoc(document);
+	return copy;
+}
+
+static void assert_xpath(const char *xml, const char *expression, const char *expected)
+{
+	_cleanup_free_ char *value = evaluate(xml, expression);
+
+	assert_string_equal(value, expected);
+}
+
+static char *write_domain(const struct domain_xml *domain)
+{
+	struct err err = ERR_INIT;
+	char *xml = NULL;
+
+	assert_int_equal(domain_xml_write(domain, &xml, &err), 0);
+	return xml;
+}
+
+static void test_hostile_text_stays_text(void **state)
+{
+	struct hv_vm_spec spec = plain_spec;
+	struct domain_xml domain = plain;
+	_cleanup_free_ char *xml = NULL, *disk = NULL;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	spec.scratch = spec.share = HOSTILE;
+	domain.spec = &spec;
+	domain.kernel = domain.arguments = domain.run_dir = domain.console_socket = HOSTILE;
+	domain.vhost_socket = HOSTILE;
+	xml = write_domain(&domain);
+	assert_xpath(xml, "count(/domain/devices/disk)", "1");
+	assert_xpath(xml, "/domain/devices/disk/source/@file", HOSTILE);
+	assert_xpath(xml, "/domain/devices/filesystem/source/@dir", HOSTILE);
+	assert_xpath(xml, "/domain/os/kernel", HOSTILE);
+	assert_xpath(xml, "/domain/os/cmdline", HOSTILE);
+	assert_xpath(xml, "/domain/metadata/*/@run-dir", HOSTILE);
+	/* QEMU's own escape: the comma doubled. */
+	assert_xpath(xml, "/domain/*[local-name()='commandline']/*[2]/@value",
+		"socket,id=vsock,path=/x/'\"></source><disk/>&amp;<!--,,id=b");
+	assert_int_equal(domain_xml_write_disk(27, HOSTILE, &disk, &err), 0);
+	assert_xpath(disk, "/disk/source/@file", HOSTILE);
+}
+
+static void test_text_that_xml_cannot_hold_is_refused(void **state)
+{
+	static const char *const bad[] = {"/a\nb", "/a\x01", "/\xff\xfe"};
+	struct domain_xml domain = plain;
+	struct err err = ERR_INIT;
+	char *xml = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		domain.kernel = bad[i];
+		assert_int_equal(domain_xml_write(&domain, &xml, &err), -EINVAL);
+		assert_int_equal(domain_xml_write_disk(1, bad[i], &xml, &err), -EINVAL);
+	}
+}
+
+static void test_disk_names(void **state)
+{
+	static const struct {
+		unsigned target;
+		const char *name;
+	} rows[] = {{1, "sdb"}, {25, "sdz"}, {26, "sdaa"}, {255, "sdiv"}};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		_cleanup_free_ char *xml = NULL;
+
+		assert_int_equal(domain_xml_write_disk(rows[i].target, "/l", &xml, &err), 0);
+		assert_xpath(xml, "/disk/target/@dev", rows[i].name);
+		assert_xpath(xml, "count(/disk/readonly)", "1");
+		assert_xpath(xml, "/disk/source/seclabel/@relabel", "no");
+	}
+}
+
+static void test_no_two_devices_share_a_slot(void **state)
+{
+	_cleanup_free_ char *xml = write_domain(&plain);
+
+	(void)state;
+	assert_xpath(xml,
+		"count(//address[@type='pci'][@slot=../preceding::address/@slot or "
+		"@slot=../following::address/@slot])",
+		"0");
+	assert_xpath(xml, "count(//address[@slot='0x06'])", "0");
+}
+
+static void test_accelerator_and_transport(void **state)
+{
+	struct domain_xml domain = plain;
+	_cleanup_free_ char *tcg = write_domain(&domain), *kvm = NULL;
+
+	(void)state;
+	domain.kvm = true;
+	domain.vhost_socket = NULL;
+	kvm = write_domain(&domain);
+	assert_xpath(tcg, "/domain/@type", "qemu");
+	assert_xpath(tcg, "count(//tb-cache)", "1");
+	assert_xpath(tcg, "count(//vsock)", "0");
+	assert_xpath(kvm, "/domain/@type", "kvm");
+	assert_xpath(kvm, "count(//tb-cache)", "0");
+	assert_xpath(kvm, "//vsock/cid/@auto", "yes");
+	assert_xpath(kvm, "/domain/cpu/@mode", "host-passthrough");
+}
+
+static void test_owner_and_cid(void **state)
+{
+	const char *ours = "<b:machine xmlns:b='" DOMAIN_XML_NAMESPACE "' run-dir='/run/a&amp;b'/>";
+
+	(void)state;
+	assert_true(domain_xml_is_ours(ours, "/run/a&b"));
+	assert_false(domain_xml_is_ours(ours, "/run/a"));
+	assert_false(domain_xml_is_ours("<machine/>", "/run/a"));
+	assert_false(domain_xml_is_ours("not xml", "/run/a"));
+	assert_int_equal(
+		domain_xml_cid("<domain><devices><vsock><cid auto='yes' address='7'/></vsock>"
+			       "</devices></domain>"),
+		7);
+	assert_int_equal(domain_xml_cid("<domain/>"), 0);
+	assert_int_equal(domain_xml_cid("<domain>"), 0);
+}
+
+static void test_libvirts_schema_accepts_it(void **state)
+{
+	char path[] = "/tmp/domain-xml-test-XXXXXX";
+	const char *argv[] = {"virt-xml-validate", path, "domain", NULL};
+	struct spawn_options options = {
+		.argv = argv, .timeout_ms = 20000, .cancel_fd = -1, .netns_fd = -1};
+	struct spawn_result result = SPAWN_RESULT_INIT(4096);
+	_cleanup_free_ char *xml = write_domain(&plain);
+	_cleanup_close_ int fd = -EBADF;
+	struct err err = ERR_INIT;
+	int r;
+
+	(void)state;
+	if (access("/usr/bin/virt-xml-validate", X_OK) < 0 ||
+		access("/usr/bin/xmllint", X_OK) < 0) {
+		print_message("skipped: needs libvirt-clients and libxml2-utils\n");
+		skip();
+	}
+	fd = mkstemp(path);
+	assert_true(fd >= 0);
+	assert_int_equal(fd_write_all(fd, xml, strlen(xml), &err), 0);
+	r = spawn_check(&options, &result, &err);
+	unlink(path);
+	if (r < 0)
+		fail_msg("%s", err.msg);
+	spawn_result_done(&result);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_hostile_text_stays_text),
+		cmocka_unit_test(test_text_that_xml_cannot_hold_is_refused),
+		cmocka_unit_test(test_disk_names),
+		cmocka_unit_test(test_no_two_devices_share_a_slot),
+		cmocka_unit_test(test_accelerator_and_transport),
+		cmocka_unit_test(test_owner_and_cid),
+		cmocka_unit_test(test_libvirts_schema_accepts_it),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,164 @@
+/*
+ * Helpers are started, recorded, and ended; the console helper keeps the end of what it reads.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "hypervisor/console.h"
+#include "hypervisor/helper.h"
+
+static char dir[] = "/tmp/helper-test-XXXXXX";
+
+static int setup(void **state)
+{
+	(void)state;
+	return mkdtemp(dir) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	return fd_remove_tree(dir, NULL);
+}
+
+static int start_shell(const char *script, struct err *err)
+{
+	const char *argv[] = {"/bin/sh", "-c", script, NULL};
+
+	return helper_start(&(struct helper){.dir = dir, .name = "x", .argv = argv}, err);
+}
+
+static int recorded_pid(void)
+{
+	_cleanup_free_ char *path = str_printf("%s/x.pid", dir);
+	_cleanup_free_ char *text = NULL;
+
+	return fd_read_file(path, 64, &text, NULL, NULL) < 0 ? 0 : atoi(text);
+}
+
+static void test_start_and_end(void **state)
+{
+	struct err err = ERR_INIT;
+	int pid;
+
+	(void)state;
+	assert_int_equal(start_shell("echo ready; exec sleep 100", &err), 0);
+	pid = recorded_pid();
+	assert_int_equal(kill(pid, 0), 0);
+	assert_int_equal(getsid(pid), pid);
+	assert_int_equal(helper_end(dir, "x", &err), 0);
+	assert_int_equal(kill(pid, 0), -1);
+	assert_int_equal(recorded_pid(), 0);
+	assert_int_equal(helper_end(dir, "x", &err), 0);
+}
+
+static void test_failure_quotes_the_log(void **state)
+{
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(start_shell("echo no such device >&2; exit 1", &err), -EIO);
+	assert_non_null(strstr(err.msg, "no such device"));
+	assert_int_equal(recorded_pid(), 0);
+}
+
+/* A record whose start time is another's must not lead to a kill. */
+static void test_reused_pid_is_spared(void **state)
+{
+	_cleanup_free_ char *path = str_printf("%s/x.pid", dir);
+	_cleanup_free_ char *text = str_printf("%d 1\n", getpid());
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(fd_write_file(path, text, strlen(text), 0600, &err), 0);
+	assert_int_equal(helper_end(dir, "x", &err), 0);
+	assert_int_equal(recorded_pid(), 0);
+}
+
+/* bulkhead-console is built into a folder beside this test. */
+static char *find_console(void)
+{
+	char self[256];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (n < 0)
+		return NULL;
+	self[n] = '\0';
+	*strrchr(self, '/') = '\0';
+	return str_printf("%s/vsock/bulkhead-console", self);
+}
+
+static void write_lines(int fd, unsigned n)
+{
+	char line[32];
+	struct err err = ERR_INIT;
+
+	for (unsigned i = 0; i < n; i++) {
+		int len = snprintf(line, sizeof(line), "line %07u\n", i);
+
+		assert_int_equal(fd_write_all(fd, line, (size_t)len, &err), 0);
+	}
+}
+
+static void test_console_keeps_the_end(void **state)
+{
+	_cleanup_free_ char *program = find_console();
+	_cleanup_free_ char *socket = str_printf("%s/console.sock", dir);
+	_cleanup_free_ char *file = str_printf("%s/console", dir);
+	_cleanup_free_ char *tail = NULL;
+	const char *argv[] = {program, "--listen", socket, "--file", file, NULL};
+	struct err err = ERR_INIT;
+	struct stat st;
+	char quoted[128];
+	int fd;
+
+	(void)state;
+	if (access(program, X_OK) < 0) {
+		print_message("skipped: bulkhead-console is not built\n");
+		skip();
+	}
+	assert_int_equal(
+		helper_start(&(struct helper){.dir = dir, .name = "x", .argv = argv}, &err), 0);
+	assert_int_equal(fd_unix_connect(socket, &fd, &err), 0);
+	write_lines(fd, 100000);
+	close(fd);
+	for (int i = 0; i < 500; i++) {
+		free(tail);
+		assert_int_equal(console_tail(dir, 26, &tail, &err), 0);
+		if (strcmp(tail, "line 0099998\nline 0099999\n") == 0)
+			break;
+		usleep(10000);
+	}
+	assert_string_equal(tail, "line 0099998\nline 0099999\n");
+	assert_int_equal(stat(file, &st), 0);
+	assert_in_range(st.st_size, 256 * 1024, 512 * 1024);
+	console_quote(dir, quoted, sizeof(quoted));
+	assert_non_null(strstr(quoted, "line 0099999"));
+	assert_null(strchr(quoted, '\n'));
+	assert_int_equal(helper_end(dir, "x", &err), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_start_and_end),
+		cmocka_unit_test(test_failure_quotes_the_log),
+		cmocka_unit_test(test_reused_pid_is_spared),
+		cmocka_unit_test(test_console_keeps_the_end),
+	};
+
+	return cmocka_run_group_tests(tests, setup, teardown);
+}
