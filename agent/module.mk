@@ -5,13 +5,23 @@
 $(call proto,agent/proto/agent.proto)
 
 AGENT_PKGS := libprotobuf-c libseccomp libcap
-AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c agent/output.c agent/stream.c agent/netconf.c agent/rtnetlink.c \
-	agent/disk.c agent/events.c agent/registry.c agent/server.c agent/methods.c \
-	agent/container.c agent/container_exec.c agent/container_host.c agent/clone.c \
-	agent/launch.c agent/program.c agent/rootfs.c agent/mounts.c agent/devices.c \
-	agent/mount_fs.c agent/root_path.c agent/cgroup.c agent/cgroup_devices.c \
-	agent/user.c agent/security.c $(G)/agent/proto/agent.pb-c.c
+
+# What runs containers. A library of its own: its tests bring a disk_wait() for loop devices.
+AGENT_CONTAINER_SOURCES := agent/container.c agent/container_exec.c agent/container_host.c \
+	agent/clone.c agent/launch.c agent/program.c agent/rootfs.c agent/mounts.c \
+	agent/devices.c agent/mount_fs.c agent/root_path.c agent/cgroup.c \
+	agent/cgroup_devices.c agent/user.c agent/security.c
+AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c agent/output.c \
+	agent/stream.c agent/netconf.c agent/rtnetlink.c agent/disk.c agent/machine.c \
+	agent/events.c agent/registry.c agent/server.c agent/methods.c \
+	$(AGENT_CONTAINER_SOURCES) $(G)/agent/proto/agent.pb-c.c
 
 $(call guest_program,bulkhead-agent,agent,agent/init.c $(AGENT_SOURCES) $(COMMON_SOURCES),$(AGENT_PKGS))
 $(call library,agent,$(AGENT_SOURCES))
 $(call library,agent-client,agent/client/client.c $(G)/agent/proto/agent.pb-c.c)
+
+# The root file system's tests need neither the server nor real disks.
+$(call library,agent-container,$(AGENT_CONTAINER_SOURCES) agent/process.c agent/stdio_child.c \
+	$(G)/agent/proto/agent.pb-c.c)
+AGENT_CONTAINER_LIBS := agent-container common
+$(call unit_test,agent/container_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)

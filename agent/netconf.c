@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <net/if.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +60,7 @@ static int link_set_up(
 	if (r < 0)
 		return r;
 	ignore_advertisements(interface->name);
-	return rtnl_link_set(rtnl, index, &(struct rtnl_link_change){.up = 1}, err);
+	return rtnl_link_set(rtnl, index, &(struct rtnl_link_change){.up = true}, err);
 }
 
 static int add_addresses(
@@ -134,7 +135,7 @@ static int interfaces_apply(
 	struct rtnl *rtnl, const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
 {
 	int indices[INTERFACES_MAX];
-	int r = rtnl_link_set(rtnl, LOOPBACK_INDEX, &(struct rtnl_link_change){.up = 1}, err);
+	int r = rtnl_link_set(rtnl, LOOPBACK_INDEX, &(struct rtnl_link_change){.up = true}, err);
 	if (r < 0)
 		return err_wrap(err, "loopback");
 	for (unsigned i = 0; r == 0 && i < request->n_interfaces; i++)

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <net/if.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/err.h"
@@ -44,7 +45,7 @@ struct rtnl_link_change {
 	const char *name;
 	const uint8_t *mac;
 	uint32_t mtu;
-	int up; /* 1: up */
+	bool up;
 };
 int rtnl_link_set(
 	struct rtnl *rtnl, int index, const struct rtnl_link_change *change, struct err *err);
