@@ -82,7 +82,7 @@ static int read_to_end(int fd, struct buf *content, const char *path, struct err
 	for (;;) {
 		size_t room = content->max - content->len;
 		size_t want = room < READ_CHUNK_BYTES ? room : READ_CHUNK_BYTES;
-		char probe;
+		char probe = 0;
 		void *to = want ? buf_reserve(content, want) : &probe;
 		if (!to)
 			return err_nomem(err);

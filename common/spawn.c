@@ -101,7 +101,7 @@ static int find_program(const char *name, char **ret_path, struct err *err)
 _Noreturn static void child_fail(const struct child_plan *plan, const char *step)
 {
 	struct child_failure failure = {.code = errno};
-	for (size_t i = 0; step[i] && i < sizeof(failure.step) - 1; i++)
+	for (size_t i = 0; i < sizeof(failure.step) - 1 && step[i]; i++)
 		failure.step[i] = step[i];
 	ssize_t ignored = write(plan->status_fd, &failure, sizeof(failure));
 	(void)ignored;

@@ -342,6 +342,8 @@ static int await(struct ttrpc_client *client, uint32_t stream_id, const struct d
 {
 	struct waiter waiter = {.next = client->waiters, .stream_id = stream_id};
 	cond_init_monotonic(&waiter.answered);
+	/* It leaves the list before we return. */
+	/* cppcheck-suppress autoVariables */
 	client->waiters = &waiter;
 	client->n_waiters++;
 	int r = 0;

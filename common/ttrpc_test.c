@@ -29,7 +29,7 @@ typedef Bulkhead__Ttrpc__KeyValue KeyValue;
 enum { ECHO, FAIL, HOLD, RELEASE, BIG, LEAVE, MISSING, N_METHODS };
 #define METHOD(n)                                                                                  \
 	{                                                                                          \
-		.name = n, .input = KEY_VALUE, .output = KEY_VALUE                                 \
+		.name = (n), .input = KEY_VALUE, .output = KEY_VALUE                               \
 	}
 static const ProtobufCMethodDescriptor method_descriptors[N_METHODS] = {
 	[ECHO] = METHOD("Echo"),

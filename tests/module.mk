@@ -1,0 +1,13 @@
+# The tests' own tests are part of `make unit`; `make lint` is all that reads the sources without running
+# them.
+TESTS += tests/run-unit-test tests/check-layers-test
+
+# Packages whose headers lie in directories of their own.
+LINT_PKGS := libnl-3.0 libxml-2.0
+
+.PHONY: lint lint-flags
+lint:
+	$(Q)tests/lint
+# For tests/lint: with these flags each source and what is generated for it can be read.
+lint-flags: $(GENERATED)
+	@echo -std=c11 $(CPPFLAGS) $(shell pkg-config --cflags $(LINT_PKGS))
