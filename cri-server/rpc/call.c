@@ -67,8 +67,10 @@ static void call_done(struct rpc_call *call)
 static void start_batch(
 	struct rpc_call *call, const grpc_op *ops, size_t n_ops, struct rpc_tag *tag)
 {
+	grpc_call *grpc = call->call; /* afterwards the call may be gone */
+	atomic_store_explicit(&tag->given, true, memory_order_release);
 	/* It fails on misuse only, such as an operation started twice. */
-	grpc_call_error e = grpc_call_start_batch(call->call, ops, n_ops, tag, NULL);
+	grpc_call_error e = grpc_call_start_batch(grpc, ops, n_ops, tag, NULL);
 	assert(e == GRPC_CALL_OK);
 	(void)e;
 }
@@ -186,15 +188,16 @@ void rpc_call_wait(struct rpc_transport *transport)
 	grpc_call_details_init(&call->details);
 	grpc_metadata_array_init(&call->metadata);
 	pthread_mutex_init(&call->lock, NULL);
-	call->arrived = (struct rpc_tag){on_arrived, call};
-	call->received = (struct rpc_tag){on_received, call};
-	call->ended = (struct rpc_tag){on_ended, call};
-	call->answered = (struct rpc_tag){on_answered, call};
+	call->arrived = (struct rpc_tag){.fn = on_arrived, .owner = call};
+	call->received = (struct rpc_tag){.fn = on_received, .owner = call};
+	call->ended = (struct rpc_tag){.fn = on_ended, .owner = call};
+	call->answered = (struct rpc_tag){.fn = on_answered, .owner = call};
 
 	pthread_mutex_lock(&transport->lock);
 	transport->n_calls++;
 	pthread_mutex_unlock(&transport->lock);
 
+	atomic_store_explicit(&call->arrived.given, true, memory_order_release);
 	grpc_call_error e = grpc_server_request_call(transport->server, &call->call, &call->details,
 		&call->metadata, transport->queue, transport->queue, &call->arrived);
 	if (e != GRPC_CALL_OK) /* shut down in between */

@@ -13,6 +13,7 @@
 
 #include <grpc/grpc.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "cri-server/rpc/dispatch.h"
@@ -20,9 +21,14 @@
 
 struct rpc_call;
 
+/*
+ * `given` is set when gRPC gets the tag and read when the tag comes back: gRPC orders the two
+ * anyway, but in code that TSan cannot look into.
+ */
 struct rpc_tag {
 	void (*fn)(struct rpc_tag *tag, bool ok);
 	void *owner;
+	atomic_bool given;
 };
 
 /* What calls need of their server; outlives them all. */

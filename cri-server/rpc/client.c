@@ -208,8 +208,10 @@ int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor 
 			gpr_time_from_millis((int64_t)timeout_ms, GPR_TIMESPAN));
 	/* The authority that clients of Unix sockets send. */
 	grpc_slice host = grpc_slice_from_static_string("localhost");
+	grpc_slice method_path = grpc_slice_from_copied_string(path);
 	grpc_call *call = grpc_channel_create_call(client->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
-		client->queue, grpc_slice_from_copied_string(path), &host, deadline, NULL);
+		client->queue, method_path, &host, deadline, NULL);
+	grpc_slice_unref(method_path);
 
 	struct answer answer = {.details = grpc_empty_slice()};
 	grpc_metadata_array_init(&answer.initial);

@@ -7,6 +7,7 @@
  */
 #include "cri-server/rpc/server.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <grpc/grpc.h>
 #include <grpc/grpc_posix.h>
@@ -54,6 +55,7 @@ static void *poll_queue(void *arg)
 		if (event.type == GRPC_QUEUE_SHUTDOWN)
 			return NULL;
 		struct rpc_tag *tag = event.tag;
+		assert(atomic_load_explicit(&tag->given, memory_order_acquire));
 		tag->fn(tag, event.success);
 	}
 }
@@ -126,7 +128,7 @@ static int open_transport(struct rpc_server *server, const struct rpc_server_con
 	t->server = grpc_server_create(&channel_args, NULL);
 	t->queue = grpc_completion_queue_create_for_next(NULL);
 	server->credentials = grpc_insecure_server_credentials_create();
-	server->shut_down_tag = (struct rpc_tag){on_shut_down, t};
+	server->shut_down_tag = (struct rpc_tag){.fn = on_shut_down, .owner = t};
 	grpc_server_register_completion_queue(t->server, t->queue, NULL);
 
 	const struct rpc_pool_limits limits = {
@@ -244,6 +246,7 @@ static void drain(struct rpc_server *server, uint64_t grace_ms)
 		until.tv_nsec -= 1000000000;
 	}
 
+	atomic_store_explicit(&server->shut_down_tag.given, true, memory_order_release);
 	grpc_server_shutdown_and_notify(t->server, t->queue, &server->shut_down_tag);
 	if (!wait_quiet(t, &until)) {
 		/* Ends connections too, the idle ones of clients that do not answer included. */

@@ -103,9 +103,9 @@ static int on_status(struct rpc_call *call, const ProtobufCMessage *request,
 	(void)request, (void)ret_response;
 	uint64_t left = rpc_call_time_left_ms(call);
 	return err_set(err, -EBADFD, "%s",
-		left == UINT64_MAX           ? "none"
+		left == UINT64_MAX            ? "none"
 		: left > 8000 && left < 10000 ? "about 9 s"
-					     : "wrong");
+					      : "wrong");
 }
 
 static const struct rpc_method methods[] = {
