@@ -296,7 +296,8 @@ static int reopen(struct fixture *fixture, struct err *err)
 /* The other processes of the tests above. */
 static int run_mode(const char *mode, char *uri)
 {
-	struct fixture fixture = {.uri = uri, .helper = find_helper()};
+	_cleanup_free_ char *helper = find_helper();
+	struct fixture fixture = {.uri = uri, .helper = helper};
 	struct err err = ERR_INIT;
 	struct hv_vm *vm;
 	int r = open_hv(&fixture, &err);
@@ -314,6 +315,7 @@ static int run_mode(const char *mode, char *uri)
 		r = reopen(&fixture, &err);
 	if (r < 0)
 		fprintf(stderr, "%s: %s\n", mode, err.msg);
+	hv_close(fixture.hv);
 	return r < 0;
 }
 
