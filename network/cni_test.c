@@ -256,7 +256,7 @@ static void test_attachment(void **state)
 	};
 	const struct net_pod_spec spec = {"p1", "web-0", "default", "u-1", ports, 3};
 	struct attachment *attachment = attach(&spec, 0, NULL), *loaded = NULL;
-	_cleanup_free_ char *expected = NULL, *plugins = NULL;
+	_cleanup_free_ char *plugins = NULL;
 	char *dir = testing_dir();
 	struct err err = ERR_INIT;
 

@@ -311,7 +311,7 @@ static int read_matching(const struct state *state, const char *first, bool is_f
 int interfaces_read(struct nl_sock *sock, const char *first, struct net_interface **ret,
 	size_t *ret_n, struct err *err)
 {
-	_cleanup_(state_done) struct state state = {NULL};
+	_cleanup_(state_done) struct state state = {.links = NULL};
 	struct net_interface *interfaces;
 	size_t n = 0;
 	int r;

@@ -435,7 +435,7 @@ static int collect(
 int net_each_pod(
 	struct net *net, int (*fn)(void *userdata, const char *id), void *userdata, struct err *err)
 {
-	_cleanup_(ids_done) struct ids ids = {NULL};
+	_cleanup_(ids_done) struct ids ids = {.items = NULL};
 	size_t i;
 	int r;
 

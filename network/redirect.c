@@ -12,7 +12,7 @@
 #include "network/netlink.h"
 
 /* The handle that an ingress qdisc always has. */
-#define INGRESS_HANDLE TC_HANDLE(0xffff, 0)
+#define INGRESS_HANDLE 0xffff0000u
 
 static void qdisc_putp(struct rtnl_qdisc **qdisc)
 {
