@@ -178,7 +178,7 @@ void launch_pause(void)
 	for (int fd = 0; fd <= STDERR_FILENO; fd++)
 		dup2(null, fd);
 	fd_close(null);
-	if (security_oom_score_adj(-998, &err) < 0 || empty_root(&err) < 0)
+	if (empty_root(&err) < 0)
 		_exit(EXIT_CANNOT_RUN);
 	/* The kernel reaps for whoever ignores SIGCHLD. */
 	signal(SIGCHLD, SIG_IGN);

@@ -18,7 +18,8 @@ AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c
 
 $(call guest_program,bulkhead-agent,agent,agent/init.c $(AGENT_SOURCES) $(COMMON_SOURCES),$(AGENT_PKGS))
 $(call library,agent,$(AGENT_SOURCES))
-$(call library,agent-client,agent/client/client.c $(G)/agent/proto/agent.pb-c.c)
+$(call library,agent-client,agent/client/client.c agent/client/stream.c agent/client/check.c \
+	$(G)/agent/proto/agent.pb-c.c)
 
 # The root file system's tests need neither the server nor real disks.
 $(call library,agent-container,$(AGENT_CONTAINER_SOURCES) agent/process.c agent/stdio_child.c \
