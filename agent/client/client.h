@@ -6,8 +6,8 @@
  * characters, identifiers and counts are compared with what was asked.
  *
  * Threads: calls from any thread but the loop's, each blocks for its own answer. Callbacks run on
- * the client's own event thread and may block; they are never called again once agent_close() returned
- * (which must not be called from a callback).
+ * the client's own event thread and may block; they are never called again once agent_close()
+ * returned (which must not be called from a callback). The loop runs until agent_close() returned.
  */
 #pragma once
 
@@ -22,25 +22,28 @@ struct agent;
 
 /* How to reach a port of the guest: hv_vm_connect() behind a closure. */
 struct agent_transport {
-	int (*connect)(void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd,
-		struct err *err);
+	int (*connect)(
+		void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err);
 	void *userdata;
 };
 
 struct agent_callbacks {
 	/*
-	 * One event, in order, each exactly once per sequence number above the `after` of agent_open().
-	 * The event is acknowledged to the agent when this returns 0; on an error it comes again later.
+	 * One event, in order, each exactly once per sequence number above the `after` of
+	 * agent_open(). The event is acknowledged to the agent when this returns 0; on an error it
+	 * comes again later.
 	 */
 	int (*on_event)(void *userdata, const Bulkhead__Agent__Event *event);
-	/* The control connection was lost and the agent did not answer again within 10 s of retries. */
+	/* The control connection was lost and the agent did not answer again within 10 s of
+	 * retries. */
 	void (*on_lost)(void *userdata, const char *reason);
 	void *userdata;
 };
 
 /*
  * Connects (retrying while the guest boots, at most timeout_ms), says hello, sets the guest's
- * clock, and starts the event thread, which asks for events after number `after`. A version that we do not speak is -EPROTO.
+ * clock, and starts the event thread, which asks for events after number `after`. A version that we
+ * do not speak is -EPROTO.
  */
 int agent_open(struct ev_loop *loop, const struct agent_transport *transport,
 	const struct agent_callbacks *callbacks, uint64_t after, uint64_t timeout_ms,
@@ -54,15 +57,16 @@ const Bulkhead__Agent__HelloResponse *agent_hello(const struct agent *agent);
 
 /*
  * One call by the method's name in agent.proto. *ret_response (may be NULL) is freed by the caller
- * with protobuf_c_message_free_unpacked(). timeout_ms 0: no limit. Errors: the agent's errno and message; -ETIMEDOUT; -EPIPE the
- * machine is gone.
+ * with protobuf_c_message_free_unpacked(). timeout_ms 0: no limit. Errors: the agent's errno and
+ * message; -ETIMEDOUT; -EPIPE the machine is gone.
  */
 int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *request,
 	uint64_t timeout_ms, ProtobufCMessage **ret_response, struct err *err);
 
 /*
- * Opens a stream of a process. The fd is a blocking socket that carries what agent.proto says after the StreamOpened; *ret_offset
- * is where its bytes begin (may be NULL). -ENOENT: no such process or stream.
+ * Opens a stream of a process. The fd is a blocking socket that carries what agent.proto says after
+ * the StreamOpened; *ret_offset is where its bytes begin (may be NULL). -ENOENT: no such process or
+ * stream.
  */
 int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *open,
 	uint64_t timeout_ms, int *ret_fd, uint64_t *ret_offset, struct err *err);

@@ -1,0 +1,410 @@
+/*
+ * The state is one `link` to the agent, or none while the event thread tries to get a new one.
+ *
+ * The event thread owns the link's life: it always has a NextEvents call open, so it is the first
+ * to notice that the connection broke; it then replaces the link. Callers borrow the link by a
+ * reference, so that it is freed only when the last of them has returned.
+ */
+#include "agent/client/client.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/client/check.h"
+#include "agent/client/client_internal.h"
+#include "common/fd.h"
+#include "common/ttrpc.h"
+
+#define EVENTS_WAIT_MS    30000
+#define EVENTS_TIMEOUT_MS 60000 /* a machine that was paused or starved for so long is lost */
+#define LOST_AFTER_MS     10000
+#define CONNECT_SLICE_MS  1000 /* so that agent_close() is not held up for longer */
+#define RETRY_MS          100
+#define REFUSED_RETRY_MS  1000 /* an event that the callback did not take */
+#define RELEASE_BYTES_MAX 64
+
+/* on_close is not needed: a call is always open, and it fails. */
+struct link {
+	struct ttrpc_client *client;
+	int fd; /* a duplicate, to end the connection under calls in progress */
+	unsigned refs;
+};
+
+struct agent {
+	struct ev_loop *loop;
+	struct agent_transport transport;
+	struct agent_callbacks callbacks;
+	uint64_t after; /* event thread's alone once it runs */
+	Bulkhead__Agent__HelloResponse *hello;
+	pthread_t thread;
+
+	pthread_mutex_t lock; /* protects what follows, and refs of links */
+	pthread_cond_t changed;
+	struct link *link = NULL;
+	bool lost;
+	bool closing;
+};
+
+static struct link *link_free(struct link *link)
+{
+	if (!link)
+		return NULL;
+	ttrpc_client_close(link->client);
+	fd_close(link->fd);
+	free(link);
+	return NULL;
+}
+
+static int link_new(struct agent *agent, uint64_t timeout_ms, struct link **ret, struct err *err)
+{
+	_cleanup_close_ int fd = -EBADF;
+	_cleanup_free_ struct link *link = calloc(1, sizeof(*link));
+	if (!link)
+		return err_nomem(err);
+	int r = agent->transport.connect(
+		agent->transport.userdata, AGENT_CONTROL_PORT, timeout_ms, &fd, err);
+	if (r < 0)
+		return r;
+	_cleanup_close_ int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	if (duplicate < 0)
+		return err_errno(err, "duplicate the agent's connection");
+	r = ttrpc_client_new(agent->loop, TAKE_FD(fd), NULL, NULL, &link->client, err);
+	if (r < 0)
+		return r;
+	link->fd = TAKE_FD(duplicate);
+	link->refs = 1;
+	*ret = TAKE_PTR(link);
+	return 0;
+}
+
+static void link_put(struct agent *agent, struct link *link)
+{
+	pthread_mutex_lock(&agent->lock);
+	bool last = --link->refs == 0;
+	pthread_mutex_unlock(&agent->lock);
+	if (last)
+		link_free(link);
+}
+
+static void deadline_in(struct timespec *ret, uint64_t ms)
+{
+	clock_gettime(CLOCK_MONOTONIC, ret);
+	ret->tv_sec += (time_t)(ms / 1000);
+	ret->tv_nsec += (long)(ms % 1000) * 1000000;
+	if (ret->tv_nsec >= 1000000000) {
+		ret->tv_sec++;
+		ret->tv_nsec -= 1000000000;
+	}
+}
+
+/* Waits while the event thread reconnects; it gives up after LOST_AFTER_MS. */
+static int link_get(struct agent *agent, uint64_t timeout_ms, struct link **ret, struct err *err)
+{
+	struct timespec deadline;
+	int r = 0;
+	deadline_in(&deadline, timeout_ms);
+	pthread_mutex_lock(&agent->lock);
+	while (!agent->link && !agent->lost && !agent->closing && r != ETIMEDOUT)
+		r = timeout_ms ? pthread_cond_timedwait(&agent->changed, &agent->lock, &deadline)
+			       : pthread_cond_wait(&agent->changed, &agent->lock);
+	struct link *link = agent->link;
+	if (link)
+		link->refs++;
+	pthread_mutex_unlock(&agent->lock);
+	if (!link)
+		return err_set(err, r == ETIMEDOUT ? -ETIMEDOUT : -EPIPE,
+			"the connection to the agent is gone");
+	*ret = link;
+	return 0;
+}
+
+static int call(struct link *link, const char *method, const ProtobufCMessage *request,
+	uint64_t timeout_ms, ProtobufCMessage **ret_response, struct err *err)
+{
+	ProtobufCMessage *response;
+	struct err local = ERR_INIT;
+	if (!err)
+		err = &local;
+	int r = ttrpc_client_call(link->client, &bulkhead__agent__agent__descriptor, method,
+		request, timeout_ms, &response, err);
+	if (r < 0) {
+		check_clean(err->msg);
+		return r;
+	}
+	r = check_message(response, err);
+	if (r == 0 && ret_response)
+		*ret_response = response;
+	else
+		protobuf_c_message_free_unpacked(response, NULL);
+	return r;
+}
+
+int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *request,
+	uint64_t timeout_ms, ProtobufCMessage **ret_response, struct err *err)
+{
+	struct link *link = NULL;
+	int r = link_get(agent, timeout_ms, &link, err);
+	if (r < 0)
+		return r;
+	r = call(link, method, request, timeout_ms, ret_response, err);
+	link_put(agent, link);
+	return r;
+}
+
+static int say_hello(struct link *link, uint64_t timeout_ms, Bulkhead__Agent__HelloResponse **ret,
+	struct err *err)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
+	request.version = AGENT_PROTOCOL_VERSION;
+	request.realtime_ns = now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+	ProtobufCMessage *response;
+	int r = call(link, "Hello", &request.base, timeout_ms, &response, err);
+	if (r < 0)
+		return r;
+	Bulkhead__Agent__HelloResponse *hello = (Bulkhead__Agent__HelloResponse *)response;
+	if (hello->version != AGENT_PROTOCOL_VERSION)
+		r = err_set(err, -EPROTO, "the agent speaks version %u of the protocol, not %d",
+			hello->version, AGENT_PROTOCOL_VERSION);
+	else if (strlen(hello->kernel_release) > RELEASE_BYTES_MAX)
+		r = err_set(err, -EPROTO, "the agent's kernel release is longer than %d bytes",
+			RELEASE_BYTES_MAX);
+	if (r == 0)
+		*ret = hello;
+	else
+		protobuf_c_message_free_unpacked(response, NULL);
+	return r;
+}
+
+/* A new link whose agent has answered. */
+static int link_open(struct agent *agent, uint64_t timeout_ms, struct link **ret,
+	Bulkhead__Agent__HelloResponse **ret_hello, struct err *err)
+{
+	uint64_t until = ev_now_ms() + timeout_ms;
+	struct link *link = NULL;
+	int r = link_new(agent, timeout_ms, &link, err);
+	if (r < 0)
+		return r;
+	uint64_t now = ev_now_ms();
+	r = say_hello(link, until > now ? until - now : 1, ret_hello, err);
+	if (r < 0) {
+		link_free(link);
+		return r;
+	}
+	*ret = link;
+	return 0;
+}
+
+/* Whether to go on after so long. */
+static bool rest(struct agent *agent, uint64_t ms)
+{
+	struct timespec deadline;
+	deadline_in(&deadline, ms);
+	pthread_mutex_lock(&agent->lock);
+	int r = 0;
+	while (!agent->closing && r != ETIMEDOUT)
+		r = pthread_cond_timedwait(&agent->changed, &agent->lock, &deadline);
+	bool go_on = !agent->closing;
+	pthread_mutex_unlock(&agent->lock);
+	return go_on;
+}
+
+static void set_link(struct agent *agent, struct link *link)
+{
+	pthread_mutex_lock(&agent->lock);
+	struct link *old = agent->link;
+	agent->link = link;
+	if (link && agent->closing)
+		shutdown(link->fd, SHUT_RDWR);
+	if (old)
+		shutdown(old->fd, SHUT_RDWR);
+	pthread_cond_broadcast(&agent->changed);
+	pthread_mutex_unlock(&agent->lock);
+	if (old)
+		link_put(agent, old);
+}
+
+static bool agent_is_closing(struct agent *agent)
+{
+	pthread_mutex_lock(&agent->lock);
+	bool closing = agent->closing;
+	pthread_mutex_unlock(&agent->lock);
+	return closing;
+}
+
+static void deliver(struct agent *agent, const Bulkhead__Agent__NextEventsResponse *response)
+{
+	for (size_t i = 0; i < response->n_events; i++) {
+		if (agent->callbacks.on_event(agent->callbacks.userdata, response->events[i]) < 0) {
+			rest(agent, REFUSED_RETRY_MS);
+			return;
+		}
+		agent->after = response->events[i]->sequence;
+		if (agent_is_closing(agent))
+			return;
+	}
+}
+
+/* One round of the long poll. */
+static int poll_events(struct agent *agent, struct err *err)
+{
+	Bulkhead__Agent__NextEventsRequest request = BULKHEAD__AGENT__NEXT_EVENTS_REQUEST__INIT;
+	request.after = agent->after;
+	request.wait_ms = EVENTS_WAIT_MS;
+	ProtobufCMessage *response;
+	int r = agent_call(agent, "NextEvents", &request.base, EVENTS_TIMEOUT_MS, &response, err);
+	if (r < 0)
+		return r;
+	const Bulkhead__Agent__NextEventsResponse *events = (const void *)response;
+	r = check_events(events, agent->after, err);
+	if (r == 0)
+		deliver(agent, events);
+	protobuf_c_message_free_unpacked(response, NULL);
+	return r;
+}
+
+static int reconnect(struct agent *agent, struct err *err)
+{
+	Bulkhead__Agent__HelloResponse *hello;
+	struct link *link = NULL;
+	set_link(agent, NULL);
+	if (!rest(agent, RETRY_MS))
+		return err_set(err, -ECANCELED, "closing");
+	int r = link_open(agent, CONNECT_SLICE_MS, &link, &hello, err);
+	if (r < 0)
+		return r;
+	bulkhead__agent__hello_response__free_unpacked(hello, NULL);
+	set_link(agent, link);
+	return 0;
+}
+
+static void declare_lost(struct agent *agent, const struct err *err)
+{
+	pthread_mutex_lock(&agent->lock);
+	agent->lost = true;
+	bool closing = agent->closing;
+	pthread_cond_broadcast(&agent->changed);
+	pthread_mutex_unlock(&agent->lock);
+	if (!closing)
+		agent->callbacks.on_lost(agent->callbacks.userdata, err->msg);
+}
+
+/* Only a good answer ends the time of trouble: an agent that accepts and answers nonsense is lost
+ * too. */
+static void *event_thread(void *userdata)
+{
+	struct agent *agent = userdata;
+	uint64_t trouble_since = 0;
+	while (!agent_is_closing(agent)) {
+		struct err err = ERR_INIT;
+		int r = poll_events(agent, &err);
+		if (r == 0) {
+			trouble_since = 0;
+			continue;
+		}
+		uint64_t now = ev_now_ms();
+		trouble_since = trouble_since ? trouble_since : now;
+		while (r < 0 && r != -EHOSTDOWN && r != -ECANCELED &&
+			now - trouble_since < LOST_AFTER_MS) {
+			r = reconnect(agent, &err);
+			now = ev_now_ms();
+		}
+		if (r < 0) {
+			set_link(agent, NULL);
+			declare_lost(agent, &err);
+			break;
+		}
+	}
+	return NULL;
+}
+
+static int start_thread(struct agent *agent, struct err *err)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int r = pthread_create(&agent->thread, NULL, event_thread, agent);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return r ? err_set(err, -r, "start the agent's event thread: %s", strerror(r)) : 0;
+}
+
+static void agent_init_sync(struct agent *agent)
+{
+	pthread_condattr_t attributes;
+	pthread_condattr_init(&attributes);
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	pthread_cond_init(&agent->changed, &attributes);
+	pthread_condattr_destroy(&attributes);
+	pthread_mutex_init(&agent->lock, NULL);
+}
+
+static void agent_free(struct agent *agent)
+{
+	link_free(agent->link);
+	if (agent->hello)
+		bulkhead__agent__hello_response__free_unpacked(agent->hello, NULL);
+	pthread_cond_destroy(&agent->changed);
+	pthread_mutex_destroy(&agent->lock);
+	free(agent);
+}
+
+int agent_open(struct ev_loop *loop, const struct agent_transport *transport,
+	const struct agent_callbacks *callbacks, uint64_t after, uint64_t timeout_ms,
+	struct agent **ret, struct err *err)
+{
+	struct agent *agent = calloc(1, sizeof(*agent));
+	if (!agent)
+		return err_nomem(err);
+	agent->loop = loop;
+	agent->transport = *transport;
+	agent->callbacks = *callbacks;
+	agent->after = after;
+	agent_init_sync(agent);
+	int r = link_open(agent, timeout_ms, &agent->link, &agent->hello, err);
+	if (r == 0)
+		r = start_thread(agent, err);
+	if (r < 0) {
+		agent_free(agent);
+		return err_wrap(err, "connect to the agent");
+	}
+	*ret = agent;
+	return 0;
+}
+
+struct agent *agent_close(struct agent *agent)
+{
+	if (!agent)
+		return NULL;
+	pthread_mutex_lock(&agent->lock);
+	agent->closing = true;
+	if (agent->link)
+		shutdown(agent->link->fd, SHUT_RDWR);
+	pthread_cond_broadcast(&agent->changed);
+	pthread_mutex_unlock(&agent->lock);
+	pthread_join(agent->thread, NULL);
+	agent_free(agent);
+	return NULL;
+}
+
+const Bulkhead__Agent__HelloResponse *agent_hello(const struct agent *agent)
+{
+	return agent->hello;
+}
+
+const struct agent_transport *agent_transport_of(const struct agent *agent)
+{
+	return &agent->transport;
+}
