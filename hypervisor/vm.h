@@ -47,8 +47,8 @@ struct hv_config {
 	const char *kernel; /* uncompressed vmlinux with a PVH note */
 	const char *initramfs;
 	const char *kernel_arguments; /* appended to ours; "" for none */
-	const char *vsock_helper;     /* path of bulkhead-vsock */
-	unsigned boots_max;           /* machines that boot at the same time; others wait */
+	const char *vsock_helper;     /* path of bulkhead-vsock; bulkhead-console lies beside it */
+	unsigned boots_max; /* machines between create and their first connect; others wait */
 };
 
 /* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must
