@@ -35,7 +35,6 @@
 #define REFUSED_RETRY_MS  1000 /* an event that the callback did not take */
 #define RELEASE_BYTES_MAX 64
 
-/* on_close is not needed: a call is always open, and it fails. */
 struct link {
 	struct ttrpc_client *client;
 	int fd; /* a duplicate, to end the connection under calls in progress */
@@ -52,7 +51,7 @@ struct agent {
 
 	pthread_mutex_t lock; /* protects what follows, and refs of links */
 	pthread_cond_t changed;
-	struct link *link = NULL;
+	struct link *link;
 	bool lost;
 	bool closing;
 };
@@ -80,6 +79,7 @@ static int link_new(struct agent *agent, uint64_t timeout_ms, struct link **ret,
 	_cleanup_close_ int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (duplicate < 0)
 		return err_errno(err, "duplicate the agent's connection");
+	/* Nobody needs to hear of its end: a call is always open, and fails. */
 	r = ttrpc_client_new(agent->loop, TAKE_FD(fd), NULL, NULL, &link->client, err);
 	if (r < 0)
 		return r;
