@@ -42,6 +42,7 @@ static const cyaml_schema_field_t network_fields[] = {
 static const cyaml_schema_field_t images_fields[] = {
 	STRING("registries_conf", struct config_images, registries_conf),
 	STRING("policy", struct config_images, policy),
+	STRING("unpack_helper", struct config_images, unpack_helper),
 	NUMBER("layer_bytes_max", struct config_images, layer_bytes_max),
 	NUMBER("layer_files_max", struct config_images, layer_files_max),
 	NUMBER("pull_timeout_ms", struct config_images, pull_timeout_ms),

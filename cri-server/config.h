@@ -29,6 +29,7 @@ struct config_network {
 struct config_images {
 	char *registries_conf; /* NULL: the system's */
 	char *policy;          /* NULL: the system's */
+	char *unpack_helper;
 	uint64_t layer_bytes_max;
 	uint64_t layer_files_max;
 	unsigned pull_timeout_ms;

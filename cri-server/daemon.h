@@ -10,4 +10,5 @@ struct daemon {
 	struct runtime *runtime;
 	struct img *images;
 	const struct log *log;
+	const char *scratch_dir; /* the containers' writable file systems */
 };

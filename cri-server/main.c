@@ -87,6 +87,7 @@ static int open_images(
 		.dir = dir,
 		.registries_conf = config->images.registries_conf,
 		.policy = config->images.policy,
+		.unpack_helper = config->images.unpack_helper,
 		.layer_bytes_max = config->images.layer_bytes_max,
 		.layer_files_max = config->images.layer_files_max,
 		.pull_timeout_ms = config->images.pull_timeout_ms,
@@ -132,8 +133,10 @@ static int run(
 	const struct config *config, const struct log *log, const sigset_t *stop, struct err *err)
 {
 	struct daemon daemon = {.log = log};
+	_cleanup_free_ char *scratch_dir = str_printf("%s/scratch", config->state_dir);
+	daemon.scratch_dir = scratch_dir;
 	struct store *store = NULL;
-	int r = open_store(config, &store, err);
+	int r = scratch_dir ? open_store(config, &store, err) : err_nomem(err);
 	if (r == 0)
 		r = open_images(config, store, &daemon.images, err);
 	if (r == 0)

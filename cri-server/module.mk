@@ -1,11 +1,11 @@
-RUNTIME_SOURCES := cri-server/message.c $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
+RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
 	bring_up.c sandbox_service.c disks.c container.c container_service.c process.c signals.c exec.c \
 	logs.c status.c steps.c recover.c)
 $(call library,runtime,$(RUNTIME_SOURCES))
 $(call library,config,cri-server/config.c)
 
 DAEMON_LIBS := runtime image store rpc cri-proto agent-client hypervisor network config common
-DAEMON_PKGS := grpc libvirt libnl-3.0 libnl-route-3.0 sqlite3 jansson libcyaml libarchive libcap \
+DAEMON_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 sqlite3 jansson libcyaml libarchive libcap \
 	libcrypto libprotobuf-c
 $(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 

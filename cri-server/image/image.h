@@ -6,7 +6,7 @@
  * lie in <dir>/blobs (one OCI layout's shared blob directory). Records are in the store; a file without a record
  * is garbage, removed at img_open().
  *
- * Threads: any. Pulls of one image are one pull; layers in conversion are shared. Snapshots returned
+ * Threads: any. Pulls of one reference go one after the other, and share what is there; a layer is converted once. Snapshots returned
  * (struct img_image) belong to the caller and never change.
  */
 #pragma once
@@ -25,6 +25,7 @@ struct img_config {
 	const char *dir;             /* /var/lib/bulkhead/images; made when missing */
 	const char *registries_conf; /* containers-registries.conf(5) for skopeo; NULL: the system's */
 	const char *policy;          /* containers-policy.json(5); NULL: the system's, or accept-anything when there is none */
+	const char *unpack_helper;   /* path of bulkhead-unpack */
 	uint64_t layer_bytes_max;    /* unpacked size of one layer; error names the limit */
 	uint64_t layer_files_max;
 	uint64_t pull_timeout_ms;
@@ -84,9 +85,12 @@ int img_collect(struct img *img, struct err *err);
 /* The path of a layer's EROFS file; the caller frees. -ENOENT when the store has no such layer. */
 int img_layer_path(struct img *img, const char *diff_id, char **ret_path, struct err *err);
 
-/* Real bytes and inodes under dir, and the mount point they are on (the caller frees it). */
-int img_usage(struct img *img, uint64_t *ret_bytes, uint64_t *ret_inodes, char **ret_mountpoint,
-	struct err *err);
+/* Where all of it lies. Valid as long as img. */
+const char *img_directory(const struct img *img);
+
+/* Real bytes and inodes below path, and the mount point it is on (the caller frees it). */
+int img_directory_usage(const char *path, uint64_t *ret_bytes, uint64_t *ret_inodes,
+	char **ret_mountpoint, struct err *err);
 
 /*
  * A reference in its full form: "busybox" → "docker.io/library/busybox:latest"; with a digest the tag is kept

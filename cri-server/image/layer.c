@@ -1,0 +1,142 @@
+/*
+ * From a layer's blob to a read-only EROFS file that guests mount.
+ *
+ *	blob → bulkhead-unpack (chrooted process) → tree in tmp/ → mkfs.erofs → tmp/ → layers/<hex>.erofs
+ *
+ * The file appears by rename when it is complete, its record right after; a file without a record is removed at
+ * start-up. Layers are world-readable: every machine's QEMU opens them, none may write.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "common/spawn.h"
+#include "cri-server/image/internal.h"
+#include "cri-server/message.h"
+
+#define CONVERT_MS 1800000
+
+static const char *hex_of(const char *digest)
+{
+	return digest + strlen("sha256:");
+}
+
+char *img_blob_path(const struct img *img, const char *digest)
+{
+	return str_printf("%s/sha256/%s", img->blobs, hex_of(digest));
+}
+
+char *img_layer_file(const struct img *img, const char *diff_id)
+{
+	return str_printf("%s/%s.erofs", img->layers, hex_of(diff_id));
+}
+
+static int unpack_error(const struct spawn_result *result, struct err *err)
+{
+	static const int codes[] = {[1] = -EBADMSG, [2] = -EFBIG, [3] = -ENOSPC};
+	int code = result->exit_code > 0 && result->exit_code < (int)ARRAY_SIZE(codes)
+		? codes[result->exit_code]
+		: -EIO;
+	struct buf tail = result->err_tail;
+	const char *why = buf_string(&tail);
+	return err_set(err, code, "unpack: %.*s", why ? (int)strcspn(why, "\n") : 0, why ? why : "");
+}
+
+static int unpack(struct img *img, const char *blob, const char *tree, const char *diff_id,
+	int cancel_fd, struct err *err)
+{
+	char bytes[24], files[24];
+	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)img->config.layer_bytes_max);
+	snprintf(files, sizeof(files), "%llu", (unsigned long long)img->config.layer_files_max);
+	const char *const argv[] = {img->config.unpack_helper, blob, tree, bytes, files, NULL};
+	const struct spawn_options options = {
+		.argv = argv, .timeout_ms = CONVERT_MS, .cancel_fd = cancel_fd};
+	struct spawn_result result = SPAWN_RESULT_INIT(256);
+	int r = spawn_run(&options, &result, err);
+	if (r == 0 && result.exit_code != 0)
+		r = unpack_error(&result, err);
+	if (r == 0) {
+		const char *got = buf_string(&result.out);
+		if (!got || strncmp(got, diff_id, strlen(diff_id)) != 0)
+			r = err_set(err, -EBADMSG, "its content is %.71s, the image says %s",
+				got ? got : "unknown", diff_id);
+	}
+	spawn_result_done(&result);
+	return r;
+}
+
+static int make_erofs(const char *tree, const char *file, int cancel_fd, struct err *err)
+{
+	/* The UUID is of no use to a guest, and without one the same layer gives the same file. */
+	const char *const argv[] = {"mkfs.erofs", "--quiet", "-U",
+		"00000000-0000-0000-0000-000000000000", file, tree, NULL};
+	const struct spawn_options options = {
+		.argv = argv, .timeout_ms = CONVERT_MS, .cancel_fd = cancel_fd};
+	struct spawn_result result = SPAWN_RESULT_INIT(65536);
+	int r = spawn_check(&options, &result, err);
+	/* mkfs.erofs says it in words only. */
+	if (r == -EIO && strstr(err->msg, "o space left"))
+		r = err->code = -ENOSPC;
+	spawn_result_done(&result);
+	return r;
+}
+
+static int publish(struct img *img, const char *from, const char *diff_id, struct err *err)
+{
+	_cleanup_free_ char *to = img_layer_file(img, diff_id);
+	if (!to)
+		return err_nomem(err);
+	_cleanup_close_ int fd = open(from, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0 || fchmod(fd, 0644) < 0 || fsync(fd) < 0)
+		return err_errno(err, "finish %s", from);
+	if (rename(from, to) < 0)
+		return err_errno(err, "rename %s to %s", from, to);
+	Bulkhead__Store__Layer record = BULKHEAD__STORE__LAYER__INIT;
+	record.file = strrchr(to, '/') + 1;
+	record.bytes = (uint64_t)st.st_size;
+	int r = store_put(img->store, STORE_LAYER, diff_id, &record.base, err);
+	if (r < 0)
+		unlink(to);
+	return r;
+}
+
+static int convert(struct img *img, const char *blob_digest, const char *diff_id, int cancel_fd,
+	struct err *err)
+{
+	_cleanup_free_ char *blob = img_blob_path(img, blob_digest);
+	_cleanup_free_ char *tree = str_printf("%s/%s", img->tmp, hex_of(diff_id));
+	_cleanup_free_ char *file = tree ? str_printf("%s.erofs", tree) : NULL;
+	if (!blob || !file)
+		return err_nomem(err);
+	if (mkdir(tree, 0755) < 0)
+		return err_errno(err, "make %s", tree);
+	int r = unpack(img, blob, tree, diff_id, cancel_fd, err);
+	if (r == 0)
+		r = make_erofs(tree, file, cancel_fd, err);
+	if (r == 0)
+		r = publish(img, file, diff_id, err);
+	unlink(file);
+	fd_remove_tree(tree, NULL);
+	return r;
+}
+
+int img_convert_layer(struct img *img, const char *blob_digest, const char *diff_id, int cancel_fd,
+	struct err *err)
+{
+	int r = img_busy_enter(img, "layer", diff_id, err);
+	if (r < 0)
+		return r;
+	ProtobufCMessage *record = NULL;
+	r = store_get(img->store, STORE_LAYER, diff_id, &record, err);
+	if (record)
+		protobuf_c_message_free_unpacked(record, NULL);
+	if (r > 0)
+		r = convert(img, blob_digest, diff_id, cancel_fd, err);
+	img_busy_leave(img, "layer", diff_id);
+	return r < 0 ? err_wrap(err, "layer %s", blob_digest) : 0;
+}

@@ -1,0 +1,257 @@
+#include "cri-server/image/service.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <jansson.h>
+
+#include "common/fd.h"
+#include "cri-server/daemon.h"
+#include "cri-server/message.h"
+#include "cri-server/proto/cri.pb-c.h"
+
+static struct img *call_images(const struct rpc_call *call)
+{
+	return ((struct daemon *)rpc_call_userdata(call))->images;
+}
+
+static int wanted_name(const Runtime__V1__ImageSpec *spec, const char **ret, struct err *err)
+{
+	if (!spec || !spec->image[0])
+		return err_set(err, -EINVAL, "the image reference is empty");
+	*ret = spec->image;
+	return 0;
+}
+
+static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	const Runtime__V1__PullImageRequest *req = (const Runtime__V1__PullImageRequest *)request;
+	const char *name = NULL;
+	int r = wanted_name(req->image, &name, err);
+	if (r < 0)
+		return r;
+	struct img_auth auth = {0};
+	if (req->auth)
+		auth = (struct img_auth){
+			.username = req->auth->username,
+			.password = req->auth->password,
+			.auth = req->auth->auth,
+			.server_address = req->auth->server_address,
+			.identity_token = req->auth->identity_token,
+			.registry_token = req->auth->registry_token,
+		};
+	_cleanup_free_ char *id = NULL;
+	r = img_pull(call_images(call), name, req->auth ? &auth : NULL, rpc_call_cancel_fd(call), &id,
+		err);
+	if (r < 0)
+		return r;
+	Runtime__V1__PullImageResponse response = RUNTIME__V1__PULL_IMAGE_RESPONSE__INIT;
+	response.image_ref = id;
+	return respond(&response.base, ret_response, err);
+}
+
+/* The image's user as CRI splits it: a number is the uid, anything else a name; groups are left out. */
+static void fill_user(Runtime__V1__Image *to, Runtime__V1__Int64Value *uid, char *name, size_t size,
+	const char *user)
+{
+	size_t len = strcspn(user, ":");
+	if (!len || len >= size)
+		return;
+	memcpy(name, user, len);
+	name[len] = '\0';
+	char *end;
+	long long number = strtoll(name, &end, 10);
+	if (*end) {
+		to->username = name;
+		return;
+	}
+	uid->value = number;
+	to->uid = uid;
+}
+
+struct image_answer {
+	Runtime__V1__Image image;
+	Runtime__V1__Int64Value uid;
+	char user[256];
+};
+
+static void fill_image(struct image_answer *a, const struct img_image *from)
+{
+	runtime__v1__image__init(&a->image);
+	runtime__v1__int64_value__init(&a->uid);
+	a->image.id = from->id;
+	a->image.repo_tags = from->record->tags;
+	a->image.n_repo_tags = from->record->n_tags;
+	a->image.repo_digests = from->record->digests;
+	a->image.n_repo_digests = from->record->n_digests;
+	a->image.size = from->record->size;
+	a->image.pinned = from->record->pinned;
+	fill_user(&a->image, &a->uid, a->user, sizeof(a->user), from->record->config->user);
+}
+
+static char *verbose_info(const struct img_image *image)
+{
+	const Bulkhead__Store__Image *record = image->record;
+	json_t *layers = json_array();
+	for (size_t i = 0; i < record->n_layers; i++)
+		json_array_append_new(layers, json_string(record->layers[i]));
+	json_t *info = json_pack("{s:s, s:o, s:s, s:s}", "manifest", record->manifest_digest, "diffIDs",
+		layers, "architecture", record->config->architecture, "os", record->config->os);
+	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
+	json_decref(info);
+	return text;
+}
+
+static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	const Runtime__V1__ImageStatusRequest *req = (const Runtime__V1__ImageStatusRequest *)request;
+	Runtime__V1__ImageStatusResponse response = RUNTIME__V1__IMAGE_STATUS_RESPONSE__INIT;
+	Runtime__V1__ImageStatusResponse__InfoEntry entry =
+		RUNTIME__V1__IMAGE_STATUS_RESPONSE__INFO_ENTRY__INIT;
+	Runtime__V1__ImageStatusResponse__InfoEntry *entries[] = {&entry};
+	_cleanup_free_ char *info = NULL;
+	struct image_answer answer;
+	struct img_image *image = NULL;
+	const char *name = NULL;
+	int r = wanted_name(req->image, &name, err);
+	if (r == 0)
+		r = img_find(call_images(call), name, &image, err);
+	if (r < 0)
+		return r;
+	if (r == 0) {
+		fill_image(&answer, image);
+		response.image = &answer.image;
+	}
+	if (image && req->verbose && (info = verbose_info(image))) {
+		entry.key = (char *)"info";
+		entry.value = info;
+		response.info = entries;
+		response.n_info = 1;
+	}
+	r = respond(&response.base, ret_response, err);
+	img_image_free(image);
+	return r;
+}
+
+static int answer_list(struct img_image *const *images, size_t n, ProtobufCMessage **ret_response,
+	struct err *err)
+{
+	_cleanup_free_ struct image_answer *answers = calloc(n + 1, sizeof(*answers));
+	_cleanup_free_ Runtime__V1__Image **pointers = calloc(n + 1, sizeof(*pointers));
+	if (!answers || !pointers)
+		return err_nomem(err);
+	for (size_t i = 0; i < n; i++) {
+		fill_image(&answers[i], images[i]);
+		pointers[i] = &answers[i].image;
+	}
+	Runtime__V1__ListImagesResponse response = RUNTIME__V1__LIST_IMAGES_RESPONSE__INIT;
+	response.images = pointers;
+	response.n_images = n;
+	return respond(&response.base, ret_response, err);
+}
+
+static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	const Runtime__V1__ListImagesRequest *req = (const Runtime__V1__ListImagesRequest *)request;
+	struct img *img = call_images(call);
+	if (req->filter && req->filter->image && req->filter->image->image[0]) {
+		struct img_image *one = NULL;
+		int r = img_find(img, req->filter->image->image, &one, err);
+		if (r < 0)
+			return r;
+		r = answer_list(&one, r == 0, ret_response, err);
+		img_image_free(one);
+		return r;
+	}
+	struct img_image **images;
+	size_t n;
+	int r = img_list(img, &images, &n, err);
+	if (r < 0)
+		return r;
+	r = answer_list(images, n, ret_response, err);
+	img_list_free(images, n);
+	return r;
+}
+
+static int remove_image(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	const Runtime__V1__RemoveImageRequest *req = (const Runtime__V1__RemoveImageRequest *)request;
+	const char *name = NULL;
+	int r = wanted_name(req->image, &name, err);
+	if (r == 0)
+		r = img_remove(call_images(call), name, err);
+	if (r < 0)
+		return r;
+	Runtime__V1__RemoveImageResponse response = RUNTIME__V1__REMOVE_IMAGE_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+struct usage_answer {
+	Runtime__V1__FilesystemUsage usage;
+	Runtime__V1__FilesystemIdentifier id;
+	Runtime__V1__UInt64Value bytes, inodes;
+	char *mountpoint;
+};
+
+static int fill_usage(struct usage_answer *a, const char *path, struct err *err)
+{
+	runtime__v1__filesystem_usage__init(&a->usage);
+	runtime__v1__filesystem_identifier__init(&a->id);
+	runtime__v1__uint64_value__init(&a->bytes);
+	runtime__v1__uint64_value__init(&a->inodes);
+	int r = img_directory_usage(path, &a->bytes.value, &a->inodes.value, &a->mountpoint, err);
+	if (r < 0)
+		return r;
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	a->usage.timestamp = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+	a->id.mountpoint = a->mountpoint;
+	a->usage.fs_id = &a->id;
+	a->usage.used_bytes = &a->bytes;
+	a->usage.inodes_used = &a->inodes;
+	return 0;
+}
+
+static int image_fs_info(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	(void)request;
+	const struct daemon *daemon = rpc_call_userdata(call);
+	struct usage_answer images = {0}, containers = {0};
+	Runtime__V1__FilesystemUsage *image_usage[] = {&images.usage};
+	Runtime__V1__FilesystemUsage *container_usage[] = {&containers.usage};
+	int r = fill_usage(&images, img_directory(daemon->images), err);
+	if (r == 0)
+		r = fill_usage(&containers, daemon->scratch_dir, err);
+	if (r == 0) {
+		Runtime__V1__ImageFsInfoResponse response = RUNTIME__V1__IMAGE_FS_INFO_RESPONSE__INIT;
+		response.image_filesystems = image_usage;
+		response.n_image_filesystems = 1;
+		response.container_filesystems = container_usage;
+		response.n_container_filesystems = 1;
+		r = respond(&response.base, ret_response, err);
+	}
+	free(images.mountpoint);
+	free(containers.mountpoint);
+	return r;
+}
+
+static const struct rpc_method methods[] = {
+	{"PullImage", pull_image},
+	{"ImageStatus", image_status},
+	{"ListImages", list_images},
+	{"RemoveImage", remove_image},
+	{"ImageFsInfo", image_fs_info},
+};
+
+const struct rpc_service image_service = {
+	.descriptor = &runtime__v1__image_service__descriptor,
+	.methods = methods,
+	.n_methods = ARRAY_SIZE(methods),
+};
