@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
-#include "agent/container.h"
 #include "agent/disk.h"
 #include "agent/mount_fs.h"
 #include "common/fd.h"
@@ -107,27 +107,18 @@ int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct e
 }
 
 /*
- * The guest's root is the initramfs, which pivot_root(2) refuses to replace. So the new root is
- * moved onto "/", as every initramfs does that hands over: lookups of ".." end at it, and there is
- * no descriptor or working directory left below. What is mounted on the guest's root would stay
- * beneath; a procfs or sysfs there would also let a user namespace mount unmasked ones.
+ * The guest's root is a mount over the initramfs (machine.c), so pivot_root(2) works. With "." as
+ * both places the old root lies over the new one, and goes with all that is mounted in it.
  */
 int rootfs_enter(int root, struct err *err)
 {
-	static const char *const guest_mounts[] = {
-		"/proc", "/sys", "/dev", CONTAINER_SCRATCH, CONTAINER_SHARE, CONTAINER_SHM};
-	for (size_t i = 0; i < ARRAY_SIZE(guest_mounts); i++) {
-		/* EINVAL: nothing is mounted there. */
-		while (umount2(guest_mounts[i], MNT_DETACH | UMOUNT_NOFOLLOW) == 0)
-			;
-		if (errno != EINVAL && errno != ENOENT)
-			return err_errno(err, "detach %s", guest_mounts[i]);
-	}
 	if (fchdir(root) < 0)
 		return err_errno(err, "enter the root");
-	if (mount(".", "/", NULL, MS_MOVE, NULL) < 0)
-		return err_errno(err, "move the root");
-	if (chroot(".") < 0 || chdir("/") < 0)
-		return err_errno(err, "change to the root");
+	if (syscall(SYS_pivot_root, ".", ".") < 0)
+		return err_errno(err, "pivot the root");
+	if (umount2(".", MNT_DETACH) < 0)
+		return err_errno(err, "detach the guest's root");
+	if (chdir("/") < 0)
+		return err_errno(err, "enter the root");
 	return 0;
 }

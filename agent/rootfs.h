@@ -37,7 +37,7 @@ int rootfs_layers(const uint32_t *targets, size_t n, struct err *err);
 int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct err *err);
 
 /*
- * Makes `root` (a mount) the process's root and leaves no way to the guest's: its mounts are
- * detached from this namespace.
+ * Makes `root` (a mount) the process's root. No way is left to the guest's, whose mounts are gone
+ * from this namespace.
  */
 int rootfs_enter(int root, struct err *err);
