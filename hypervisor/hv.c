@@ -298,12 +298,8 @@ struct hv *hv_close(struct hv *hv)
 		virEventUpdateTimeout(hv->wake_timer, 0);
 		pthread_join(hv->thread, NULL);
 	}
-	if (hv->wake_timer >= 0) {
+	if (hv->wake_timer >= 0)
 		virEventRemoveTimeout(hv->wake_timer);
-		/* The loop frees a removed timer in its next round, which therefore does not block.
-		 */
-		virEventRunDefaultImpl();
-	}
 	pthread_mutex_destroy(&hv->lock);
 	pthread_cond_destroy(&hv->changed);
 	config_done(&hv->config);
