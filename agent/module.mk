@@ -26,3 +26,8 @@ $(call library,agent-container,$(AGENT_CONTAINER_SOURCES) agent/process.c agent/
 	$(G)/agent/proto/agent.pb-c.c)
 AGENT_CONTAINER_LIBS := agent-container common
 $(call unit_test,agent/container_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)
+
+# With a real machine; skips without BULKHEAD_KERNEL and BULKHEAD_INITRAMFS.
+$(call library,agent-vm-fixture,agent/vm_fixture.c)
+$(call unit_test,agent/agent_vm_test.c,agent-vm-fixture agent-client common,libprotobuf-c)
+$(B)/agent/agent_vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock
