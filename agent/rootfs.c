@@ -84,15 +84,23 @@ int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct e
 	if (mkdir(scratch, 0700) < 0 || mkdir(upper, 0755) < 0 || mkdir(work, 0700) < 0)
 		return err_errno(err, "make %s", scratch);
 
-	const struct mount_option options[] = {
-		{"source", "overlay"},
-		{"lowerdir", lower},
-		{"upperdir", upper},
-		{"workdir", work},
-		{NULL, NULL},
-	};
+	char options[4096];
+	int n = snprintf(options, sizeof(options), "volatile,lowerdir=%s,upperdir=%s,workdir=%s",
+		lower, upper, work);
+	if (n < 0 || (size_t)n >= sizeof(options))
+		return err_set(err, -E2BIG, "too long a path: %s", scratch);
+	/*
+	 * volatile: the files end with the pod, so nobody needs them synced; without it each end of
+	 * a container would wait for the scratch disk.
+	 */
+	/* Not by fsconfig(2): it takes no value beyond 255 bytes, and many layers need more. */
+	if (mkdir("root", 0755) < 0 || mount("overlay", "root", "overlay", 0, options) < 0)
+		return err_errno(err, "mount the overlay");
+	_cleanup_close_ int merged = open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (merged < 0)
+		return err_errno(err, "open the overlay");
 	_cleanup_close_ int root = -EBADF;
-	if (mount_fs("overlay", options, 0, &root, err) < 0)
+	if (mount_copy(merged, &root, err) < 0)
 		return err->code;
 	/* The overlay has its own copies of the layers' mounts; the stage is in the way now. */
 	if (chdir("/") < 0 || umount2(ROOTFS_STAGE, MNT_DETACH) < 0)
