@@ -6,8 +6,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define DRAIN_MS        2000
-#define DRAIN_KILLED_MS 500
+#define DRAIN_MS 2000
 
 int64_t realtime_ns(void)
 {
@@ -154,20 +153,10 @@ static void process_finish(struct process *process)
 		process->registry->events, process->container_id, process->process_id, &exit, NULL);
 }
 
-static void process_on_killed(void *userdata, bool all)
+static void process_on_drained(void *userdata, bool all)
 {
 	(void)all;
 	process_finish(userdata);
-}
-
-static void process_on_drained(void *userdata, bool all)
-{
-	struct process *process = userdata;
-	if (process->container)
-		container_kill(process->container);
-	if (all || !process->container ||
-		stdio_drain(process->stdio, DRAIN_KILLED_MS, process_on_killed, process, NULL) < 0)
-		process_finish(process);
 }
 
 void process_on_exit(void *userdata, int status, bool oom_killed)
@@ -178,5 +167,5 @@ void process_on_exit(void *userdata, int status, bool oom_killed)
 	process->oom_killed = oom_killed;
 	process->finished_ns = realtime_ns();
 	if (stdio_drain(process->stdio, DRAIN_MS, process_on_drained, process, NULL) < 0)
-		process_on_drained(process, true);
+		process_finish(process);
 }
