@@ -26,8 +26,15 @@ $(call library,agent-container,$(AGENT_CONTAINER_SOURCES) agent/process.c agent/
 	$(G)/agent/proto/agent.pb-c.c)
 AGENT_CONTAINER_LIBS := agent-container common
 $(call unit_test,agent/container_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)
+$(call unit_test,agent/user_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
+$(call unit_test,agent/security_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)
+$(call unit_test,agent/rootfs_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
+$(call fuzz_target,agent/user_fuzz.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 
 # With a real machine; skips without BULKHEAD_KERNEL and BULKHEAD_INITRAMFS.
 $(call library,agent-vm-fixture,agent/vm_fixture.c)
 $(call unit_test,agent/agent_vm_test.c,agent-vm-fixture agent-client common,libprotobuf-c)
 $(B)/agent/agent_vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock
+
+AGENT_TEST_LIBS := agent common
+$(call unit_test,agent/stdio_test.c,$(AGENT_TEST_LIBS),$(AGENT_PKGS))
