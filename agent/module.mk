@@ -38,3 +38,4 @@ $(B)/agent/agent_vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock
 
 AGENT_TEST_LIBS := agent common
 $(call unit_test,agent/stdio_test.c,$(AGENT_TEST_LIBS),$(AGENT_PKGS))
+$(call unit_test,agent/netconf_test.c,$(AGENT_TEST_LIBS),$(AGENT_PKGS))

@@ -1,0 +1,267 @@
+/*
+ * Configures links in network and UTS namespaces of its own, which needs root: skips otherwise, and
+ * where the kernel has no veth.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent/netconf.h"
+#include "agent/rtnetlink.h"
+#include "common/fd.h"
+#include "common/spawn.h"
+
+#define MAC_A "02:00:00:00:00:0a"
+#define MAC_B "02:00:00:00:00:0b"
+
+static bool in_namespaces;
+
+/* The output of a shell command, which succeeds; the caller frees it. */
+static char *shell(const char *script)
+{
+	const char *argv[] = {"sh", "-c", script, NULL};
+	struct spawn_result result = SPAWN_RESULT_INIT(65536);
+	struct spawn_options options = {
+		.argv = argv, .timeout_ms = 10000, .cancel_fd = -1, .netns_fd = -1};
+	struct err err = ERR_INIT;
+	if (spawn_check(&options, &result, &err) < 0)
+		fail_msg("%s: %s", script, err.msg);
+	char *text = strdup(buf_string(&result.out));
+	spawn_result_done(&result);
+	return text;
+}
+
+static void assert_shell(const char *script, const char *expected)
+{
+	_cleanup_free_ char *text = shell(script);
+	assert_string_equal(text, expected);
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	if (geteuid() != 0 || unshare(CLONE_NEWNET | CLONE_NEWUTS) < 0)
+		return 0;
+	in_namespaces = system("ip link add wrong0 type veth peer name wrong1 2>/dev/null && "
+			       "ip link set wrong0 address " MAC_A " && "
+			       "ip link set wrong1 address " MAC_B) == 0;
+	return 0;
+}
+
+static void need_namespaces(void)
+{
+	if (!in_namespaces)
+		skip();
+}
+
+static void init_interface(
+	Bulkhead__Agent__Interface *interface, const char *device_mac, const char *name)
+{
+	bulkhead__agent__interface__init(interface);
+	interface->device_mac = (char *)device_mac;
+	interface->name = (char *)name;
+}
+
+/* The names that the NICs have are each other's wish. */
+static void test_interfaces(void **state)
+{
+	(void)state;
+	need_namespaces();
+	struct err err = ERR_INIT;
+	char *addresses[] = {(char *)"10.1.2.3/32", (char *)"fd00:1::3/64"};
+	Bulkhead__Agent__Route routes[3];
+	for (size_t i = 0; i < ARRAY_SIZE(routes); i++)
+		bulkhead__agent__route__init(&routes[i]);
+	routes[0].destination = (char *)"0.0.0.0/0";
+	routes[0].gateway = (char *)"169.254.1.1";
+	routes[1].destination = (char *)"10.9.8.7/16";
+	routes[1].metric = 77;
+	routes[2].destination = (char *)"::/0";
+	routes[2].gateway = (char *)"fe80::1";
+	Bulkhead__Agent__Route *pointers[] = {&routes[0], &routes[1], &routes[2]};
+	Bulkhead__Agent__Interface a, b;
+	init_interface(&a, MAC_A, "wrong1");
+	init_interface(&b, MAC_B, "wrong0");
+	a.mac = (char *)"02:00:00:00:00:aa";
+	a.mtu = 1400;
+	a.n_addresses = 2;
+	a.addresses = addresses;
+	a.n_routes = 3;
+	a.routes = pointers;
+	Bulkhead__Agent__Interface *interfaces[] = {&a, &b};
+	Bulkhead__Agent__ConfigureSandboxRequest request =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	request.n_interfaces = 2;
+	request.interfaces = interfaces;
+	if (netconf_interfaces(&request, &err) < 0)
+		fail_msg("%s", err.msg);
+
+	assert_shell("ip -o link show dev wrong1 | grep -c 'mtu 1400.*02:00:00:00:00:aa'", "1\n");
+	assert_shell("ip -o link show dev wrong0 | grep -c " MAC_B, "1\n");
+	assert_shell("ip -o link show dev lo | grep -c 'LOOPBACK,UP'", "1\n");
+	assert_shell("ip -4 route show default",
+		"default via 169.254.1.1 dev wrong1 proto static onlink \n");
+	assert_shell("ip -4 route show 10.9.0.0/16",
+		"10.9.0.0/16 dev wrong1 proto static scope link metric 77 \n");
+	assert_shell("ip -6 route show default | grep -c 'via fe80::1 dev wrong1'", "1\n");
+	assert_shell(
+		"ip -6 addr show dev wrong1 | grep -c 'fd00:1::3/64 scope global nodad'", "1\n");
+	assert_shell("cat /proc/sys/net/ipv6/conf/wrong1/accept_ra", "0\n");
+}
+
+static void test_interface_errors(void **state)
+{
+	(void)state;
+	need_namespaces();
+	struct err err = ERR_INIT;
+	Bulkhead__Agent__Interface interface;
+	Bulkhead__Agent__Interface *interfaces[] = {&interface};
+	Bulkhead__Agent__ConfigureSandboxRequest request =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	request.n_interfaces = 1;
+	request.interfaces = interfaces;
+	init_interface(&interface, "02:00:00:00:00:ff", "eth0");
+	assert_int_equal(netconf_interfaces(&request, &err), -ENODEV);
+	assert_non_null(strstr(err.msg, "02:00:00:00:00:ff"));
+	init_interface(&interface, "02:00:00", "eth0");
+	assert_int_equal(netconf_interfaces(&request, &err), -EINVAL);
+	init_interface(&interface, MAC_B, "a/b");
+	assert_int_equal(netconf_interfaces(&request, &err), -EINVAL);
+	char *addresses[] = {(char *)"10.0.0.300/8"};
+	init_interface(&interface, MAC_B, "wrong0");
+	interface.n_addresses = 1;
+	interface.addresses = addresses;
+	assert_int_equal(netconf_interfaces(&request, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "10.0.0.300/8"));
+}
+
+static void test_sysctls(void **state)
+{
+	(void)state;
+	need_namespaces();
+	struct err err = ERR_INIT;
+	Bulkhead__Agent__Sysctl sysctl = BULKHEAD__AGENT__SYSCTL__INIT;
+	Bulkhead__Agent__Sysctl *sysctls[] = {&sysctl};
+	Bulkhead__Agent__ConfigureSandboxRequest request =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	request.n_sysctls = 1;
+	request.sysctls = sysctls;
+	sysctl.key = (char *)"net.ipv4.ip_default_ttl";
+	sysctl.value = (char *)"77";
+	assert_int_equal(netconf_sysctls(&request, &err), 0);
+	assert_shell("cat /proc/sys/net/ipv4/ip_default_ttl", "77\n");
+	sysctl.key = (char *)"net/ipv4/ip_default_ttl";
+	sysctl.value = (char *)"78";
+	assert_int_equal(netconf_sysctls(&request, &err), 0);
+	assert_shell("cat /proc/sys/net/ipv4/ip_default_ttl", "78\n");
+	sysctl.value = (char *)"many";
+	assert_int_equal(netconf_sysctls(&request, &err), -EINVAL);
+	sysctl.key = (char *)"net.no.such";
+	assert_int_equal(netconf_sysctls(&request, &err), -ENOENT);
+	static const char *const bad[] = {"", "/net", "net/../kernel", "..", "net..ipv4", ".net"};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		sysctl.key = (char *)bad[i];
+		assert_int_equal(netconf_sysctls(&request, &err), -EINVAL);
+	}
+}
+
+static void assert_file(const char *directory, const char *name, const char *expected)
+{
+	char path[128];
+	_cleanup_free_ char *text = NULL;
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	assert_int_equal(fd_read_file(path, 65536, &text, NULL, NULL), 0);
+	assert_non_null(strstr(text, expected));
+}
+
+static void test_names(void **state)
+{
+	(void)state;
+	need_namespaces();
+	struct err err = ERR_INIT;
+	char directory[] = "/tmp/netconf-test.XXXXXX";
+	assert_non_null(mkdtemp(directory));
+	char *servers[] = {(char *)"10.96.0.10", (char *)"fd00::10"};
+	char *searches[] = {(char *)"a.local", (char *)"b.local"};
+	char *options[] = {(char *)"ndots:5"};
+	char *addresses[] = {(char *)"10.1.2.3/24"};
+	Bulkhead__Agent__Dns dns = BULKHEAD__AGENT__DNS__INIT;
+	dns.n_servers = 2;
+	dns.servers = servers;
+	dns.n_searches = 2;
+	dns.searches = searches;
+	dns.n_options = 1;
+	dns.options = options;
+	Bulkhead__Agent__Interface interface;
+	init_interface(&interface, MAC_A, "eth0");
+	interface.n_addresses = 1;
+	interface.addresses = addresses;
+	Bulkhead__Agent__Interface *interfaces[] = {&interface};
+	Bulkhead__Agent__ConfigureSandboxRequest request =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	request.hostname = (char *)"a-pod";
+	request.dns = &dns;
+	request.n_interfaces = 1;
+	request.interfaces = interfaces;
+	assert_int_equal(netconf_names(&request, directory, &err), 0);
+	assert_file(directory, "resolv.conf",
+		"nameserver 10.96.0.10\nnameserver fd00::10\nsearch a.local b.local\n"
+		"options ndots:5\n");
+	assert_file(directory, "hosts", "127.0.0.1\tlocalhost\n");
+	assert_file(directory, "hosts", "\n10.1.2.3\ta-pod\n");
+	assert_file(directory, "hostname", "a-pod\n");
+	char name[65];
+	assert_int_equal(gethostname(name, sizeof(name)), 0);
+	assert_string_equal(name, "a-pod");
+	searches[1] = (char *)"evil\nnameserver 1.2.3.4";
+	assert_int_equal(netconf_names(&request, directory, &err), -EINVAL);
+	request.hostname = (char *)"two words";
+	assert_int_equal(netconf_names(&request, directory, &err), -EINVAL);
+	fd_remove_tree(directory, NULL);
+}
+
+static void test_parsing(void **state)
+{
+	(void)state;
+	struct rtnl_prefix prefix;
+	uint8_t mac[RTNL_MAC_BYTES];
+	assert_int_equal(rtnl_prefix_parse("10.1.2.3/24", &prefix, NULL), 0);
+	assert_int_equal(prefix.length, 24);
+	assert_int_equal(rtnl_prefix_parse("::/0", &prefix, NULL), 0);
+	assert_int_equal(prefix.length, 0);
+	assert_int_equal(rtnl_prefix_parse("fe80::1", &prefix, NULL), 0);
+	assert_int_equal(prefix.length, 128);
+	static const char *const bad[] = {"", "/", "1.2.3.4/", "1.2.3.4/33", "1.2.3.4/-1",
+		"1.2.3.4/8x", "1.2.3/8", "::1/129", "g::/8", "1.2.3.4 /8"};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(rtnl_prefix_parse(bad[i], &prefix, NULL), -EINVAL);
+	assert_int_equal(rtnl_mac_parse("02:aB:00:00:ff:01", mac, NULL), 0);
+	assert_int_equal(mac[1], 0xab);
+	static const char *const bad_macs[] = {
+		"", "02:00:00:00:00", "02:00:00:00:00:0", "02:00:00:00:00:001", "2:0:0:0:0:0"};
+	for (size_t i = 0; i < ARRAY_SIZE(bad_macs); i++)
+		assert_int_equal(rtnl_mac_parse(bad_macs[i], mac, NULL), -EINVAL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_parsing),
+		cmocka_unit_test(test_interfaces),
+		cmocka_unit_test(test_interface_errors),
+		cmocka_unit_test(test_sysctls),
+		cmocka_unit_test(test_names),
+	};
+	return cmocka_run_group_tests(tests, setup, NULL);
+}
