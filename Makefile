@@ -109,10 +109,24 @@ MODULES := common hypervisor hypervisor/vsock network agent guest-image cri-serv
 	cri-server/store cri-server/image cri-server/cli tests
 -include $(patsubst %,%/module.mk,$(MODULES))
 
-.PHONY: programs unit clean
+.PHONY: programs unit demo test bench clean
 programs: $(PROGRAMS)
 unit: $(TESTS) $(FUZZERS)
 	$(Q)tests/run-unit $^
+# What the README names. Each installs what it needs first.
+demo:
+	$(Q)packaging/install-deps
+	$(Q)$(MAKE) programs kernel initramfs
+	$(Q)packaging/demo $(IMAGE)
+test:
+	$(Q)packaging/install-deps --test
+	$(Q)tests/install-tools
+	$(Q)$(MAKE) programs kernel initramfs
+	$(Q)tests/run $(SUITES)
+bench:
+	$(Q)packaging/install-deps
+	$(Q)$(MAKE) programs kernel initramfs
+	$(Q)tests/bench/run
 clean:
 	rm -rf build
 
