@@ -39,3 +39,6 @@ $(B)/agent/agent_vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock
 AGENT_TEST_LIBS := agent common
 $(call unit_test,agent/stdio_test.c,$(AGENT_TEST_LIBS),$(AGENT_PKGS))
 $(call unit_test,agent/netconf_test.c,$(AGENT_TEST_LIBS),$(AGENT_PKGS))
+$(call library,agent-test-server,agent/test_server.c)
+$(call unit_test,agent/server_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))
+$(call unit_test,agent/client/client_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))

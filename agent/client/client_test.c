@@ -1,0 +1,404 @@
+/*
+ * The client against the real server that dies and comes back, and against one that lies.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/client/check.h"
+#include "agent/client/client.h"
+#include "agent/test_server.h"
+#include "common/fd.h"
+#include "common/ttrpc.h"
+
+#define CALL_MS 10000
+
+/* What the liar answers with. */
+struct liar {
+	uint32_t version;
+	const char *release;
+	uint64_t first_sequence;
+	size_t n_events;
+	int32_t exit_code;
+	struct ev_loop *loop;
+	struct ttrpc_service service;
+};
+
+struct context {
+	struct test_server server;
+	struct liar liar;
+	struct ev_loop *loop;
+	pthread_t thread;
+	struct agent_transport transport;
+	struct agent *agent;
+	atomic_int n_events;
+	atomic_int n_refusals; /* how often on_event is to fail first */
+	atomic_int n_lost;
+	atomic_bool off; /* the transport says that the machine has ended */
+};
+
+static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
+{
+	struct context *context = userdata;
+	if (atomic_load(&context->n_refusals) > 0) {
+		atomic_fetch_sub(&context->n_refusals, 1);
+		return -EIO;
+	}
+	int n = atomic_fetch_add(&context->n_events, 1) + 1;
+	assert_int_equal(event->sequence, n);
+	return 0;
+}
+
+static void on_lost(void *userdata, const char *reason)
+{
+	struct context *context = userdata;
+	(void)reason;
+	atomic_fetch_add(&context->n_lost, 1);
+}
+
+static int connect_server(
+	void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
+{
+	struct context *context = userdata;
+	if (atomic_load(&context->off))
+		return err_set(err, -EHOSTDOWN, "the machine has ended");
+	return context->server.transport.connect(&context->server, port, timeout_ms, ret_fd, err);
+}
+
+static void *loop_thread(void *userdata)
+{
+	ev_loop_run(userdata, NULL);
+	return NULL;
+}
+
+static int setup(void **state)
+{
+	struct context *context = calloc(1, sizeof(*context));
+	*state = context;
+	test_server_start(&context->server);
+	if (ev_loop_new(&context->loop, NULL) < 0)
+		return -1;
+	context->transport = (struct agent_transport){connect_server, context};
+	pthread_create(&context->thread, NULL, loop_thread, context->loop);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct context *context = *state;
+	agent_close(context->agent);
+	ev_loop_stop(context->loop);
+	pthread_join(context->thread, NULL);
+	ev_loop_free(context->loop);
+	test_server_stop(&context->server);
+	free(context);
+	return 0;
+}
+
+static int open_agent(struct context *context, struct err *err)
+{
+	struct agent_callbacks callbacks = {
+		.on_event = on_event, .on_lost = on_lost, .userdata = context};
+	return agent_open(
+		context->loop, &context->transport, &callbacks, 0, 2000, &context->agent, err);
+}
+
+static int list(struct context *context, struct err *err)
+{
+	Bulkhead__Agent__ListContainersRequest request =
+		BULKHEAD__AGENT__LIST_CONTAINERS_REQUEST__INIT;
+	return agent_call(context->agent, "ListContainers", &request.base, CALL_MS, NULL, err);
+}
+
+static bool wait_for(atomic_int *value, int at_least)
+{
+	for (int i = 0; i < 1000 && atomic_load(value) < at_least; i++)
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+	return atomic_load(value) >= at_least;
+}
+
+static void test_server_comes_back(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_int_equal(list(context, &err), 0);
+	test_server_kill(&context->server);
+	test_server_restart(&context->server);
+	int r = list(context, &err);
+	assert_true(r == 0 || r == -EPIPE);
+	assert_int_equal(list(context, &err), 0);
+	assert_int_equal(atomic_load(&context->n_lost), 0);
+}
+
+static void test_machine_ends(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	assert_int_equal(open_agent(context, &err), 0);
+	atomic_store(&context->off, true);
+	test_server_kill(&context->server);
+	assert_true(wait_for(&context->n_lost, 1));
+	assert_int_equal(list(context, &err), -EPIPE);
+	assert_int_equal(atomic_load(&context->n_lost), 1);
+}
+
+static void test_nobody_there(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	test_server_kill(&context->server);
+	assert_true(open_agent(context, &err) < 0);
+	assert_null(context->agent);
+}
+
+/* Errors keep code and message on their way. */
+static void test_errors(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	int fd;
+	assert_int_equal(open_agent(context, &err), 0);
+	Bulkhead__Agent__StartContainerRequest start =
+		BULKHEAD__AGENT__START_CONTAINER_REQUEST__INIT;
+	start.container_id = (char *)"nobody";
+	assert_int_equal(
+		agent_call(context->agent, "StartContainer", &start.base, CALL_MS, NULL, &err),
+		-ENOENT);
+	assert_non_null(strstr(err.msg, "no container 'nobody'"));
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	open.container_id = (char *)"nobody";
+	assert_int_equal(
+		agent_stream_open(context->agent, &open, CALL_MS, &fd, NULL, &err), -ENOENT);
+}
+
+static void liar_hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct liar *liar = userdata;
+	(void)msg;
+	Bulkhead__Agent__HelloResponse response = BULKHEAD__AGENT__HELLO_RESPONSE__INIT;
+	response.version = liar->version;
+	response.kernel_release = (char *)liar->release;
+	ttrpc_reply(call, &response.base);
+}
+
+static void liar_events(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct liar *liar = userdata;
+	const Bulkhead__Agent__NextEventsRequest *request = (const void *)msg;
+	Bulkhead__Agent__Event events[4];
+	Bulkhead__Agent__Event *pointers[4];
+	Bulkhead__Agent__Exit exit = BULKHEAD__AGENT__EXIT__INIT;
+	exit.code = liar->exit_code;
+	Bulkhead__Agent__NextEventsResponse response = BULKHEAD__AGENT__NEXT_EVENTS_RESPONSE__INIT;
+	response.events = pointers;
+	for (size_t i = 0; i < liar->n_events; i++) {
+		uint64_t sequence = liar->first_sequence + i;
+		if (sequence <= request->after)
+			continue;
+		bulkhead__agent__event__init(&events[i]);
+		events[i].sequence = sequence;
+		events[i].container_id = (char *)"c";
+		events[i].exit = &exit;
+		pointers[response.n_events++] = &events[i];
+	}
+	if (response.n_events)
+		ttrpc_reply(call, &response.base);
+	/* else the call stays open, as in a long poll */
+}
+
+static void liar_list(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	(void)userdata;
+	(void)msg;
+	struct err err = ERR_INIT;
+	err_set(&err, -ENOSPC, "red \033[31m text\nand a line");
+	ttrpc_fail(call, &err);
+}
+
+static const struct ttrpc_method liar_methods[] = {
+	{"Hello", liar_hello},
+	{"NextEvents", liar_events},
+	{"ListContainers", liar_list},
+};
+
+struct liar_connection {
+	struct liar *liar;
+	int fd;
+};
+
+static void liar_accept(void *userdata)
+{
+	struct liar_connection *connection = userdata;
+	struct ttrpc_conn *conn;
+	ttrpc_conn_new(
+		connection->liar->loop, connection->fd, &connection->liar->service, &conn, NULL);
+	free(connection);
+}
+
+static int connect_liar(
+	void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
+{
+	struct context *context = userdata;
+	(void)port;
+	(void)timeout_ms;
+	if (atomic_load(&context->off))
+		return err_set(err, -EHOSTDOWN, "the machine has ended");
+	int fds[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+		return err_errno(err, "socketpair");
+	fcntl(fds[1], F_SETFL, O_NONBLOCK);
+	struct liar_connection *connection = malloc(sizeof(*connection));
+	*connection = (struct liar_connection){&context->liar, fds[1]};
+	ev_post(context->loop, liar_accept, connection);
+	*ret_fd = fds[0];
+	return 0;
+}
+
+static struct liar *use_liar(struct context *context)
+{
+	struct liar *liar = &context->liar;
+	context->transport = (struct agent_transport){connect_liar, context};
+	*liar = (struct liar){.version = AGENT_PROTOCOL_VERSION,
+		.release = "6.1",
+		.first_sequence = 1,
+		.loop = context->loop,
+		.service = {.descriptor = &bulkhead__agent__agent__descriptor,
+			.methods = liar_methods,
+			.n_methods = ARRAY_SIZE(liar_methods),
+			.userdata = liar}};
+	return liar;
+}
+
+static void test_bad_hello(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->version = 2;
+	assert_int_equal(open_agent(context, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "version 2"));
+	liar->version = AGENT_PROTOCOL_VERSION;
+	liar->release = "6.1\033[2J";
+	assert_int_equal(open_agent(context, &err), -EPROTO);
+	liar->release = "0123456789012345678901234567890123456789012345678901234567890123456789";
+	assert_int_equal(open_agent(context, &err), -EPROTO);
+	assert_null(context->agent);
+}
+
+static void test_events_in_order(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	use_liar(context)->n_events = 3;
+	atomic_store(&context->n_refusals, 1);
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&context->n_events, 3));
+	assert_int_equal(atomic_load(&context->n_events), 3);
+}
+
+/* What the agent says about an error ends in logs and on terminals. */
+static void test_text_is_cleaned(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	use_liar(context);
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_int_equal(list(context, &err), -ENOSPC);
+	assert_non_null(strstr(err.msg, "red ?[31m text?and a line"));
+}
+
+/* An agent that answers nonsense is one that is lost. */
+static void test_false_events(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->n_events = 1;
+	liar->first_sequence = 2;
+	assert_int_equal(open_agent(context, &err), 0);
+	nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+	atomic_store(&context->off, true);
+	assert_true(wait_for(&context->n_lost, 1));
+	assert_int_equal(atomic_load(&context->n_events), 0);
+}
+
+static void test_check_events(void **state)
+{
+	(void)state;
+	Bulkhead__Agent__Exit exit = BULKHEAD__AGENT__EXIT__INIT;
+	Bulkhead__Agent__Event event = BULKHEAD__AGENT__EVENT__INIT;
+	Bulkhead__Agent__Event *events[] = {&event};
+	Bulkhead__Agent__NextEventsResponse response = BULKHEAD__AGENT__NEXT_EVENTS_RESPONSE__INIT;
+	response.n_events = 1;
+	response.events = events;
+	event.sequence = 8;
+	event.container_id = (char *)"c";
+	event.exit = &exit;
+	assert_int_equal(check_events(&response, 7, NULL), 0);
+	assert_int_equal(check_events(&response, 8, NULL), -EPROTO);
+	exit.code = 256;
+	assert_int_equal(check_events(&response, 7, NULL), -EPROTO);
+	exit.code = 0;
+	event.exit = NULL;
+	assert_int_equal(check_events(&response, 7, NULL), -EPROTO);
+	event.exit = &exit;
+	event.container_id = (char *)"../c";
+	assert_int_equal(check_events(&response, 7, NULL), -EPROTO);
+	event.container_id = (char *)"";
+	assert_int_equal(check_events(&response, 7, NULL), -EPROTO);
+}
+
+static void test_check_text(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		const char *clean;
+	} rows[] = {
+		{"plain", "plain"}, {"gr\xc3\xbc\xc3\x9f \xe2\x82\xac \xf0\x9f\x98\x80", NULL},
+		{"tab\tline\n", "tab?line?"}, {"\xc2\x9b", "??"}, /* C1 */
+		{"\xc0\xaf", "??"},                               /* overlong */
+		{"\xed\xa0\x80", "???"},                          /* surrogate */
+		{"\xf4\x90\x80\x80", "????"},                     /* beyond Unicode */
+		{"\xe2\x82", "??"},                               /* cut */
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		_cleanup_free_ char *text = strdup(rows[i].text);
+		check_clean(text);
+		assert_string_equal(text, rows[i].clean ? rows[i].clean : rows[i].text);
+	}
+}
+
+#define CLIENT_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CLIENT_TEST(test_server_comes_back),
+		CLIENT_TEST(test_machine_ends),
+		CLIENT_TEST(test_nobody_there),
+		CLIENT_TEST(test_errors),
+		CLIENT_TEST(test_bad_hello),
+		CLIENT_TEST(test_events_in_order),
+		CLIENT_TEST(test_text_is_cleaned),
+		CLIENT_TEST(test_false_events),
+		cmocka_unit_test(test_check_events),
+		cmocka_unit_test(test_check_text),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,312 @@
+/* The real server in a process of its own, through the real client and by hand. Containers need a
+ * guest: see agent_vm_test.c. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent/test_server.h"
+#include "common/fd.h"
+#include "common/ttrpc.h"
+
+#define CALL_MS 10000
+
+struct context {
+	struct test_server server;
+	struct ev_loop *loop;
+	pthread_t thread;
+	struct agent *agent;
+};
+
+static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
+{
+	(void)userdata;
+	(void)event;
+	return 0;
+}
+
+static void on_lost(void *userdata, const char *reason)
+{
+	(void)userdata;
+	(void)reason;
+}
+
+static void *loop_thread(void *userdata)
+{
+	ev_loop_run(userdata, NULL);
+	return NULL;
+}
+
+static int setup(void **state)
+{
+	struct context *context = calloc(1, sizeof(*context));
+	struct agent_callbacks callbacks = {.on_event = on_event, .on_lost = on_lost};
+	*state = context;
+	test_server_start(&context->server);
+	if (ev_loop_new(&context->loop, NULL) < 0)
+		return -1;
+	pthread_create(&context->thread, NULL, loop_thread, context->loop);
+	struct err err = ERR_INIT;
+	int r = agent_open(context->loop, &context->server.transport, &callbacks, 0, CALL_MS,
+		&context->agent, &err);
+	if (r < 0)
+		print_message("%s\n", err.msg);
+	return r;
+}
+
+static int teardown(void **state)
+{
+	struct context *context = *state;
+	agent_close(context->agent);
+	ev_loop_stop(context->loop);
+	pthread_join(context->thread, NULL);
+	ev_loop_free(context->loop);
+	test_server_stop(&context->server);
+	free(context);
+	return 0;
+}
+
+static int call(void **state, const char *method, const void *request, struct err *err)
+{
+	struct context *context = *state;
+	return agent_call(context->agent, method, request, CALL_MS, NULL, err);
+}
+
+static void test_hello(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	const Bulkhead__Agent__HelloResponse *hello = agent_hello(context->agent);
+	assert_int_equal(hello->version, AGENT_PROTOCOL_VERSION);
+	assert_int_equal(hello->boot_ns, 12345);
+	assert_false(hello->configured);
+	assert_true(strlen(hello->kernel_release) > 0);
+	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
+	request.realtime_ns = -1;
+	assert_int_equal(call(state, "Hello", &request, &err), -EINVAL);
+	request.realtime_ns = 1;
+	assert_int_equal(call(state, "Hello", &request, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "a strange time"));
+}
+
+static void test_configure(void **state)
+{
+	struct err err = ERR_INIT;
+	Bulkhead__Agent__ConfigureSandboxRequest request =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	request.hostname = (char *)"refuse";
+	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), -ENODEV);
+	assert_non_null(strstr(err.msg, "refused"));
+	request.hostname = (char *)"crash";
+	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), -EIO);
+	assert_non_null(strstr(err.msg, "signal 6"));
+	request.hostname = (char *)"name";
+	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), 0);
+	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), -EEXIST);
+}
+
+static void test_unknown_ids(void **state)
+{
+	struct err err = ERR_INIT;
+	Bulkhead__Agent__StartContainerRequest start =
+		BULKHEAD__AGENT__START_CONTAINER_REQUEST__INIT;
+	start.container_id = (char *)"nobody";
+	assert_int_equal(call(state, "StartContainer", &start, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "no container 'nobody'"));
+	Bulkhead__Agent__SignalProcessRequest signal_request =
+		BULKHEAD__AGENT__SIGNAL_PROCESS_REQUEST__INIT;
+	signal_request.container_id = (char *)"nobody";
+	signal_request.process_id = (char *)"exec";
+	signal_request.signal = SIGTERM;
+	assert_int_equal(call(state, "SignalProcess", &signal_request, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "no process 'exec' in container 'nobody'"));
+	Bulkhead__Agent__ResizeTerminalRequest resize =
+		BULKHEAD__AGENT__RESIZE_TERMINAL_REQUEST__INIT;
+	resize.container_id = (char *)"nobody";
+	assert_int_equal(call(state, "ResizeTerminal", &resize, &err), -ENOENT);
+	Bulkhead__Agent__ExecRequest exec = BULKHEAD__AGENT__EXEC_REQUEST__INIT;
+	exec.container_id = (char *)"nobody";
+	assert_int_equal(call(state, "Exec", &exec, &err), -ENOENT);
+
+	/* Removing what is not there succeeds. */
+	Bulkhead__Agent__RemoveContainerRequest remove =
+		BULKHEAD__AGENT__REMOVE_CONTAINER_REQUEST__INIT;
+	remove.container_id = (char *)"nobody";
+	assert_int_equal(call(state, "RemoveContainer", &remove, &err), 0);
+	Bulkhead__Agent__RemoveProcessRequest remove_process =
+		BULKHEAD__AGENT__REMOVE_PROCESS_REQUEST__INIT;
+	remove_process.container_id = (char *)"nobody";
+	remove_process.process_id = (char *)"exec";
+	assert_int_equal(call(state, "RemoveProcess", &remove_process, &err), 0);
+}
+
+static void test_bad_containers(void **state)
+{
+	struct err err = ERR_INIT;
+	char *args[] = {(char *)"true"};
+	Bulkhead__Agent__Process process = BULKHEAD__AGENT__PROCESS__INIT;
+	Bulkhead__Agent__CreateContainerRequest request =
+		BULKHEAD__AGENT__CREATE_CONTAINER_REQUEST__INIT;
+	request.container_id = (char *)"id";
+	assert_int_equal(call(state, "CreateContainer", &request, &err), -EBADFD);
+	Bulkhead__Agent__ConfigureSandboxRequest configure =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	assert_int_equal(call(state, "ConfigureSandbox", &configure, &err), 0);
+
+	assert_int_equal(call(state, "CreateContainer", &request, &err), -EINVAL);
+	request.process = &process;
+	assert_int_equal(call(state, "CreateContainer", &request, &err), -EINVAL);
+	process.n_args = 1;
+	process.args = args;
+	process.cwd = (char *)"relative";
+	assert_int_equal(call(state, "CreateContainer", &request, &err), -EINVAL);
+	process.cwd = (char *)"/";
+	char long_id[200];
+	memset(long_id, 'a', sizeof(long_id));
+	long_id[sizeof(long_id) - 1] = '\0';
+	const char *const bad[] = {"", ".", "..", "a/b", "a b", "a\n", long_id};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		request.container_id = (char *)bad[i];
+		assert_int_equal(call(state, "CreateContainer", &request, &err), -EINVAL);
+	}
+}
+
+static int connect_port(void **state, uint32_t port)
+{
+	struct context *context = *state;
+	int fd = -EBADF;
+	assert_int_equal(context->server.transport.connect(
+				 context->server.transport.userdata, port, CALL_MS, &fd, NULL),
+		0);
+	return fd;
+}
+
+static void assert_hangs_up(int fd)
+{
+	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+	char byte;
+	assert_int_equal(poll(&poll_fd, 1, 5000), 1);
+	ssize_t n = read(fd, &byte, 1);
+	assert_true(n == 0 || (n < 0 && errno == ECONNRESET));
+	close(fd);
+}
+
+/* A second frame of nonsense does not disturb the first connection. */
+static void test_broken_connections(void **state)
+{
+	struct err err = ERR_INIT;
+	static const uint8_t oversize[TTRPC_HEADER_SIZE] = {0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 1, 1};
+	int fd = connect_port(state, AGENT_CONTROL_PORT);
+	assert_int_equal(write(fd, oversize, sizeof(oversize)), sizeof(oversize));
+	assert_hangs_up(fd);
+	uint32_t length = htonl(AGENT_STREAM_HEADER_MAX + 1);
+	fd = connect_port(state, AGENT_STREAM_PORT);
+	assert_int_equal(write(fd, &length, sizeof(length)), sizeof(length));
+	assert_hangs_up(fd);
+	fd = connect_port(state, AGENT_STREAM_PORT);
+	assert_int_equal(write(fd, "\0\0\0\4\xff\xff\xff\xff", 8), 8);
+	assert_hangs_up(fd);
+	Bulkhead__Agent__ListContainersRequest request =
+		BULKHEAD__AGENT__LIST_CONTAINERS_REQUEST__INIT;
+	assert_int_equal(call(state, "ListContainers", &request, &err), 0);
+}
+
+static void test_streams_of_nobody(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	int fd;
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	open.container_id = (char *)"nobody";
+	open.stream = BULKHEAD__AGENT__STREAM__STDOUT;
+	assert_int_equal(
+		agent_stream_open(context->agent, &open, CALL_MS, &fd, NULL, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "no container 'nobody'"));
+	/* An empty StreamOpen has empty ids. */
+	fd = connect_port(state, AGENT_STREAM_PORT);
+	assert_int_equal(write(fd, "\0\0\0\0", 4), 4);
+	uint32_t length = 0;
+	assert_int_equal(fd_read_exact(fd, &length, sizeof(length), NULL), 0);
+	assert_in_range(ntohl(length), 1, AGENT_STREAM_HEADER_MAX);
+	close(fd);
+}
+
+/* Idle connections to the stream port do not keep others out for longer than their time. */
+static void test_many_handshakes(void **state)
+{
+	int fds[60];
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = connect_port(state, AGENT_STREAM_PORT);
+	test_streams_of_nobody(state);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+}
+
+static int next_events(struct ttrpc_client *client, uint64_t after, uint32_t wait_ms)
+{
+	Bulkhead__Agent__NextEventsRequest request = BULKHEAD__AGENT__NEXT_EVENTS_REQUEST__INIT;
+	request.after = after;
+	request.wait_ms = wait_ms;
+	return ttrpc_client_call(client, &bulkhead__agent__agent__descriptor, "NextEvents",
+		&request.base, CALL_MS, NULL, NULL);
+}
+
+/* By hand: the client polls too, and the newer call ends the older. */
+static void test_polling(void **state)
+{
+	struct context *context = *state;
+	struct ttrpc_client *client;
+	context->agent = agent_close(context->agent);
+	int fd = connect_port(state, AGENT_CONTROL_PORT);
+	assert_int_equal(ttrpc_client_new(context->loop, fd, NULL, NULL, &client, NULL), 0);
+	assert_int_equal(next_events(client, 5, 0), -EINVAL);
+	assert_int_equal(next_events(client, 0, 0), 0);
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(next_events(client, 0, 30), 0);
+	assert_in_range(ev_now_ms() - begin, 30, 5000);
+	ttrpc_client_close(client);
+}
+
+static void test_power_off(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	int status;
+	Bulkhead__Agent__PowerOffRequest request = BULKHEAD__AGENT__POWER_OFF_REQUEST__INIT;
+	assert_int_equal(call(state, "PowerOff", &request, &err), 0);
+	assert_int_equal(waitpid(context->server.pid, &status, 0), context->server.pid);
+	assert_int_equal(status, 0);
+	context->server.pid = 0;
+}
+
+#define SERVER_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		SERVER_TEST(test_hello),
+		SERVER_TEST(test_configure),
+		SERVER_TEST(test_unknown_ids),
+		SERVER_TEST(test_bad_containers),
+		SERVER_TEST(test_broken_connections),
+		SERVER_TEST(test_streams_of_nobody),
+		SERVER_TEST(test_many_handshakes),
+		SERVER_TEST(test_polling),
+		SERVER_TEST(test_power_off),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,113 @@
+#include "agent/test_server.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent/server.h"
+#include "common/fd.h"
+
+static int set_clock(int64_t realtime_ns, struct err *err)
+{
+	/* The tests' host says its own time. */
+	int64_t off = realtime_ns / 1000000000 - time(NULL);
+	return off < -60 || off > 60 ? err_set(err, -EINVAL, "a strange time") : 0;
+}
+
+static int configure(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
+{
+	if (!strcmp(request->hostname, "crash"))
+		abort();
+	if (!strcmp(request->hostname, "refuse"))
+		return err_set(err, -ENODEV, "refused");
+	return 0;
+}
+
+static void power_off(void *userdata)
+{
+	ev_loop_stop(userdata);
+}
+
+static void socket_path(const struct test_server *server, uint32_t port, char path[static 108])
+{
+	snprintf(path, 108, "%s/%u", server->dir, port);
+}
+
+static _Noreturn void serve(const struct test_server *harness)
+{
+	char path[108];
+	struct server_options options = {.boot_ns = 12345,
+		.ops = {.set_clock = set_clock, .configure = configure, .power_off = power_off}};
+	struct server *server;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGPIPE, SIG_IGN);
+	socket_path(harness, AGENT_CONTROL_PORT, path);
+	int r = fd_unix_listen(path, 0600, &options.control_fd, NULL);
+	socket_path(harness, AGENT_STREAM_PORT, path);
+	if (r == 0)
+		r = fd_unix_listen(path, 0600, &options.stream_fd, NULL);
+	if (r == 0)
+		r = ev_loop_new(&options.loop, NULL);
+	if (r == 0)
+		r = reaper_new(options.loop, &options.reaper, NULL);
+	options.ops.userdata = options.loop;
+	if (r == 0)
+		r = server_new(&options, &server, NULL);
+	if (r < 0)
+		_exit(1);
+	ev_loop_run(options.loop, NULL);
+	server_free(server);
+	reaper_free(options.reaper);
+	ev_loop_free(options.loop);
+	_exit(0);
+}
+
+static int test_connect(
+	void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
+{
+	struct test_server *server = userdata;
+	uint64_t until = ev_now_ms() + timeout_ms;
+	char path[108];
+	int r;
+	socket_path(server, port, path);
+	while ((r = fd_unix_connect(path, ret_fd, err)) < 0 && ev_now_ms() < until)
+		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+	return r;
+}
+
+void test_server_restart(struct test_server *server)
+{
+	server->pid = fork();
+	if (server->pid == 0)
+		serve(server);
+}
+
+void test_server_start(struct test_server *server)
+{
+	*server = (struct test_server){.dir = "/tmp/agent-test.XXXXXX",
+		.transport = {.connect = test_connect, .userdata = server}};
+	if (!mkdtemp(server->dir))
+		abort();
+	test_server_restart(server);
+}
+
+void test_server_kill(struct test_server *server)
+{
+	if (server->pid <= 0)
+		return;
+	kill(server->pid, SIGKILL);
+	waitpid(server->pid, NULL, 0);
+	server->pid = 0;
+}
+
+void test_server_stop(struct test_server *server)
+{
+	test_server_kill(server);
+	fd_remove_tree(server->dir, NULL);
+}

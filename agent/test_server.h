@@ -1,0 +1,25 @@
+/*
+ * For tests: the real server in a process of its own, on Unix sockets instead of vsock, with a
+ * clock, a configuration and a power switch that touch nothing. Linked into tests only.
+ *
+ * "ConfigureSandbox" fails for the host name "refuse" and crashes its job for "crash". PowerOff
+ * ends the process.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "agent/client/client.h"
+
+struct test_server {
+	char dir[64];
+	pid_t pid;
+	struct agent_transport transport;
+};
+
+void test_server_start(struct test_server *server);
+/* Kills it, so that its connections break; the sockets' files stay. */
+void test_server_kill(struct test_server *server);
+/* Starts it again at the same place. */
+void test_server_restart(struct test_server *server);
+void test_server_stop(struct test_server *server);
