@@ -1,0 +1,146 @@
+/*
+ * The pod network: tap devices, traffic control, CNI. The kernel's part is tried for real, in a
+ * network namespace that a child process has for itself and that ends with it.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <netlink/netlink.h>
+#include <netlink/socket.h>
+
+#include "common/fd.h"
+#include "cri-server/cli/check.h"
+#include "network/redirect.h"
+
+static int make_tap(const char *name, int *ret_fd, struct err *err)
+{
+	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+	_cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, "open /dev/net/tun");
+	snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
+	if (ioctl(fd, TUNSETIFF, &request) < 0)
+		return err_errno(err, "make a tap device");
+	*ret_fd = TAKE_FD(fd);
+	return 0;
+}
+
+/* In the child: two taps, joined as a pod's are. */
+static int try_redirection(struct err *err)
+{
+	_cleanup_close_ int a = -EBADF, b = -EBADF;
+	if (unshare(CLONE_NEWNET) < 0)
+		return err_errno(err, "make a network namespace");
+	int r = make_tap("a", &a, err);
+	if (r == 0)
+		r = make_tap("b", &b, err);
+	if (r < 0)
+		return r;
+	struct nl_sock *sock = nl_socket_alloc();
+	if (!sock || nl_connect(sock, NETLINK_ROUTE) < 0)
+		return err_set(err, -EIO, "open a netlink socket");
+	r = redirect_join(sock, (int)if_nametoindex("a"), (int)if_nametoindex("b"), err);
+	nl_socket_free(sock);
+	return r;
+}
+
+static void check_redirection(struct check *check)
+{
+	static const char remedy[] =
+		"modprobe tun sch_ingress cls_u32 act_mirred (or build them into the kernel)";
+	struct err err = ERR_INIT;
+	int pipe_fds[2];
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0) {
+		check_report(
+			check, FINDING_MISSING, "redirection", NULL, "pipe: %s", strerror(errno));
+		return;
+	}
+	fflush(stdout);
+	pid_t pid = fork();
+	if (pid == 0) {
+		int r = try_redirection(&err);
+		if (r < 0)
+			fd_write_all(pipe_fds[1], err.msg, strlen(err.msg), NULL);
+		_exit(r < 0);
+	}
+	close(pipe_fds[1]);
+	ssize_t n = pid < 0 ? 0 : read(pipe_fds[0], err.msg, sizeof(err.msg) - 1);
+	close(pipe_fds[0]);
+	err.msg[n > 0 ? n : 0] = '\0';
+	int status = -1;
+	if (pid > 0)
+		waitpid(pid, &status, 0);
+	if (status == 0)
+		check_report(check, FINDING_OK, "redirection", NULL,
+			"taps joined by tc ingress, u32 and mirred");
+	else
+		check_report(check, FINDING_MISSING, "redirection", remedy, "%s",
+			err.msg[0] ? err.msg : "the trial did not run");
+}
+
+static bool has_suffix(const char *name, const char *suffix)
+{
+	size_t n = strlen(name), m = strlen(suffix);
+	return n >= m && strcmp(name + n - m, suffix) == 0;
+}
+
+static void check_cni_configuration(struct check *check)
+{
+	const char *dir = check->config->network.conf_dir;
+	char first[256] = "";
+	DIR *d = opendir(dir);
+	for (struct dirent *e; d && (e = readdir(d));)
+		if ((has_suffix(e->d_name, ".conflist") || has_suffix(e->d_name, ".conf") ||
+			    has_suffix(e->d_name, ".json")) &&
+			(!first[0] || strcmp(e->d_name, first) < 0))
+			snprintf(first, sizeof(first), "%s", e->d_name);
+	if (d)
+		closedir(d);
+	if (first[0])
+		check_report(check, FINDING_OK, "cni config", NULL, "%s/%s", dir, first);
+	else
+		check_report(check, FINDING_MISSING, "cni config",
+			"put a network configuration (*.conflist) there", "none in %s", dir);
+}
+
+static void check_cni_plugins(struct check *check)
+{
+	const char *wanted[] = {"bridge", "host-local", "portmap", "loopback"};
+	char missing[256] = "";
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+		_cleanup_free_ char *dirs = strdup(check->config->network.bin_dirs);
+		bool found = false;
+		char *rest = dirs;
+		for (char *dir; !found && (dir = strsep(&rest, ":"));) {
+			_cleanup_free_ char *path = str_printf("%s/%s", dir, wanted[i]);
+			found = path && access(path, X_OK) == 0;
+		}
+		if (!found)
+			snprintf(missing + strlen(missing), sizeof(missing) - strlen(missing),
+				"%s%s", missing[0] ? ", " : "", wanted[i]);
+	}
+	if (!missing[0])
+		check_report(check, FINDING_OK, "cni plugins", NULL, "in %s",
+			check->config->network.bin_dirs);
+	else /* another network may need none of them */
+		check_report(check, FINDING_WARN, "cni plugins",
+			"apt-get install containernetworking-plugins", "no %s in %s", missing,
+			check->config->network.bin_dirs);
+}
+
+void check_network(struct check *check)
+{
+	check_redirection(check);
+	check_cni_plugins(check);
+	check_cni_configuration(check);
+}

@@ -1,0 +1,78 @@
+/*
+ * bulkheadctl: what its commands share. One struct cli, made in main, lives as long as the process;
+ * one thread. A command is a row of the table in main.c and a file of its own.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "cri-server/cli/options.h"
+#include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/rpc/client.h"
+
+struct command;
+
+struct cli {
+	const char *socket; /* path, without "unix://" */
+	bool socket_given;
+	uint64_t timeout_ms;        /* 0: each call's default */
+	struct rpc_client *client;  /* connected by the first call */
+	const struct command *self; /* the command that runs */
+};
+
+struct command {
+	const char *name;
+	const char *arguments; /* for the usage line */
+	const char *summary;
+	int (*run)(struct cli *cli, char **args); /* the exit code */
+};
+
+#define EXIT_USAGE 2
+
+int command_check(struct cli *cli, char **args);
+int command_exec(struct cli *cli, char **args);
+int command_images(struct cli *cli, char **args);
+int command_logs(struct cli *cli, char **args);
+int command_pods(struct cli *cli, char **args);
+int command_ps(struct cli *cli, char **args);
+int command_pull(struct cli *cli, char **args);
+int command_rm(struct cli *cli, char **args);
+int command_rmi(struct cli *cli, char **args);
+int command_run(struct cli *cli, char **args);
+
+/*
+ * Parses a command's options and checks the number of its arguments (max 0: none, SIZE_MAX: any).
+ * True to go on, with *args at the first argument; else what there was to say has been said and
+ * *ret_exit is the exit code. It is EXIT_SUCCESS when true.
+ */
+bool cli_arguments(struct cli *cli, const struct option_row *rows, size_t n_rows, char ***args,
+	size_t min, size_t max, int *ret_exit);
+
+/* "bulkheadctl: message" on stderr, escaped. Returns EXIT_FAILURE. */
+int cli_fail(const struct err *err);
+/* A remark on stderr, escaped. */
+void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+#define CLI_RUNTIME (&runtime__v1__runtime_service__descriptor)
+#define CLI_IMAGES  (&runtime__v1__image_service__descriptor)
+
+/* Time for calls that look or change a little, and for those that boot a VM or stop a container. */
+#define CLI_SHORT_MS 30000
+#define CLI_LONG_MS  300000
+
+/* Connects if need be. */
+int cli_connect(struct cli *cli, struct err *err);
+
+/*
+ * Calls a method, by default with default_ms as the deadline (0: none). The response is freed by
+ * the caller or by _cleanup_message_.
+ */
+int cli_call(struct cli *cli, const ProtobufCServiceDescriptor *service, const char *method,
+	const ProtobufCMessage *request, uint64_t default_ms, void *ret_response, struct err *err);
+
+/* For variables of any pointer type to a message. */
+void cli_message_freep(void *message);
+#define _cleanup_message_ __attribute__((cleanup(cli_message_freep)))

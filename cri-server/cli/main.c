@@ -1,0 +1,174 @@
+/* bulkheadctl: the table of commands, the global options, and what cli.h promises. */
+#include <errno.h>
+#include <locale.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/fd.h"
+#include "cri-server/cli/cli.h"
+#include "cri-server/cli/output.h"
+#include "cri-server/version.h"
+
+#define DEFAULT_SOCKET "unix:///run/bulkhead/bulkhead.sock"
+
+static const struct command commands[] = {
+	{"check", "[options]", "What this host offers and lacks, with the remedy", command_check},
+	{"run", "[options] IMAGE [COMMAND…]",
+		"Run a command in a pod of its own, print its output, remove all", command_run},
+	{"pods", "", "List pods", command_pods},
+	{"ps", "[options]", "List containers", command_ps},
+	{"images", "", "List images", command_images},
+	{"logs", "[options] CONTAINER", "Print a container's output", command_logs},
+	{"exec", "[options] CONTAINER COMMAND…", "Run a command in a container", command_exec},
+	{"rm", "[options] POD|CONTAINER…", "Remove pods and containers", command_rm},
+	{"pull", "IMAGE", "Pull an image", command_pull},
+	{"rmi", "IMAGE…", "Remove images", command_rmi},
+};
+
+int cli_fail(const struct err *err)
+{
+	cli_note("bulkheadctl: %s", err->msg);
+	return EXIT_FAILURE;
+}
+
+void cli_note(const char *fmt, ...)
+{
+	char text[2048];
+	va_list ap;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	_cleanup_free_ char *escaped = output_escape(text);
+	fprintf(stderr, "%s\n", escaped ? escaped : "out of memory");
+}
+
+bool cli_arguments(struct cli *cli, const struct option_row *rows, size_t n_rows, char ***args,
+	size_t min, size_t max, int *ret_exit)
+{
+	struct err err = ERR_INIT;
+	int r = options_parse(rows, n_rows, *args, args, &err);
+	if (r > 0) {
+		printf("%s.\n\nUsage: bulkheadctl %s %s\n\nOptions:\n", cli->self->summary,
+			cli->self->name, cli->self->arguments);
+		options_help(stdout, rows, n_rows);
+		*ret_exit = EXIT_SUCCESS;
+		return false;
+	}
+	size_t n = 0;
+	while (r == 0 && (*args)[n])
+		n++;
+	if (r == 0 && n < min)
+		r = err_set(&err, -EINVAL, "too few arguments");
+	else if (r == 0 && n > max)
+		r = err_set(&err, -EINVAL, "too many arguments");
+	*ret_exit = EXIT_SUCCESS;
+	if (r == 0)
+		return true;
+	cli_note("bulkheadctl %s: %s. Usage: bulkheadctl %s %s", cli->self->name, err.msg,
+		cli->self->name, cli->self->arguments);
+	*ret_exit = EXIT_USAGE;
+	return false;
+}
+
+int cli_connect(struct cli *cli, struct err *err)
+{
+	if (cli->client)
+		return 0;
+	int r = rpc_client_new(cli->socket, &cli->client, err);
+	if (r == -EACCES || r == -EPERM)
+		return err_set(err, r, "%s may be used by root only: use sudo", cli->socket);
+	if (r == -ENOENT || r == -ECONNREFUSED)
+		return err_set(err, r,
+			"bulkheadd does not answer on %s: %s. Is it running? (systemctl status "
+			"bulkheadd)%s",
+			cli->socket, strerror(-r),
+			cli->socket_given ? "" : " Another socket: --socket PATH");
+	return r;
+}
+
+int cli_call(struct cli *cli, const ProtobufCServiceDescriptor *service, const char *method,
+	const ProtobufCMessage *request, uint64_t default_ms, void *ret_response, struct err *err)
+{
+	int r = cli_connect(cli, err);
+	if (r < 0)
+		return r;
+	return rpc_client_call(cli->client, service, method, request,
+		cli->timeout_ms ? cli->timeout_ms : default_ms, ret_response, err);
+}
+
+void cli_message_freep(void *message)
+{
+	ProtobufCMessage *m = *(ProtobufCMessage **)message;
+	if (m)
+		protobuf_c_message_free_unpacked(m, NULL);
+}
+
+static void help(const struct option_row *rows, size_t n_rows)
+{
+	printf("bulkheadctl: pods that are virtual machines, from the command line.\n\n"
+	       "Usage: bulkheadctl [options] COMMAND …\n\nCommands:\n");
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
+	printf("\nOptions:\n");
+	options_help(stdout, rows, n_rows);
+	printf("\n`bulkheadctl COMMAND --help` shows a command's own options.\n");
+}
+
+static const char *socket_path(const char *endpoint)
+{
+	return strncmp(endpoint, "unix://", 7) == 0 ? endpoint + 7 : endpoint;
+}
+
+static int run_command(struct cli *cli, char **args)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (strcmp(commands[i].name, args[0]) == 0) {
+			cli->self = &commands[i];
+			int exit_code = commands[i].run(cli, args + 1);
+			rpc_client_free(cli->client);
+			return exit_code;
+		}
+	}
+	cli_note("bulkheadctl: no command '%s'; `bulkheadctl --help` lists them", args[0]);
+	return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	struct cli cli = {.client = NULL};
+	const char *endpoint = NULL;
+	uint64_t timeout_s = 0;
+	bool version = false;
+	const struct option_row rows[] = {
+		{"socket", 's', OPTION_STRING, &endpoint, "PATH",
+			"the runtime's socket (default " DEFAULT_SOCKET ")"},
+		{"timeout", 't', OPTION_NUMBER, &timeout_s, "SECONDS",
+			"longest time for each call"},
+		{"version", 0, OPTION_FLAG, &version, NULL, "show the version"},
+	};
+	struct err err = ERR_INIT;
+	char **args = argv;
+
+	setlocale(LC_CTYPE, "");
+	int r = options_parse(rows, ARRAY_SIZE(rows), argv + (argc > 0), &args, &err);
+	if (r == 0 && timeout_s > 86400)
+		r = err_set(&err, -EINVAL, "--timeout: at most a day");
+	if (r < 0) {
+		cli_fail(&err);
+		return EXIT_USAGE;
+	}
+	if (version) {
+		printf("bulkheadctl %s\n", BULKHEAD_VERSION);
+		return EXIT_SUCCESS;
+	}
+	if (r > 0 || !*args) {
+		help(rows, ARRAY_SIZE(rows));
+		return r > 0 ? EXIT_SUCCESS : EXIT_USAGE;
+	}
+	cli.socket = socket_path(endpoint ? endpoint : DEFAULT_SOCKET);
+	cli.socket_given = endpoint != NULL;
+	cli.timeout_ms = timeout_s * 1000;
+	return run_command(&cli, args);
+}
