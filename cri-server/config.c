@@ -92,13 +92,17 @@ static void __attribute__((format(printf, 3, 0)))
 collect(cyaml_log_t level, void *ctx, const char *fmt, va_list args)
 {
 	struct err *err = ctx;
+	char line[256];
 	if (level < CYAML_LOG_ERROR)
 		return;
+	vsnprintf(line, sizeof(line), fmt, args);
+	line[strcspn(line, "\n")] = '\0';
+	const char *text = strncmp(line, "Load: ", 6) == 0 ? line + 6 : line;
+	text += strspn(text, " ");
+	if (strcmp(text, "Backtrace:") == 0)
+		return;
 	size_t used = strlen(err->msg);
-	vsnprintf(err->msg + used, sizeof(err->msg) - used, fmt, args);
-	for (char *p = err->msg + used; *p; p++)
-		if (*p == '\n')
-			*p = p[1] ? ',' : ' ';
+	snprintf(err->msg + used, sizeof(err->msg) - used, "%s%s", used ? ", " : "", text);
 }
 
 static cyaml_config_t cyaml_settings(struct err *err)

@@ -12,3 +12,4 @@ $(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PK
 $(call unit_test,cri-server/config_test.c,config common,libcyaml libprotobuf-c)
 $(call unit_test,cri-server/runtime/steps_test.c,runtime common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/signals_test.c,runtime cri-proto common,libprotobuf-c)
+$(call unit_test,cri-server/runtime/logs_test.c,runtime agent-client common,libprotobuf-c)

@@ -1,0 +1,103 @@
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/fd.h"
+#include "cri-server/config.h"
+
+static int load(const char *text, struct config **ret, struct err *err)
+{
+	char path[] = "/tmp/config-test-XXXXXX";
+	int fd = mkstemp(path);
+	assert_true(fd >= 0);
+	assert_int_equal(fd_write_all(fd, text, strlen(text), err), 0);
+	close(fd);
+	int r = config_load(path, ret, err);
+	unlink(path);
+	return r;
+}
+
+static void everything_has_a_default(void **state)
+{
+	(void)state;
+	struct config *c;
+	struct err err = ERR_INIT;
+	assert_int_equal(config_load(NULL, &c, &err), 0);
+	assert_string_equal(c->socket, "/run/bulkhead/bulkhead.sock");
+	assert_string_equal(
+		c->hypervisor.libvirt_uri, "qemu:///embed?root=/var/lib/bulkhead/libvirt");
+	assert_non_null(config_handler(c, ""));
+	assert_null(config_handler(c, "other"));
+	config_free(c);
+}
+
+static void what_is_written_wins(void **state)
+{
+	(void)state;
+	struct config *c;
+	struct err err = ERR_INIT;
+	const char *text = "run_dir: /tmp/r\n"
+			   "hypervisor:\n  accelerator: tcg\n  boots_max: 2\n"
+			   "runtime_handlers:\n  - name: \"\"\n  - name: big\n    vcpus: 4\n"
+			   "    memory_mib: 2048\n";
+	if (load(text, &c, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_string_equal(c->socket, "/tmp/r/bulkhead.sock");
+	assert_string_equal(c->hypervisor.accelerator, "tcg");
+	assert_int_equal(c->hypervisor.boots_max, 2);
+	assert_int_equal(config_handler(c, "big")->memory_mib, 2048);
+	assert_int_equal(config_handler(c, "big")->vcpus, 4);
+	assert_int_equal(config_handler(c, "")->vcpus, 1);
+	config_free(c);
+}
+
+static void refuses_with_the_reason(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text, *reason;
+	} cases[] = {
+		{"sockte: /tmp/x\n", "sockte"},
+		{"run_dir: /a\nhypervisor:\n  acelerator: kvm\n", "line: 3"},
+		{"hypervisor:\n  accelerator: xen\n", "xen"},
+		{"cgroup_driver: none\n", "none"},
+		{"workers: many\n", "workers"},
+		{"runtime_handlers:\n  - name: a\n  - name: a\n", "twice"},
+		{"runtime_handlers:\n  - name: a\n    memory_mib: 8\n", "memory_mib"},
+		{"run_dir: [\n", "configuration"},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct config *c;
+		struct err err = ERR_INIT;
+		assert_int_equal(load(cases[i].text, &c, &err), -EINVAL);
+		if (!strstr(err.msg, cases[i].reason))
+			fail_msg("'%s' does not say '%s'", err.msg, cases[i].reason);
+	}
+}
+
+static void a_missing_file_is_named(void **state)
+{
+	(void)state;
+	struct config *c;
+	struct err err = ERR_INIT;
+	assert_int_equal(config_load("/nonexistent/config.yaml", &c, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, "/nonexistent/config.yaml"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(everything_has_a_default),
+		cmocka_unit_test(what_is_written_wins),
+		cmocka_unit_test(refuses_with_the_reason),
+		cmocka_unit_test(a_missing_file_is_named),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,255 @@
+/*
+ * The writer between a socket pair, which plays the agent's stream, and a file.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/logs.h"
+
+#define OUT  BULKHEAD__AGENT__STREAM__STDOUT
+#define ERRS BULKHEAD__AGENT__STREAM__STDERR
+
+struct place {
+	struct logs *logs;
+	struct log log;
+	char dir[32], path[64], state[64], rotated[64];
+};
+
+static int set_up(void **state)
+{
+	static struct place p;
+	p = (struct place){.log = {.fd = STDERR_FILENO, .level = LOG_LEVEL_ERROR}};
+	snprintf(p.dir, sizeof(p.dir), "/tmp/logs-test-XXXXXX");
+	if (!mkdtemp(p.dir) || logs_open(&p.log, &p.logs, NULL) < 0)
+		return -1;
+	snprintf(p.path, sizeof(p.path), "%s/sub/c.log", p.dir);
+	snprintf(p.rotated, sizeof(p.rotated), "%s/sub/c.log.1", p.dir);
+	snprintf(p.state, sizeof(p.state), "%s/state", p.dir);
+	*state = &p;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	struct place *p = *state;
+	logs_close(p->logs);
+	return fd_remove_tree(p->dir, NULL);
+}
+
+static struct log_writer *new_writer(struct place *p)
+{
+	struct log_writer *w = NULL;
+	struct err err = ERR_INIT;
+	if (log_writer_new(p->logs, p->path, p->state, &w, &err) < 0)
+		fail_msg("%s", err.msg);
+	return w;
+}
+
+/* The agent's end of a stream that the writer follows. */
+static int follow(struct log_writer *w, Bulkhead__Agent__Stream stream)
+{
+	int fds[2];
+	struct err err = ERR_INIT;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	if (log_writer_follow(w, stream, fds[0], &err) < 0)
+		fail_msg("%s", err.msg);
+	return fds[1];
+}
+
+static void say(int fd, const char *text)
+{
+	assert_int_equal(fd_write_all(fd, text, strlen(text), NULL), 0);
+}
+
+/* Waits until everything before offset is acknowledged. */
+static void wait_ack(int fd, uint64_t offset)
+{
+	for (uint64_t acked = 0; acked < offset;) {
+		unsigned char bytes[8];
+		assert_int_equal(fd_read_exact(fd, bytes, sizeof(bytes), NULL), 0);
+		acked = 0;
+		for (size_t i = 0; i < sizeof(bytes); i++)
+			acked = acked << 8 | bytes[i];
+	}
+}
+
+/* The file's lines without their time stamps. */
+static char *read_lines(const char *path)
+{
+	char *text = NULL, *out, *to;
+	assert_int_equal(fd_read_file(path, 1 << 22, &text, NULL, NULL), 0);
+	out = to = calloc(1, strlen(text) + 1);
+	for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+		char *space = strchr(line, ' ');
+		assert_non_null(space);
+		assert_int_equal(space - line, strlen("2026-01-02T03:04:05.678901234Z"));
+		to += sprintf(to, "%s\n", space + 1);
+	}
+	free(text);
+	return out;
+}
+
+static void assert_lines(const char *path, const char *expected)
+{
+	char *lines = read_lines(path);
+	assert_string_equal(lines, expected);
+	free(lines);
+}
+
+static void writes_whole_lines(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT), errs = follow(w, ERRS);
+	say(out, "one\ntwo\nthr");
+	wait_ack(out, 8);
+	say(errs, "oops\n");
+	wait_ack(errs, 5);
+	say(out, "ee\n\n");
+	wait_ack(out, 15);
+	assert_lines(
+		p->path, "stdout F one\nstdout F two\nstderr F oops\nstdout F three\nstdout F \n");
+	close(out);
+	close(errs);
+	assert_true(log_writer_wait(w, 5000));
+	log_writer_free(w);
+}
+
+static void ends_with_what_has_no_newline(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	say(out, "last words");
+	close(out);
+	assert_true(log_writer_wait(w, 5000));
+	assert_lines(p->path, "stdout P last words\n");
+	log_writer_free(w);
+}
+
+static void splits_long_lines(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	char *line = malloc(LOG_LINE_MAX + 3);
+	memset(line, 'x', LOG_LINE_MAX + 1);
+	strcpy(line + LOG_LINE_MAX + 1, "\n");
+	say(out, line);
+	wait_ack(out, LOG_LINE_MAX + 2);
+	char *lines = read_lines(p->path);
+	assert_int_equal(strlen(lines), LOG_LINE_MAX + 1 + 2 * strlen("stdout P \n"));
+	assert_memory_equal(lines, "stdout P x", 10);
+	assert_string_equal(lines + strlen("stdout P \n") + LOG_LINE_MAX, "stdout F x\n");
+	free(lines);
+	free(line);
+	close(out);
+	log_writer_free(w);
+}
+
+static void a_new_writer_goes_on_where_the_file_ends(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	say(out, "one\nunfinished");
+	wait_ack(out, 4);
+	close(out);
+	assert_true(log_writer_wait(w, 5000));
+	log_writer_free(w);
+	w = new_writer(p);
+	assert_int_equal(log_writer_offset(w, OUT), strlen("one\nunfinished"));
+	assert_int_equal(log_writer_offset(w, ERRS), 0);
+	log_writer_free(w);
+}
+
+/* What a process leaves that dies between two bytes of a batch. */
+static void cuts_off_what_a_crash_left_in_part(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	say(out, "one\n");
+	wait_ack(out, 4);
+	say(out, "two\n");
+	wait_ack(out, 8);
+	struct stat st;
+	assert_int_equal(stat(p->path, &st), 0);
+	assert_int_equal(truncate(p->path, st.st_size - 3), 0);
+	close(out);
+	log_writer_free(w);
+	w = new_writer(p);
+	assert_int_equal(log_writer_offset(w, OUT), 4);
+	assert_lines(p->path, "stdout F one\n");
+	log_writer_free(w);
+}
+
+static void reopening_follows_a_rotation(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	say(out, "old\n");
+	wait_ack(out, 4);
+	assert_int_equal(rename(p->path, p->rotated), 0);
+	say(out, "between\n");
+	wait_ack(out, 12);
+	assert_int_equal(log_writer_reopen(w, NULL), 0);
+	say(out, "new\n");
+	wait_ack(out, 16);
+	assert_lines(p->rotated, "stdout F old\nstdout F between\n");
+	assert_lines(p->path, "stdout F new\n");
+	close(out);
+	log_writer_free(w);
+}
+
+static void without_a_path_it_only_drains(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = NULL;
+	assert_int_equal(log_writer_new(p->logs, "", p->state, &w, NULL), 0);
+	int out = follow(w, OUT);
+	say(out, "unheard\n");
+	wait_ack(out, 8);
+	close(out);
+	assert_true(log_writer_wait(w, 5000));
+	log_writer_free(w);
+}
+
+static void refuses_what_is_no_regular_file(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = NULL;
+	struct err err = ERR_INIT;
+	assert_true(log_writer_new(p->logs, "/dev/null", p->state, &w, &err) < 0);
+	assert_non_null(strstr(err.msg, "/dev/null"));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(writes_whole_lines),
+		TEST(ends_with_what_has_no_newline),
+		TEST(splits_long_lines),
+		TEST(a_new_writer_goes_on_where_the_file_ends),
+		TEST(cuts_off_what_a_crash_left_in_part),
+		TEST(reopening_follows_a_rotation),
+		TEST(without_a_path_it_only_drains),
+		TEST(refuses_what_is_no_regular_file),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
