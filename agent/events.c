@@ -38,18 +38,6 @@ static void event_free(Bulkhead__Agent__Event *event)
 	bulkhead__agent__event__free_unpacked(event, NULL);
 }
 
-struct events *events_free(struct events *events)
-{
-	if (!events)
-		return NULL;
-	ev_source_free(events->timer);
-	for (size_t i = 0; i < events->n; i++)
-		event_free(events->queue[i]);
-	free(events->queue);
-	free(events);
-	return NULL;
-}
-
 bool events_have_room(const struct events *events, size_t more)
 {
 	return events->n + more <= EVENTS_MAX;
@@ -77,6 +65,20 @@ static void events_wake(struct events *events)
 static void events_on_timer(void *userdata)
 {
 	events_wake(userdata);
+}
+
+struct events *events_free(struct events *events)
+{
+	if (!events)
+		return NULL;
+	ev_source_free(events->timer);
+	if (events->waiting)
+		events_answer(events, TAKE_PTR(events->waiting), events->waiting_after);
+	for (size_t i = 0; i < events->n; i++)
+		event_free(events->queue[i]);
+	free(events->queue);
+	free(events);
+	return NULL;
 }
 
 static void events_forget(struct events *events, uint64_t after)
