@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
-int err_set(struct err *err, int code, const char *fmt, ...)
+int(err_set)(struct err *err, int code, const char *fmt, ...)
 {
+	if (code >= 0)
+		code = -EIO;
 	if (!err)
 		return code;
 	va_list ap;
@@ -30,9 +32,9 @@ static void append(struct err *err, const char *text)
 	err->msg[used] = '\0';
 }
 
-int err_errno(struct err *err, const char *fmt, ...)
+int(err_errno)(struct err *err, const char *fmt, ...)
 {
-	int code = -errno;
+	int code = errno > 0 ? -errno : -EIO;
 	if (!err)
 		return code;
 	va_list ap;
@@ -44,7 +46,7 @@ int err_errno(struct err *err, const char *fmt, ...)
 	return code;
 }
 
-int err_wrap(struct err *err, const char *fmt, ...)
+int(err_wrap)(struct err *err, const char *fmt, ...)
 {
 	if (!err)
 		return -EIO;
@@ -54,10 +56,12 @@ int err_wrap(struct err *err, const char *fmt, ...)
 	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
 	va_end(ap);
 	append(err, inner.msg);
+	if (err->code >= 0)
+		err->code = -EIO;
 	return err->code;
 }
 
-int err_nomem(struct err *err)
+int(err_nomem)(struct err *err)
 {
 	return err_set(err, -ENOMEM, "out of memory");
 }

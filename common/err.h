@@ -26,7 +26,10 @@ struct err {
 		.code = 0                                                                          \
 	}
 
-/* Sets code and message and returns code. `err` may be NULL: the code still travels. */
+/*
+ * Sets code and message and returns code. `err` may be NULL: the code still travels. None of these
+ * functions ever returns success: a code that is not negative becomes -EIO.
+ */
 int err_set(struct err *err, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* As err_set() with errno as the code and ": <its text>" appended. */
@@ -40,3 +43,16 @@ int err_wrap(struct err *err, const char *fmt, ...) __attribute__((format(printf
 
 /* -ENOMEM with a message. */
 int err_nomem(struct err *err);
+
+/* Tells compilers and analysers so: after `return err_set(…)` they need not follow the way of
+ * success. */
+static inline int err_negative(int code)
+{
+	if (code >= 0)
+		__builtin_unreachable();
+	return code;
+}
+#define err_set(...)   err_negative(err_set(__VA_ARGS__))
+#define err_errno(...) err_negative(err_errno(__VA_ARGS__))
+#define err_wrap(...)  err_negative(err_wrap(__VA_ARGS__))
+#define err_nomem(err) err_negative(err_nomem(err))

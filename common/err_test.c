@@ -61,6 +61,18 @@ static void without_err_the_code_travels(void **state)
 	assert_true(err_wrap(NULL, "x") < 0);
 }
 
+static void never_returns_success(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	assert_int_equal(err_wrap(&err, "nothing was set"), -EIO);
+	errno = 0;
+	assert_int_equal(err_errno(&err, "x"), -EIO);
+	assert_int_equal(err_set(&err, 5, "x"), -EIO);
+	assert_int_equal(err.code, -EIO);
+	assert_int_equal(err_set(NULL, 0, "x"), -EIO);
+}
+
 static void cuts_what_is_too_long(void **state)
 {
 	(void)state;
@@ -87,6 +99,7 @@ int main(void)
 		cmocka_unit_test(wraps_outwards),
 		cmocka_unit_test(wraps_a_message_with_itself),
 		cmocka_unit_test(without_err_the_code_travels),
+		cmocka_unit_test(never_returns_success),
 		cmocka_unit_test(cuts_what_is_too_long),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
