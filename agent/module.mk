@@ -25,7 +25,9 @@ $(call library,agent-client,agent/client/client.c agent/client/stream.c agent/cl
 $(call library,agent-container,$(AGENT_CONTAINER_SOURCES) agent/process.c agent/stdio_child.c \
 	$(G)/agent/proto/agent.pb-c.c)
 AGENT_CONTAINER_LIBS := agent-container common
-$(call unit_test,agent/container_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)
+$(call library,agent-container-fixture,agent/container_fixture.c)
+$(call unit_test,agent/container_test.c,agent-container-fixture $(AGENT_CONTAINER_LIBS),\
+	libprotobuf-c libcap)
 $(call unit_test,agent/user_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 $(call unit_test,agent/security_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)
 $(call unit_test,agent/rootfs_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
