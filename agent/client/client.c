@@ -66,6 +66,44 @@ static struct link *link_free(struct link *link)
 	return NULL;
 }
 
+/* ttrpc_client_new() belongs on the loop's thread; the others wait for it. */
+struct client_job {
+	struct agent *agent;
+	int fd;
+	bool done; /* under the agent's lock */
+	int result;
+	struct ttrpc_client *client;
+	struct err *err;
+};
+
+static void client_job_run(void *userdata)
+{
+	struct client_job *job = userdata;
+	struct agent *agent = job->agent;
+	/* Nobody needs to hear of its end: a call is always open, and fails. */
+	job->result = ttrpc_client_new(agent->loop, job->fd, NULL, NULL, &job->client, job->err);
+	pthread_mutex_lock(&agent->lock);
+	job->done = true;
+	pthread_cond_broadcast(&agent->changed);
+	pthread_mutex_unlock(&agent->lock);
+}
+
+static int client_new(struct agent *agent, int fd, struct ttrpc_client **ret, struct err *err)
+{
+	struct client_job job = {.agent = agent, .fd = fd, .err = err};
+	if (ev_post(agent->loop, client_job_run, &job) < 0) {
+		fd_close(fd);
+		return err_nomem(err);
+	}
+	pthread_mutex_lock(&agent->lock);
+	while (!job.done)
+		pthread_cond_wait(&agent->changed, &agent->lock);
+	pthread_mutex_unlock(&agent->lock);
+	if (job.result == 0)
+		*ret = job.client;
+	return job.result;
+}
+
 static int link_new(struct agent *agent, uint64_t timeout_ms, struct link **ret, struct err *err)
 {
 	_cleanup_close_ int fd = -EBADF;
@@ -79,8 +117,7 @@ static int link_new(struct agent *agent, uint64_t timeout_ms, struct link **ret,
 	_cleanup_close_ int duplicate = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (duplicate < 0)
 		return err_errno(err, "duplicate the agent's connection");
-	/* Nobody needs to hear of its end: a call is always open, and fails. */
-	r = ttrpc_client_new(agent->loop, TAKE_FD(fd), NULL, NULL, &link->client, err);
+	r = client_new(agent, TAKE_FD(fd), &link->client, err);
 	if (r < 0)
 		return r;
 	link->fd = TAKE_FD(duplicate);

@@ -7,7 +7,8 @@
  *
  * Threads: calls from any thread but the loop's, each blocks for its own answer. Callbacks run on
  * the client's own event thread and may block; they are never called again once agent_close()
- * returned (which must not be called from a callback). The loop runs until agent_close() returned.
+ * returned (which must not be called from a callback). The loop runs in a thread
+ * of its own from before agent_open() until agent_close() returned.
  */
 #pragma once
 
