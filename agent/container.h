@@ -1,22 +1,22 @@
 /*
  * One container in the guest: its namespaces, cgroup, root and processes.
  *
- *	container_create() → (on_done) created → container_start() → (on_done) running → (on_exit)
- *exited └→ (on_done with an error) failed                                └→ container_remove()
+ * States: container_create() → on_done: created → container_start() → done: running → on_exit:
+ * exited; from each of them, and from an on_done with an error, container_remove().
  *
- * container_create() clones the container's init at once: into new mount, UTS, cgroup and (as
- * asked) PID namespaces and its cgroup. That child waits for its layers' disks, mounts them and the
- *overlay inside its own mount namespace, so that all mounts end with the container, sets everything
- *up, reports over a pipe, and blocks until container_start() makes it exec the user's program. What
- *exec itself fails with is reported too: `exec: "foo": executable file not found in $PATH`,
- *-ENOENT; -EACCES; ….
+ * container_create() clones the container's init at once: into new mount and UTS namespaces, its
+ * cgroup and, as asked, a PID namespace. That child waits for its layers' disks, mounts them and
+ * the overlay inside its own mount namespace, so that all mounts end with the container, sets
+ * everything up, reports over a socket, and blocks until container_start() makes it exec the user's
+ * program. What exec itself fails with is reported too, with its errno:
+ * `exec: "foo": executable file not found in $PATH`.
  *
- * Nothing here blocks: what may is done in a child (process.h); completions are callbacks, never
- *called from within the function that takes them. Threads: the loop's alone.
+ * Nothing here blocks: what may is done in a child (process.h). Completions are callbacks, never
+ * called from within the function that takes them, unless memory is out in container_remove().
+ * Threads: the loop's alone.
  *
- * Who owns what: the server keeps the table of containers and processes by id, validates ids and
- *states, owns each process's stdio and queues events. container.c owns pids, cgroups, namespaces
- *and files
+ * Who owns what: the server keeps the table of containers and processes by id, validates states,
+ * owns each process's stdio and queues events. container.c owns pids, cgroups, namespaces and files
  * (/run/scratch/<id>/ for upper and work). It never sees stdio beyond `struct stdio_child`.
  */
 #pragma once
@@ -30,15 +30,20 @@
 #include "common/err.h"
 #include "common/loop.h"
 
-/* The scratch disk and the volumes' share; mounted by the server before the first
- * container_create(). */
+/*
+ * The scratch disk and the volumes' share; mounted by the server before the first
+ * container_create().
+ */
 #define CONTAINER_SCRATCH "/run/scratch"
 #define CONTAINER_SHARE   "/run/share"
-/* The pod's /dev/shm: POSIX shared memory belongs to the IPC namespace, which its containers share.
+/*
+ * The pod's /dev/shm: POSIX shared memory belongs to the IPC namespace, which containers share.
  */
 #define CONTAINER_SHM "/run/shm"
-/* The pod's files that each container gets at /etc/…, read-only unless its image owns them: written
- * by netconf at ConfigureSandbox. */
+/*
+ * The pod's files that each container gets at /etc/…, writable where its root is; those that do not
+ * exist are left out. Written by netconf at ConfigureSandbox.
+ */
 #define CONTAINER_FILES       "/run/agent"
 #define CONTAINER_RESOLV_CONF CONTAINER_FILES "/resolv.conf"
 #define CONTAINER_HOSTS       CONTAINER_FILES "/hosts"
