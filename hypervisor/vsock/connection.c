@@ -20,10 +20,10 @@
 
 static void settle(struct vs_conn *conn);
 
-/* What the guest sent and the client has not taken yet. */
-static uint32_t buffered(const struct vs_conn *conn)
+/* What the client has taken, or never will. */
+static uint32_t forwarded(const struct vs_conn *conn)
 {
-	return conn->received - conn->forwarded;
+	return conn->received - conn->backlog.len;
 }
 
 /* How much the guest takes at present. What it claims is its own affair, but must not go below
@@ -39,16 +39,9 @@ static bool wants_to_read(const struct vs_conn *conn)
 	return conn->state == VS_CONN_OPEN && conn->readable && !conn->read_ended;
 }
 
-static void drop_buffer(struct vs_conn *conn)
-{
-	free(conn->buffer);
-	conn->buffer = NULL;
-	conn->forwarded = conn->received;
-}
-
 static void drop_client(struct vs_conn *conn)
 {
-	drop_buffer(conn);
+	vs_backlog_clear(&conn->backlog);
 	conn->io = ev_source_free(conn->io);
 	conn->fd = fd_close(conn->fd);
 	conn->read_ended = true;
@@ -116,7 +109,7 @@ static void end_direction(struct vs_conn *conn, uint32_t flag)
 static void write_failed(struct vs_conn *conn)
 {
 	conn->write_failed = true;
-	drop_buffer(conn);
+	vs_backlog_clear(&conn->backlog);
 	end_direction(conn, VIRTIO_VSOCK_SHUTDOWN_RCV);
 }
 
@@ -134,76 +127,36 @@ static size_t write_client(struct vs_conn *conn, struct iovec *iov, size_t n)
 
 static void end_writing_when_drained(struct vs_conn *conn)
 {
-	if (buffered(conn))
-		return;
-	free(conn->buffer);
-	conn->buffer = NULL;
-	if (conn->fd >= 0 && conn->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND)
+	if (!conn->backlog.len && conn->fd >= 0 &&
+		conn->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND)
 		shutdown(conn->fd, SHUT_WR);
 }
 
-static void flush_buffer(struct vs_conn *conn)
+static void flush_backlog(struct vs_conn *conn)
 {
-	uint32_t len = buffered(conn);
-	uint32_t first = VS_BUFFER_SIZE - conn->buffer_head;
-	if (first > len)
-		first = len;
-	struct iovec iov[] = {
-		{.iov_base = conn->buffer + conn->buffer_head, .iov_len = first},
-		{.iov_base = conn->buffer, .iov_len = len - first},
-	};
-	size_t written = write_client(conn, iov, ARRAY_SIZE(iov));
-	conn->forwarded += (uint32_t)written;
-	conn->buffer_head = (conn->buffer_head + (uint32_t)written) % VS_BUFFER_SIZE;
+	struct iovec iov[2];
+	vs_backlog_peek(&conn->backlog, iov);
+	/* When it fails the backlog is empty already. */
+	vs_backlog_consume(&conn->backlog, write_client(conn, iov, ARRAY_SIZE(iov)));
 	end_writing_when_drained(conn);
-}
-
-/* Appends what iov holds behind the `kept` bytes in the buffer. Credit saw to it that there is
- * room. */
-static int keep(struct vs_conn *conn, uint32_t kept, const struct iovec *iov, size_t n)
-{
-	if (!conn->buffer) {
-		assert(kept == 0);
-		conn->buffer = malloc(VS_BUFFER_SIZE);
-		conn->buffer_head = 0;
-	}
-	if (!conn->buffer)
-		return -ENOMEM;
-	uint32_t tail = (conn->buffer_head + kept) % VS_BUFFER_SIZE;
-	for (size_t i = 0; i < n; i++) {
-		size_t first = VS_BUFFER_SIZE - tail;
-		if (first > iov[i].iov_len)
-			first = iov[i].iov_len;
-		memcpy(conn->buffer + tail, iov[i].iov_base, first);
-		memcpy(conn->buffer, (const uint8_t *)iov[i].iov_base + first,
-			iov[i].iov_len - first);
-		tail = (uint32_t)((tail + iov[i].iov_len) % VS_BUFFER_SIZE);
-	}
-	return 0;
 }
 
 static void receive_data(
 	struct vs_conn *conn, const struct vs_header *header, struct iovec *iov, size_t n)
 {
-	uint32_t kept = buffered(conn);
 	if (conn->guest_shutdown & VIRTIO_VSOCK_SHUTDOWN_SEND ||
-		header->len > VS_BUFFER_SIZE - kept) {
+		header->len > VS_BACKLOG_SIZE - conn->backlog.len) {
 		reset(conn);
 		return;
 	}
 	conn->received += header->len;
 	size_t written = 0;
-	if (!kept && !conn->write_failed)
+	if (!conn->backlog.len && !conn->write_failed)
 		written = write_client(conn, iov, n);
-	if (conn->write_failed) {
-		conn->forwarded = conn->received;
-		return;
-	}
-	conn->forwarded += (uint32_t)written;
-	if (!buffered(conn))
+	if (conn->write_failed || written == header->len)
 		return;
 	vs_iov_window(iov, &n, written, SIZE_MAX);
-	if (keep(conn, kept, iov, n) < 0)
+	if (vs_backlog_append(&conn->backlog, iov, n) < 0)
 		reset(conn);
 }
 
@@ -231,6 +184,12 @@ static void receive_response(struct vs_conn *conn)
 	/* The socket's buffer is empty: it takes the line whole, or the client is gone. */
 	if (send(conn->fd, line, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) != len)
 		reset(conn);
+}
+
+static void refused(struct vs_conn *conn)
+{
+	drop_client(conn);
+	guest_is_gone(conn, 0);
 }
 
 static void receive_open(
@@ -266,7 +225,7 @@ static void receive_closed(struct vs_conn *conn, const struct vs_header *header)
 	else if (header->op == VIRTIO_VSOCK_OP_CREDIT_REQUEST)
 		conn->pending |= BIT(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
 	else if (header->op == VIRTIO_VSOCK_OP_RW)
-		conn->forwarded = conn->received += header->len;
+		conn->received += header->len;
 }
 
 void vs_conn_receive(
@@ -281,7 +240,7 @@ void vs_conn_receive(
 		if (header->op == VIRTIO_VSOCK_OP_RESPONSE)
 			receive_response(conn);
 		else if (header->op == VIRTIO_VSOCK_OP_RST)
-			drop_client(conn), guest_is_gone(conn, 0);
+			refused(conn);
 		else
 			reset(conn);
 		break;
@@ -299,6 +258,17 @@ void vs_conn_receive(
 		assert(!"a connection without ports gets no packet");
 	}
 	settle(conn);
+}
+
+bool vs_conn_release_ports(struct vs_conn *conn)
+{
+	if (conn->state != VS_CONN_ENDING)
+		return false;
+	LIST_REMOVE(conn, bucket);
+	conn->has_ports = false;
+	conn->pending = 0;
+	settle(conn);
+	return true;
 }
 
 /* Client to guest. */
@@ -361,10 +331,10 @@ bool vs_conn_transmit(
 			.type = VIRTIO_VSOCK_TYPE_STREAM,
 			.op = op,
 			.flags = op == VIRTIO_VSOCK_OP_SHUTDOWN ? conn->shutdown_flags : 0,
-			.buf_alloc = VS_BUFFER_SIZE,
-			.fwd_cnt = conn->forwarded,
+			.buf_alloc = VS_BACKLOG_SIZE,
+			.fwd_cnt = forwarded(conn),
 		};
-		conn->forwarded_told = conn->forwarded;
+		conn->forwarded_told = forwarded(conn);
 		conn->pending &= ~BIT(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
 	}
 	settle(conn);
@@ -401,7 +371,7 @@ static uint32_t wanted_events(const struct vs_conn *conn)
 	default:
 		break;
 	}
-	uint32_t events = buffered(conn) ? EPOLLOUT : 0;
+	uint32_t events = conn->backlog.len ? EPOLLOUT : 0;
 	if (conn->state != VS_CONN_OPEN)
 		return events;
 	if (conn->read_ended)
@@ -416,7 +386,7 @@ static uint32_t wanted_events(const struct vs_conn *conn)
  */
 static void settle(struct vs_conn *conn)
 {
-	if (conn->state == VS_CONN_ENDING && !buffered(conn)) {
+	if (conn->state == VS_CONN_ENDING && !conn->backlog.len) {
 		drop_client(conn);
 		if (!conn->pending) {
 			vs_conn_free(conn);
@@ -426,7 +396,7 @@ static void settle(struct vs_conn *conn)
 	if (conn->io)
 		ev_io_set(conn->io, wanted_events(conn));
 	if (conn->state == VS_CONN_OPEN || conn->state == VS_CONN_CLOSED) {
-		if (conn->forwarded - conn->forwarded_told >= VS_BUFFER_SIZE / 2)
+		if (forwarded(conn) - conn->forwarded_told >= VS_BACKLOG_SIZE / 2)
 			conn->pending |= BIT(VIRTIO_VSOCK_OP_CREDIT_UPDATE);
 		if (wants_to_read(conn) && !credit(conn) && !conn->credit_asked) {
 			conn->pending |= BIT(VIRTIO_VSOCK_OP_CREDIT_REQUEST);
@@ -449,8 +419,8 @@ static void on_io(void *userdata, uint32_t events)
 			reset(conn);
 	} else {
 		bool read_ended = conn->read_ended;
-		if (buffered(conn))
-			flush_buffer(conn);
+		if (conn->backlog.len)
+			flush_backlog(conn);
 		if (conn->state == VS_CONN_OPEN && read_ended && hangup)
 			client_is_gone(conn);
 		else if (!read_ended && (hangup || events & EPOLLIN))

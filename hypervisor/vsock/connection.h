@@ -8,12 +8,12 @@
  *	REQUESTED  REQUEST is to be sent or was; the guest answers RESPONSE or RST
  *	OPEN       data flows; each direction may end by itself (half close)
  *	CLOSED     the client is gone and the guest has been told by SHUTDOWN; it answers RST
- *	ENDING     the guest is gone, or is told so by RST: what it sent before still goes to the
- *client
+ *	ENDING     the guest is gone, or is told so by RST: what it sent before still goes to
+ *	           the client
  *
  * Guest to client: data goes from guest memory straight into the socket; what the socket does not
- *take is kept in a ring buffer, which the credit that we grant bounds. Client to guest: data is
- *read from the socket straight into guest memory, as far as the guest grants credit; nothing is
+ * take is kept in a backlog, which the credit that we grant bounds. Client to guest: data is
+ * read from the socket straight into guest memory, as far as the guest grants credit; nothing is
  * kept. A client that does not read, or a guest that does not, stops its own stream only.
  *
  * Owned by the mux; freed by itself when both sides are done. Only mux.c and connection.c use this.
@@ -22,6 +22,7 @@
 
 #include <linux/virtio_vsock.h>
 
+#include "hypervisor/vsock/backlog.h"
 #include "hypervisor/vsock/mux.h"
 
 /* A packet's header in the host's byte order. */
@@ -66,7 +67,7 @@ struct vs_conn {
 	bool readable;   /* the socket had something when last asked */
 	bool read_ended; /* nothing more is read from the client */
 	bool credit_asked;
-	uint32_t sent; /* bytes, modulo 2^32, like the three below */
+	uint32_t sent; /* bytes, modulo 2^32, like those below */
 	uint32_t peer_buf_alloc;
 	uint32_t peer_fwd_cnt;
 	uint32_t shutdown_flags; /* what we end, as SHUTDOWN says it */
@@ -74,10 +75,8 @@ struct vs_conn {
 	bool write_failed; /* the client takes nothing more: what comes is dropped */
 	uint32_t guest_shutdown;
 	uint32_t received;
-	uint32_t forwarded;
 	uint32_t forwarded_told;
-	uint8_t *buffer; /* VS_BUFFER_SIZE, while there is something in it */
-	uint32_t buffer_head;
+	struct vs_backlog backlog;
 };
 
 /* A client's connection. Takes fd, also on failure. */
@@ -98,6 +97,12 @@ void vs_conn_receive(
  */
 bool vs_conn_transmit(
 	struct vs_conn *conn, struct vs_header *ret_header, struct iovec *iov, size_t n);
+
+/*
+ * The guest opens its port pair anew: true when it knows of the end, so that the pair is free for
+ * another connection. What it sent before still goes to the client. May free conn.
+ */
+bool vs_conn_release_ports(struct vs_conn *conn);
 
 /* For connection.c: see mux.c. */
 struct vs_conn *vs_mux_find(struct vs_mux *mux, uint32_t host_port, uint32_t guest_port);

@@ -1,6 +1,7 @@
 #include "hypervisor/vsock/device.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -8,6 +9,8 @@
 
 /* Chains of one queue in one turn: then other events of the loop have theirs. */
 #define CHAINS_PER_TURN 128
+/* A guest can reset its device and break the rules again as often as it likes. */
+#define BROKEN_LOG_INTERVAL_MS (60u * 1000)
 
 static const char *const queue_names[VS_QUEUES] = {
 	[VS_QUEUE_TO_GUEST] = "to guest",
@@ -32,10 +35,22 @@ static void signal_eventfd(int fd)
 	(void)ignored;
 }
 
+static void log_broken(struct vs_device *device, unsigned queue, const struct err *err)
+{
+	uint64_t now_ms = ev_now_ms();
+	device->n_broken++;
+	if (now_ms < device->broken_log_ms)
+		return;
+	char times[16];
+	snprintf(times, sizeof(times), "%u", device->n_broken);
+	log_event(device->log, LOG_LEVEL_ERROR, "the guest's vsock driver broke the rules", "queue",
+		queue_names[queue], "times", times, "err", err->msg, NULL);
+	device->broken_log_ms = now_ms + BROKEN_LOG_INTERVAL_MS;
+}
+
 static void break_device(struct vs_device *device, unsigned queue, const struct err *err)
 {
-	log_event(device->log, LOG_LEVEL_ERROR, "the guest's vsock driver broke the rules", "queue",
-		queue_names[queue], "err", err->msg, NULL);
+	log_broken(device, queue, err);
 	device->broken = true;
 	vs_mux_set_up(&device->mux, false);
 	signal_eventfd(device->queues[queue].error_fd);

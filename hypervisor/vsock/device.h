@@ -5,7 +5,8 @@
  * vhost_user.c sets it up as QEMU says. Rings are served while both are mapped, kicked and enabled;
  * that is the time in which the guest has a driver, and connections live no longer. A driver that
  * breaks the rules of rings makes the device `broken`: it loses all connections and is not served
- * any more until a ring is stopped (a reset of the guest's device does that).
+ * any more until a ring is stopped (a reset of the guest's device does that). The log says so
+ * once a minute at most.
  *
  * The loop's thread alone uses it.
  */
@@ -46,7 +47,9 @@ struct vs_device {
 	struct vs_mux mux;
 	struct ev_source *again; /* goes on where a turn's share was used up */
 	bool broken;
-	struct vs_chain chain; /* scratch: too large for the stack */
+	unsigned n_broken;      /* how often it was */
+	uint64_t broken_log_ms; /* before this the log says nothing of it */
+	struct vs_chain chain;  /* scratch: too large for the stack */
 };
 
 int vs_device_new(struct ev_loop *loop, const struct log *log, uint64_t guest_cid,

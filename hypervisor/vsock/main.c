@@ -4,14 +4,15 @@
  *	bulkhead-vsock --vhost-socket PATH --listen PATH --cid N [--user NAME]
  *
  * QEMU connects to --vhost-socket (vhost-user), clients on the host to --listen ("hybrid vsock").
- *It says "ready" on stdout when both are there, serves one QEMU, and ends when that is gone: 0, or
- *1 when something was wrong, which stderr says. It has no children and no threads.
+ * It says "ready" on stdout when both are there, serves one QEMU, and ends when that is gone: 0, or
+ * 1 when something was wrong, which stderr says. It has no children and no threads.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <linux/vm_sockets.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -219,6 +220,8 @@ int main(int argc, char **argv)
 		.vhost_fd = -EBADF,
 		.listen_fd = -EBADF,
 	};
+	/* QEMU may give us a pipe for an eventfd. */
+	signal(SIGPIPE, SIG_IGN);
 	int r = parse_options(argc, argv, &options, &err);
 	if (r == 0)
 		r = start(&server, &options, &err);

@@ -1,6 +1,6 @@
 # The vhost-user vsock device: one process per VM.
 VSOCK := hypervisor/vsock
-VSOCK_SOURCES := $(addprefix $(VSOCK)/,memory.c iov.c ring.c hello.c connection.c mux.c device.c \
-	vhost_user.c sandbox.c)
+VSOCK_SOURCES := $(addprefix $(VSOCK)/,memory.c iov.c ring.c hello.c backlog.c connection.c \
+	mux.c device.c vhost_user.c sandbox.c)
 $(call library,vsock,$(VSOCK_SOURCES))
 $(call program,bulkhead-vsock,$(VSOCK),$(VSOCK)/main.c,vsock common,libseccomp libcap libprotobuf-c)

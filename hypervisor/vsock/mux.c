@@ -186,6 +186,8 @@ int vs_mux_receive(struct vs_mux *mux, const struct vs_chain *chain, struct err 
 	}
 
 	struct vs_conn *conn = vs_mux_find(mux, header.host_port, header.guest_port);
+	if (conn && header.op == VIRTIO_VSOCK_OP_REQUEST && vs_conn_release_ports(conn))
+		conn = NULL;
 	if (conn) {
 		size_t n = chain->n_out;
 		memcpy(mux->payload, chain->iov, n * sizeof(*chain->iov));

@@ -8,7 +8,7 @@
  * for packets to it.
  *
  * Connections that have something to say stand in one queue and take turns, a packet each. What
- * the guest can make us remember is bounded: VS_CONNECTIONS_MAX connections, VS_BUFFER_SIZE bytes
+ * the guest can make us remember is bounded: VS_CONNECTIONS_MAX connections, VS_BACKLOG_SIZE bytes
  * each that their client has not taken, and VS_REPLIES_MAX answers to packets that belong to no
  * connection; when those are used up, the device takes no packet before the guest has fetched some.
  *
@@ -26,8 +26,6 @@
 
 #define VS_CONNECTIONS_MAX 1024
 #define VS_REPLIES_MAX     128
-/* What the guest may send before its client has taken it. A power of two. */
-#define VS_BUFFER_SIZE (128u << 10)
 /* How long a client may take for its CONNECT line, the guest for its answer, and to end. */
 #define VS_ANSWER_TIMEOUT_MS 10000
 
