@@ -27,7 +27,7 @@ void check_report(struct check *check, enum finding finding, const char *subject
 	printf("%s %-12s %s\n", check->utf8 ? marks[finding] : words[finding], subject,
 		escaped ? escaped : "");
 	if (remedy && finding != FINDING_OK)
-		printf("%*s → %s\n", check->utf8 ? 14 : 20, "", remedy);
+		printf("%*s %s %s\n", check->utf8 ? 14 : 20, "", check->utf8 ? "→" : "->", remedy);
 	check->n_missing += finding == FINDING_MISSING;
 }
 

@@ -13,20 +13,21 @@
 #define VERSION_TIMEOUT_MS 10000
 
 /* The program in PATH, reported by the first line it prints for --version. */
-static void check_program(
-	struct check *check, const char *name, const char *version_option, const char *remedy)
+static void check_program(struct check *check, const char *subject, const char *name,
+	const char *version_option, const char *remedy)
 {
 	const char *const argv[] = {name, version_option, NULL};
 	const struct spawn_options options = {.argv = argv, .timeout_ms = VERSION_TIMEOUT_MS};
 	struct spawn_result result = SPAWN_RESULT_INIT(4096);
 	struct err err = ERR_INIT;
 	if (spawn_check(&options, &result, &err) < 0) {
-		check_report(check, FINDING_MISSING, name, remedy, "%s", err.msg);
+		check_report(check, FINDING_MISSING, subject, remedy, "%s", err.msg);
 	} else {
 		char *line = buf_string(&result.out);
 		if (line)
 			line[strcspn(line, "\n")] = '\0';
-		check_report(check, FINDING_OK, name, NULL, "%s", line && line[0] ? line : "found");
+		check_report(
+			check, FINDING_OK, subject, NULL, "%s", line && line[0] ? line : "found");
 	}
 	spawn_result_done(&result);
 }
@@ -69,13 +70,14 @@ void check_programs(struct check *check)
 		"`make` builds it; hypervisor.kernel and hypervisor.initramfs in "
 		"the configuration say where it is";
 
-	check_program(check, "qemu-system-x86_64", "--version", "apt-get install qemu-system-x86");
+	check_program(check, "qemu", "qemu-system-x86_64", "--version",
+		"apt-get install qemu-system-x86");
 	check_path(check, "libvirt", drivers, R_OK, "apt-get install libvirt-daemon-driver-qemu");
 	check_user(check);
 	check_path(check, "virtiofsd", virtiofsds, X_OK,
 		"apt-get install qemu-system-common (or virtiofsd)");
-	check_program(check, "skopeo", "--version", "apt-get install skopeo");
-	check_program(check, "mkfs.erofs", "--help", "apt-get install erofs-utils");
+	check_program(check, "skopeo", "skopeo", "--version", "apt-get install skopeo");
+	check_program(check, "erofs-utils", "mkfs.erofs", "--help", "apt-get install erofs-utils");
 	check_path(check, "kernel", kernels, R_OK, guest);
 	check_path(check, "initramfs", initramfs, R_OK, guest);
 }

@@ -17,7 +17,7 @@ int cli_pull(struct cli *cli, const char *image, char **ret_ref, struct err *err
 	_cleanup_message_ Runtime__V1__PullImageResponse *response = NULL;
 
 	/* How long it takes is the registry's affair; the server has a limit of its own. */
-	cli_note("Pulling %s …", image);
+	cli_note("Pulling %s ...", image);
 	int r = cli_call(cli, CLI_IMAGES, "PullImage", &request.base, 0, &response, err);
 	if (r < 0)
 		return err_wrap(err, "pull %s", image);

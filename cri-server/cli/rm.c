@@ -9,22 +9,6 @@
 #include "cri-server/cli/pod.h"
 #include "cri-server/cli/refs.h"
 
-int cli_remove_pod(struct cli *cli, char *id, struct err *err)
-{
-	Runtime__V1__StopPodSandboxRequest stop = RUNTIME__V1__STOP_POD_SANDBOX_REQUEST__INIT;
-	_cleanup_message_ Runtime__V1__StopPodSandboxResponse *stopped = NULL;
-	stop.pod_sandbox_id = id;
-	int r = cli_call(
-		cli, CLI_RUNTIME, "StopPodSandbox", &stop.base, CLI_LONG_MS, &stopped, err);
-	if (r < 0)
-		return r;
-	Runtime__V1__RemovePodSandboxRequest remove = RUNTIME__V1__REMOVE_POD_SANDBOX_REQUEST__INIT;
-	_cleanup_message_ Runtime__V1__RemovePodSandboxResponse *removed = NULL;
-	remove.pod_sandbox_id = id;
-	return cli_call(
-		cli, CLI_RUNTIME, "RemovePodSandbox", &remove.base, CLI_LONG_MS, &removed, err);
-}
-
 static int remove_container(struct cli *cli, char *id, bool alive, struct err *err)
 {
 	if (alive) {
@@ -52,7 +36,7 @@ static int remove_found(struct cli *cli, const Runtime__V1__ListPodSandboxRespon
 		if (pod->state == RUNTIME__V1__POD_SANDBOX_STATE__SANDBOX_READY && !force)
 			return err_set(
 				err, -EBADFD, "pod %.13s is running; rm --force stops it", pod->id);
-		return cli_remove_pod(cli, pod->id, err);
+		return cli_remove_pod(cli, pod, err);
 	}
 	const Runtime__V1__Container *c = containers->containers[i - pods->n_items];
 	bool alive = c->state == RUNTIME__V1__CONTAINER_STATE__CONTAINER_RUNNING;
@@ -60,6 +44,14 @@ static int remove_found(struct cli *cli, const Runtime__V1__ListPodSandboxRespon
 		return err_set(
 			err, -EBADFD, "container %.13s is running; rm --force kills it", c->id);
 	return remove_container(cli, c->id, alive, err);
+}
+
+static bool is_pod_name(const Runtime__V1__ListPodSandboxResponse *pods, const char *name)
+{
+	for (size_t i = 0; i < pods->n_items; i++)
+		if (pods->items[i]->metadata && strcmp(pods->items[i]->metadata->name, name) == 0)
+			return true;
+	return false;
 }
 
 /* The lists are asked for anew for each: a pod takes its containers with it. */
@@ -87,7 +79,9 @@ static int remove_one(struct cli *cli, const char *wanted, bool force, struct er
 			.name = pods->items[i]->metadata ? pods->items[i]->metadata->name : ""};
 	for (size_t i = 0; i < containers->n_containers; i++, n++) {
 		const Runtime__V1__Container *c = containers->containers[i];
-		refs[n] = (struct ref){.id = c->id, .name = c->metadata ? c->metadata->name : ""};
+		/* A name that a pod has too means the pod. */
+		const char *name = c->metadata ? c->metadata->name : "";
+		refs[n] = (struct ref){.id = c->id, .name = is_pod_name(pods, name) ? "" : name};
 	}
 	size_t found = 0;
 	r = ref_find(refs, n, wanted, "pod or container", &found, err);

@@ -7,7 +7,6 @@
  * goes too.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -23,9 +22,6 @@
 #include "cri-server/cli/log_file.h"
 #include "cri-server/cli/pod.h"
 
-#define LABEL         "bulkheadctl.run"
-#define NAMESPACE     "bulkheadctl"
-#define LOG_ROOT      "/var/log/pods" /* where a kubelet's pods have theirs */
 #define LOG_POLL_MS   50
 #define STATE_POLL_MS 250
 
@@ -38,7 +34,7 @@ struct run {
 	struct option_list env;
 	bool keep;
 	/* Made on the way. */
-	char uid[33];
+	char uid[CLI_RUN_UID_LEN + 1];
 	char pod_name[64];
 	char *log_directory;
 	char *image_ref, *pod_id, *container_id;
@@ -104,7 +100,7 @@ static int catch_signals(struct run *run, struct err *err)
 
 static int choose_names(struct run *run, struct err *err)
 {
-	unsigned char random[16];
+	unsigned char random[CLI_RUN_UID_LEN / 2];
 	if (getrandom(random, sizeof(random), 0) != sizeof(random))
 		return err_errno(err, "get random bytes");
 	for (size_t i = 0; i < sizeof(random); i++)
@@ -118,8 +114,7 @@ static int choose_names(struct run *run, struct err *err)
 		snprintf(run->pod_name, sizeof(run->pod_name), "%s", run->name);
 	else
 		snprintf(run->pod_name, sizeof(run->pod_name), "run-%.8s", run->uid);
-	run->log_directory =
-		str_printf("%s/%s_%s_%s", LOG_ROOT, NAMESPACE, run->pod_name, run->uid);
+	run->log_directory = cli_run_log_directory(run->pod_name, run->uid);
 	return run->log_directory ? 0 : err_nomem(err);
 }
 
@@ -131,8 +126,8 @@ static void fill_pod(struct run *run, struct pod_config *p)
 	runtime__v1__linux_pod_sandbox_config__init(&p->linux);
 	p->metadata.name = run->pod_name;
 	p->metadata.uid = run->uid;
-	p->metadata.namespace_ = (char *)NAMESPACE;
-	p->label.key = (char *)LABEL;
+	p->metadata.namespace_ = (char *)CLI_RUN_NAMESPACE;
+	p->label.key = (char *)CLI_RUN_LABEL;
 	p->label.value = run->uid;
 	p->labels[0] = &p->label;
 	p->config.metadata = &p->metadata;
@@ -350,7 +345,7 @@ static int clean_up(struct run *run, struct err *err)
 	Runtime__V1__PodSandboxFilter__LabelSelectorEntry label =
 		RUNTIME__V1__POD_SANDBOX_FILTER__LABEL_SELECTOR_ENTRY__INIT;
 	Runtime__V1__PodSandboxFilter__LabelSelectorEntry *labels[] = {&label};
-	label.key = (char *)LABEL;
+	label.key = (char *)CLI_RUN_LABEL;
 	label.value = run->uid;
 	filter.label_selector = labels;
 	filter.n_label_selector = 1;
@@ -360,8 +355,8 @@ static int clean_up(struct run *run, struct err *err)
 	int r = cli_call(
 		run->cli, CLI_RUNTIME, "ListPodSandbox", &request.base, CLI_SHORT_MS, &list, err);
 	for (size_t i = 0; r == 0 && i < list->n_items; i++)
-		r = cli_remove_pod(run->cli, list->items[i]->id, err);
-	if (r == 0)
+		r = cli_remove_pod(run->cli, list->items[i], err);
+	if (r == 0) /* it may be there without a pod */
 		r = fd_remove_tree(run->log_directory, err);
 	return r < 0 ? err_wrap(err, "clean up after %s", run->pod_name) : 0;
 }

@@ -6,8 +6,7 @@
 
 #include <grpc/status.h>
 
-/* For a negative errno of struct err; what the table does not have is UNKNOWN, as containerd
- * answers. */
+/* For a negative errno; what the table does not have is UNKNOWN, as containerd answers. */
 grpc_status_code rpc_status_from_errno(int code);
 
 /* The negative errno for a status; the inverse where there is one, else -EIO. */
