@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,17 +14,19 @@ int cli_find_container(struct cli *cli, const char *wanted, char **ret_id, struc
 	if (r < 0)
 		return r;
 
-	_cleanup_free_ struct ref *refs = calloc(list->n_containers + 1, sizeof(*refs));
+	const size_t n = list->n_containers;
+	_cleanup_free_ struct ref *refs = calloc(n + 1, sizeof(*refs));
 	if (!refs)
 		return err_nomem(err);
-	for (size_t i = 0; i < list->n_containers; i++) {
+	for (size_t i = 0; i < n; i++) {
 		const Runtime__V1__Container *c = list->containers[i];
 		refs[i] = (struct ref){.id = c->id, .name = c->metadata ? c->metadata->name : ""};
 	}
 	size_t i = 0;
-	r = ref_find(refs, list->n_containers, wanted, "container", &i, err);
+	r = ref_find(refs, n, wanted, "container", &i, err);
 	if (r < 0)
 		return r;
+	assert(i < n);
 	*ret_id = strdup(refs[i].id);
 	return *ret_id ? 0 : err_nomem(err);
 }

@@ -28,9 +28,9 @@ static void test_escape(void **state)
 			"1m"},
 		{"\xff\xc3", "\\xff\\xc3"},
 		{"\xc0\xaf\xed\xa0\x80", "\\xc0\\xaf\\xed\\xa0\\x80"},
-		{"a\xe2\x80\xae"
+		{"a\xe2\x80\x8b"
 		 "b",
-			"a\\xe2\\x80\\xae"
+			"a\\xe2\\x80\\x8b"
 			"b"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {

@@ -66,7 +66,7 @@ static int remove_one(struct cli *cli, const char *wanted, bool force, struct er
 	if (r == 0)
 		r = cli_call(cli, CLI_RUNTIME, "ListContainers", &ask.base, CLI_SHORT_MS,
 			&containers, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 
 	size_t n = 0;

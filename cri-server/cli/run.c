@@ -21,6 +21,7 @@
 #include "cri-server/cli/image_commands.h"
 #include "cri-server/cli/log_file.h"
 #include "cri-server/cli/pod.h"
+#include "cri-server/cli/timings.h"
 
 #define LOG_POLL_MS   50
 #define STATE_POLL_MS 250
@@ -32,7 +33,7 @@ struct run {
 	char **command;
 	const char *name, *workdir, *user, *handler;
 	struct option_list env;
-	bool keep;
+	bool keep, timings;
 	/* Made on the way. */
 	char uid[CLI_RUN_UID_LEN + 1];
 	char pod_name[64];
@@ -40,6 +41,7 @@ struct run {
 	char *image_ref, *pod_id, *container_id;
 	int signal_fd;
 	int signo; /* the signal that ended it, 0 without */
+	struct timings times;
 };
 
 /* Both configurations point into the run and into constants; nothing of them is freed. */
@@ -321,21 +323,35 @@ static int bring_up_and_follow(struct run *run, int *ret_exit, struct err *err)
 	if (!container)
 		return err_nomem(err);
 	int r = fill_container(run, container, err);
+	timings_begin(&run->times);
 	if (r == 0)
 		r = get_image(run, err);
+	timings_end(&run->times, "image");
+	timings_begin(&run->times);
 	if (r == 0)
 		r = check_interrupted(run, err);
 	if (r == 0) {
 		fill_pod(run, &pod);
 		r = run_pod(run, &pod, err);
 	}
+	timings_end(&run->times, "pod");
+	if (r == 0 && run->timings)
+		r = timings_pod(&run->times, run->cli, run->pod_id, err);
 	if (r == 0)
 		r = check_interrupted(run, err);
+	timings_begin(&run->times);
 	if (r == 0)
 		r = create_container(run, &pod, container, err);
+	timings_end(&run->times, "create container");
+	timings_begin(&run->times);
 	if (r == 0)
 		r = start_container(run, err);
-	return r < 0 ? r : follow(run, ret_exit, err);
+	timings_end(&run->times, "start container");
+	timings_begin(&run->times);
+	if (r == 0)
+		r = follow(run, ret_exit, err);
+	timings_end(&run->times, "run container");
+	return r;
 }
 
 static int clean_up(struct run *run, struct err *err)
@@ -380,6 +396,7 @@ static int execute(struct run *run)
 		exit_code = cli_fail(&err);
 	if (interrupted(run, 0))
 		exit_code = 128 + run->signo;
+	timings_begin(&run->times);
 	if (run->keep && run->pod_id) {
 		cli_note("Kept pod %s (%.13s); bulkheadctl rm --force %s removes it.",
 			run->pod_name, run->pod_id, run->pod_id);
@@ -387,6 +404,9 @@ static int execute(struct run *run)
 		cli_fail(&err);
 		exit_code = exit_code ? exit_code : EXIT_FAILURE;
 	}
+	timings_end(&run->times, "remove");
+	if (run->timings)
+		timings_print(&run->times);
 	return exit_code;
 }
 
@@ -402,6 +422,8 @@ int command_run(struct cli *cli, char **args)
 		{"runtime-handler", 'r', OPTION_STRING, &run.handler, "NAME",
 			"a runtime handler of the server's configuration"},
 		{"keep", 'k', OPTION_FLAG, &run.keep, NULL, "leave the pod when it has ended"},
+		{"timings", 0, OPTION_FLAG, &run.timings, NULL,
+			"tell the pod's address and how long each step took"},
 	};
 	int exit_code;
 	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 1, SIZE_MAX, &exit_code))
