@@ -1,4 +1,3 @@
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,7 +25,6 @@ int cli_find_container(struct cli *cli, const char *wanted, char **ret_id, struc
 	r = ref_find(refs, n, wanted, "container", &i, err);
 	if (r < 0)
 		return r;
-	assert(i < n);
-	*ret_id = strdup(refs[i].id);
+	*ret_id = strdup(list->containers[i]->id);
 	return *ret_id ? 0 : err_nomem(err);
 }

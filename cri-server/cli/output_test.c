@@ -101,10 +101,7 @@ static void test_table(void **state)
 	(void)state;
 	const char *const headings[] = {"ID", "NAME", "STATE", NULL};
 	const char *const first[] = {"1", "caf\xc3\xa9", "up"};
-	const char *const second[] = {"1234",
-		"a\x1b"
-		"b",
-		""};
+	const char *const second[] = {"1234", "a\x1b[b", ""};
 	struct table *table = table_new(headings);
 	assert_int_equal(table_add(table, first), 0);
 	assert_int_equal(table_add(table, second), 0);
@@ -115,7 +112,7 @@ static void test_table(void **state)
 	fclose(out);
 	assert_string_equal(text, "ID     NAME     STATE\n"
 				  "1      caf\xc3\xa9     up\n"
-				  "1234   a\\x1bb   \n");
+				  "1234   a\\x1b[b  \n");
 	free(text);
 	assert_null(table_free(table));
 }
