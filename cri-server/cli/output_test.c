@@ -110,9 +110,9 @@ static void test_table(void **state)
 	FILE *out = open_memstream(&text, &size);
 	table_print(table, out);
 	fclose(out);
-	assert_string_equal(text, "ID     NAME     STATE\n"
-				  "1      caf\xc3\xa9     up\n"
-				  "1234   a\\x1b[b  \n");
+	assert_string_equal(text, "ID     NAME      STATE\n"
+				  "1      caf\xc3\xa9      up\n"
+				  "1234   a\\x1b[b   \n");
 	free(text);
 	assert_null(table_free(table));
 }
