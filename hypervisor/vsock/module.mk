@@ -4,3 +4,7 @@ VSOCK_SOURCES := $(addprefix $(VSOCK)/,memory.c iov.c ring.c hello.c backlog.c c
 	mux.c device.c vhost_user.c sandbox.c)
 $(call library,vsock,$(VSOCK_SOURCES))
 $(call program,bulkhead-vsock,$(VSOCK),$(VSOCK)/main.c,vsock common,libseccomp libcap libprotobuf-c)
+$(call library,vsock_testing,$(VSOCK)/testing.c)
+VSOCK_TEST_LIBS := vsock_testing vsock common
+VSOCK_TEST_PKGS := libseccomp libcap libprotobuf-c
+$(call unit_test,$(VSOCK)/ring_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
