@@ -405,7 +405,7 @@ static int execute(struct run *run)
 		exit_code = exit_code ? exit_code : EXIT_FAILURE;
 	}
 	timings_end(&run->times, "remove");
-	if (run->timings)
+	if (run->timings && run->container_id)
 		timings_print(&run->times);
 	return exit_code;
 }

@@ -1,9 +1,9 @@
 /*
  * Transport, by skopeo: manifest, configuration and layer blobs into the shared blob directory.
  *
- * Credentials reach skopeo in a file of mode 0600 that exists as long as it runs. What a reference stands for in its registry is
- * asked first: that digest is the image's repo digest, and what is then copied, so that a tag moving meanwhile cannot
- * mix two images.
+ * Credentials reach skopeo in a file of mode 0600 that exists as long as it runs. What a reference
+ * stands for in its registry is asked first: that digest is the image's repo digest, and what is
+ * then copied, so that a tag moving meanwhile cannot mix two images.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -20,12 +20,12 @@
 #include "cri-server/image/internal.h"
 #include "cri-server/image/reference.h"
 
-#define INSPECT_MS  60000
-#define ARGUMENTS   24
+#define INSPECT_MS 60000
+#define ARGUMENTS  24
 
 struct fetch {
 	struct img *img;
-	char *dir; /* private, removed at the end */
+	char *dir;       /* private, removed at the end */
 	char *auth_file; /* NULL: none */
 	int cancel_fd;
 	bool tls_optional; /* a registry on this host, which containerd too asks without TLS */
@@ -50,22 +50,23 @@ static char *encode_basic(const struct img_auth *auth)
 	return encoded;
 }
 
-static int write_auth(struct fetch *f, const struct reference *ref, const struct img_auth *auth,
-	struct err *err)
+static int write_auth(
+	struct fetch *f, const struct reference *ref, const struct img_auth *auth, struct err *err)
 {
 	if (!auth)
 		return 0;
 	if (auth->registry_token && *auth->registry_token)
 		return err_set(err, -EOPNOTSUPP, "registry tokens: not built yet");
 	_cleanup_free_ char *basic = encode_basic(auth);
-	const char *token = auth->identity_token && *auth->identity_token ? auth->identity_token : NULL;
+	const char *token =
+		auth->identity_token && *auth->identity_token ? auth->identity_token : NULL;
 	if (!basic && !token)
 		return 0;
 	_cleanup_free_ char *registry = strndup(ref->name, strcspn(ref->name, "/"));
 	if (!registry)
 		return err_nomem(err);
-	json_t *json = json_pack("{s:{s:{s:s*, s:s*}}}", "auths", registry, "auth", basic,
-		"identitytoken", token);
+	json_t *json = json_pack(
+		"{s:{s:{s:s*, s:s*}}}", "auths", registry, "auth", basic, "identitytoken", token);
 	_cleanup_free_ char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
 	json_decref(json);
 	f->auth_file = text ? str_printf("%s/auth.json", f->dir) : NULL;
@@ -234,8 +235,9 @@ static int fetch_registry(struct fetch *f, const char *text, const struct img_au
 	if (r < 0)
 		return r;
 	f->tls_optional = local_host(ref.name);
-	_cleanup_free_ char *wanted = ref.digest ? str_printf("docker://%s@%s", ref.name, ref.digest)
-						 : str_printf("docker://%s:%s", ref.name, ref.tag);
+	_cleanup_free_ char *wanted = ref.digest
+					      ? str_printf("docker://%s@%s", ref.name, ref.digest)
+					      : str_printf("docker://%s:%s", ref.name, ref.tag);
 	_cleanup_free_ char *pinned = NULL;
 	r = wanted ? write_auth(f, &ref, auth, err) : err_nomem(err);
 	if (r == 0)
@@ -259,10 +261,18 @@ static int read_manifest_digest(const char *layout, char ret[72], struct err *er
 	return r < 0 ? r : manifest_of_layout(text, len, ret, err);
 }
 
+bool img_source_is_local(const char *source)
+{
+	static const char *const local[] = {"oci:", "oci-archive:", "docker-archive:"};
+	for (size_t i = 0; i < ARRAY_SIZE(local); i++)
+		if (strncmp(source, local[i], strlen(local[i])) == 0)
+			return true;
+	return false;
+}
+
 int img_fetch(struct img *img, const char *source, const struct img_auth *auth, int cancel_fd,
 	char ret_digest[72], char ret_repo_digest[72], struct err *err)
 {
-	static const char *const local[] = {"oci:", "oci-archive:", "docker-archive:"};
 	struct fetch f = {.img = img, .cancel_fd = cancel_fd};
 	f.dir = str_printf("%s/pull-XXXXXX", img->tmp);
 	if (!f.dir || !mkdtemp(f.dir)) {
@@ -271,11 +281,9 @@ int img_fetch(struct img *img, const char *source, const struct img_auth *auth, 
 	}
 	_cleanup_free_ char *layout = str_printf("%s/layout", f.dir);
 	int r = layout ? 0 : err_nomem(err);
-	bool is_local = false;
-	for (size_t i = 0; i < ARRAY_SIZE(local); i++)
-		is_local |= strncmp(source, local[i], strlen(local[i])) == 0;
+	|= strncmp(source, local[i], strlen(local[i])) == 0;
 	ret_repo_digest[0] = '\0';
-	if (r == 0 && is_local)
+	if (r == 0 && img_source_is_local(source))
 		r = copy(&f, source, layout, err);
 	else if (r == 0)
 		r = fetch_registry(&f, source, auth, layout, ret_repo_digest, err);

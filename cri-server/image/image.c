@@ -28,8 +28,8 @@ static struct busy *busy_find(struct img *img, const char *key)
 {
 	struct busy *busy;
 	TAILQ_FOREACH(busy, &img->busy, link)
-		if (strcmp(busy->key, key) == 0)
-			return busy;
+	if (strcmp(busy->key, key) == 0)
+		return busy;
 	return NULL;
 }
 
@@ -108,8 +108,8 @@ static char *copy_string(const char *text)
 	return text ? strdup(text) : NULL;
 }
 
-int img_open(const struct img_config *config, struct store *store, struct img **ret,
-	struct err *err)
+int img_open(
+	const struct img_config *config, struct store *store, struct img **ret, struct err *err)
 {
 	struct img *img = calloc(1, sizeof(*img));
 	if (!img)
@@ -224,11 +224,11 @@ static struct image_entry *by_id(struct img *img, const char *text)
 	if (!len || strspn(text, "0123456789abcdef") != len)
 		return NULL;
 	TAILQ_FOREACH(entry, &img->images, link)
-		if (strncmp(entry->id + 7, text, len) == 0) {
-			if (found)
-				return NULL;
-			found = entry;
-		}
+	if (strncmp(entry->id + 7, text, len) == 0) {
+		if (found)
+			return NULL;
+		found = entry;
+	}
 	return found;
 }
 
@@ -236,30 +236,32 @@ static struct image_entry *by_name(struct img *img, const char *tag, const char 
 {
 	struct image_entry *entry;
 	TAILQ_FOREACH(entry, &img->images, link)
-		if (digest ? in_list(entry->record->digests, entry->record->n_digests, digest)
-			   : in_list(entry->record->tags, entry->record->n_tags, tag))
-			return entry;
+	if (digest ? in_list(entry->record->digests, entry->record->n_digests, digest)
+		   : in_list(entry->record->tags, entry->record->n_tags, tag))
+		return entry;
 	return NULL;
 }
 
 /* 0 with the entry, or positive 1. The lock is held. */
+static struct image_entry *by_reference(struct img *img, const struct reference *ref)
+{
+	_cleanup_free_ char *name = ref->digest ? str_printf("%s@%s", ref->name, ref->digest)
+						: str_printf("%s:%s", ref->name, ref->tag);
+	return name ? by_name(img, name, ref->digest ? name : NULL) : NULL;
+}
+
 static int find_locked(struct img *img, const char *text, struct image_entry **ret, struct err *err)
 {
 	struct image_entry *entry = by_name(img, text, NULL); /* "oci:…" stands as it was pulled */
 	if (!entry)
 		entry = by_id(img, text);
-	if (!entry) {
+	if (!entry && !img_source_is_local(text)) {
 		struct reference ref;
 		int r = reference_parse(text, &ref, err);
 		if (r < 0)
 			return r;
-		_cleanup_free_ char *name = ref.digest ? str_printf("%s@%s", ref.name, ref.digest)
-						       : str_printf("%s:%s", ref.name, ref.tag);
-		bool digest = ref.digest;
+		entry = by_reference(img, &ref);
 		reference_done(&ref);
-		if (!name)
-			return err_nomem(err);
-		entry = by_name(img, name, digest ? name : NULL);
 	}
 	*ret = entry;
 	return entry ? 0 : 1;
@@ -304,11 +306,11 @@ int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err
 	size_t n = 0, done = 0;
 	pthread_mutex_lock(&img->lock);
 	TAILQ_FOREACH(entry, &img->images, link)
-		n++;
+	n++;
 	struct img_image **images = calloc(n + 1, sizeof(*images));
 	TAILQ_FOREACH(entry, &img->images, link)
-		if (images && (images[done] = snapshot(entry)))
-			done++;
+	if (images && (images[done] = snapshot(entry)))
+		done++;
 	pthread_mutex_unlock(&img->lock);
 	if (!images || done < n) {
 		if (images)
@@ -328,17 +330,19 @@ static int save(struct img *img, const struct image_entry *entry, struct err *er
 }
 
 /* The names leave whichever other image had them: a tag moved. */
-static int take_names(struct img *img, const char *id, const Bulkhead__Store__Image *record,
-	struct err *err)
+static int take_names(
+	struct img *img, const char *id, const Bulkhead__Store__Image *record, struct err *err)
 {
 	struct image_entry *other;
 	int r = 0;
-	TAILQ_FOREACH(other, &img->images, link) {
+	TAILQ_FOREACH(other, &img->images, link)
+	{
 		size_t before = other->record->n_tags;
 		if (strcmp(other->id, id) == 0)
 			continue;
 		for (size_t i = 0; i < record->n_tags; i++)
-			drop_from_list(other->record->tags, &other->record->n_tags, record->tags[i]);
+			drop_from_list(
+				other->record->tags, &other->record->n_tags, record->tags[i]);
 		if (other->record->n_tags != before && r == 0)
 			r = save(img, other, err);
 	}
@@ -346,8 +350,8 @@ static int take_names(struct img *img, const char *id, const Bulkhead__Store__Im
 }
 
 /* The same image again: what was known of its names stays. */
-static int merge_names(Bulkhead__Store__Image *record, const Bulkhead__Store__Image *old,
-	struct err *err)
+static int merge_names(
+	Bulkhead__Store__Image *record, const Bulkhead__Store__Image *old, struct err *err)
 {
 	int r = 0;
 	for (size_t i = 0; i < old->n_tags && r == 0; i++)
@@ -426,8 +430,8 @@ static struct holder *find_holder(struct img *img, const char *name)
 {
 	struct holder *holder;
 	TAILQ_FOREACH(holder, &img->holders, link)
-		if (strcmp(holder->name, name) == 0)
-			return holder;
+	if (strcmp(holder->name, name) == 0)
+		return holder;
 	return NULL;
 }
 

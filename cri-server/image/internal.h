@@ -1,13 +1,15 @@
 /*
  * What the files of image/ share.
  *
- * `lock` protects the list of images, the holders and `pulls`; records are written holding it. Work that takes
- * long (a pull, a conversion) runs without it, under a key in `busy`: whoever wants the same key waits
- * for its end and then finds the work done. Keys: "pull:<reference>", "layer:<diff id>".
+ * `lock` protects the list of images, the holders and `pulls`; records are written holding it. Work
+ * that takes long (a pull, a conversion) runs without it, under a key in `busy`: whoever wants the
+ * same key waits for its end and then finds the work done. Keys: "pull:<reference>", "layer:<diff
+ * id>".
  */
 #pragma once
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <sys/queue.h>
 
 #include "cri-server/image/image.h"
@@ -46,7 +48,8 @@ struct img {
 /* image.c */
 int img_busy_enter(struct img *img, const char *kind, const char *key, struct err *err);
 void img_busy_leave(struct img *img, const char *kind, const char *key);
-/* Puts a pulled image into records and list: its names move to it from others, all or nothing. Takes the record. */
+/* Puts a pulled image into records and list: its names move to it from others, all or nothing.
+ * Takes the record. */
 int img_add(struct img *img, const char *id, Bulkhead__Store__Image *record, struct err *err);
 
 /* layer.c */
@@ -57,7 +60,10 @@ char *img_blob_path(const struct img *img, const char *digest);
 char *img_layer_file(const struct img *img, const char *diff_id);
 
 /* fetch.c */
-/* Brings manifest, configuration and layers into the blobs; ret_digest: the manifest's, ret_repo_digest: what the reference
- * stands for in the registry (an index's digest where it is one), "" for a local source. */
+/* "oci:…" and the like: files of this host, whose name is no reference. */
+bool img_source_is_local(const char *source);
+/* Brings manifest, configuration and layers into the blobs; ret_digest: the manifest's,
+ * ret_repo_digest: what the reference stands for in the registry (an index's digest where it is
+ * one), "" for a local source. */
 int img_fetch(struct img *img, const char *source, const struct img_auth *auth, int cancel_fd,
 	char ret_digest[72], char ret_repo_digest[72], struct err *err);
