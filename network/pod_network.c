@@ -371,7 +371,7 @@ int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_inf
 	return r;
 }
 
-/* A growing set of pod ids. */
+/* A growing list of pod ids. */
 struct ids {
 	char **items; /* NULL-terminated, or NULL */
 	size_t n;
@@ -386,13 +386,7 @@ static void ids_done(struct ids *ids)
 static int ids_add(struct ids *ids, char *id, struct err *err)
 {
 	char **items;
-	size_t i;
 
-	for (i = 0; id && i < ids->n; i++)
-		if (!strcmp(ids->items[i], id)) {
-			free(id);
-			return 0;
-		}
 	if (!id)
 		return 0;
 	items = reallocarray(ids->items, ids->n + 2, sizeof(*items));
@@ -406,16 +400,7 @@ static int ids_add(struct ids *ids, char *id, struct err *err)
 	return 0;
 }
 
-static char *id_of_netns(const char *name)
-{
-	if (strncmp(name, NETNS_PREFIX, strlen(NETNS_PREFIX)) != 0 ||
-		!attachment_id_is_valid(name + strlen(NETNS_PREFIX)))
-		return NULL;
-	return strdup(name + strlen(NETNS_PREFIX));
-}
-
-static int collect(
-	struct ids *ids, const char *path, char *(*id_of)(const char *name), struct err *err)
+static int collect(struct ids *ids, const char *path, struct err *err)
 {
 	struct dirent *entry;
 	DIR *dir;
@@ -427,11 +412,15 @@ static int collect(
 	if (!dir)
 		return err_errno(err, "read directory %s", path);
 	while (r == 0 && (entry = readdir(dir)))
-		r = ids_add(ids, id_of(entry->d_name), err);
+		r = ids_add(ids, attachment_id_of_file(entry->d_name), err);
 	closedir(dir);
 	return r;
 }
 
+/*
+ * The cache alone tells: an attachment is saved before its namespace is made. A namespace of our
+ * naming that has none is that of another bulkheadd, with a state directory of its own.
+ */
 int net_each_pod(
 	struct net *net, int (*fn)(void *userdata, const char *id), void *userdata, struct err *err)
 {
@@ -439,9 +428,7 @@ int net_each_pod(
 	size_t i;
 	int r;
 
-	r = collect(&ids, net->cache_dir, attachment_id_of_file, err);
-	if (r == 0)
-		r = collect(&ids, net->netns_dir, id_of_netns, err);
+	r = collect(&ids, net->cache_dir, err);
 	for (i = 0; r == 0 && i < ids.n; i++)
 		r = fn(userdata, ids.items[i]);
 	return r;

@@ -115,6 +115,6 @@ int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_inf
  */
 int net_pod_teardown(struct net *net, const char *id, struct err *err);
 
-/* Calls fn for every pod id that has a cached result or a namespace of ours. */
+/* Calls fn for every pod id that this cache_dir has something of. */
 int net_each_pod(struct net *net, int (*fn)(void *userdata, const char *id), void *userdata,
 	struct err *err);
