@@ -1,6 +1,6 @@
 /*
  * Handlers of the calls about containers and processes; server.c has the table that names them.
- * userdata is the `struct server`'s registry owner: see server_state.h.
+ * userdata of each is the `struct server_state`, with which the server's own state begins.
  */
 #pragma once
 
