@@ -281,7 +281,6 @@ int img_fetch(struct img *img, const char *source, const struct img_auth *auth, 
 	}
 	_cleanup_free_ char *layout = str_printf("%s/layout", f.dir);
 	int r = layout ? 0 : err_nomem(err);
-	|= strncmp(source, local[i], strlen(local[i])) == 0;
 	ret_repo_digest[0] = '\0';
 	if (r == 0 && img_source_is_local(source))
 		r = copy(&f, source, layout, err);
