@@ -10,3 +10,4 @@ VSOCK_TEST_PKGS := libseccomp libcap libprotobuf-c
 $(call unit_test,$(VSOCK)/ring_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
 $(call unit_test,$(VSOCK)/connection_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
 $(call unit_test,$(VSOCK)/device_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
+$(call unit_test,$(VSOCK)/vhost_user_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
