@@ -210,7 +210,10 @@ static int fill_container(struct run *run, struct container_config *c, struct er
 	return r < 0 ? r : fill_env(run, c, err);
 }
 
-/* Pulls the image unless the runtime has it. */
+/*
+ * Pulls the image unless the runtime has it. What ImageStatus does not take for a name may be a
+ * source to pull from (an archive, a directory): the pull says.
+ */
 static int get_image(struct run *run, struct err *err)
 {
 	Runtime__V1__ImageStatusRequest request = RUNTIME__V1__IMAGE_STATUS_REQUEST__INIT;
@@ -220,9 +223,9 @@ static int get_image(struct run *run, struct err *err)
 	_cleanup_message_ Runtime__V1__ImageStatusResponse *status = NULL;
 	int r = cli_call(
 		run->cli, CLI_IMAGES, "ImageStatus", &request.base, CLI_SHORT_MS, &status, err);
-	if (r < 0)
+	if (r < 0 && r != -EINVAL)
 		return r;
-	if (status->image) {
+	if (r == 0 && status->image) {
 		run->image_ref = TAKE_PTR(status->image->id);
 		return 0;
 	}
