@@ -30,6 +30,7 @@ struct source {
 	EVP_MD_CTX *hash;
 	const struct unpack_limits *limits;
 	uint64_t bytes;
+	bool empty; /* no stream at all, which libarchive does not read from */
 	bool too_long;
 	char block[BLOCK];
 };
@@ -101,7 +102,7 @@ static int tree_failed(const char *what, const char *path, struct err *err)
 static ssize_t read_source(struct archive *tar, void *userdata, const void **block)
 {
 	struct source *s = userdata;
-	ssize_t n = archive_read_data(s->raw, s->block, sizeof(s->block));
+	ssize_t n = s->empty ? 0 : archive_read_data(s->raw, s->block, sizeof(s->block));
 	if (n < 0) {
 		archive_set_error(tar, archive_errno(s->raw), "%s", archive_error_string(s->raw));
 		return -1;
@@ -131,7 +132,8 @@ static int open_source(struct source *s, int fd, struct err *err)
 	if (archive_read_open_fd(s->raw, fd, BLOCK) != ARCHIVE_OK)
 		return read_failed(s, s->raw, err);
 	int r = archive_read_next_header(s->raw, &entry);
-	return r == ARCHIVE_OK || r == ARCHIVE_EOF ? 0 : read_failed(s, s->raw, err);
+	s->empty = r == ARCHIVE_EOF;
+	return r == ARCHIVE_OK || s->empty ? 0 : read_failed(s, s->raw, err);
 }
 
 static int open_unpacking(struct unpacking *u, int fd, struct err *err)
@@ -379,7 +381,8 @@ static int write_entry(struct unpacking *u, struct archive_entry *entry, struct 
 		r = make_room(path, directory, &was_whiteout, err);
 	if (r < 0)
 		return r;
-	archive_entry_set_pathname(entry, path);
+	/* libarchive loses the attributes of "/". */
+	archive_entry_set_pathname(entry, path[1] ? path : ".");
 	if (archive_write_header(u->disk, entry) != ARCHIVE_OK)
 		return disk_failed(u->disk, path, err);
 	if (archive_entry_size(entry) > 0)
@@ -447,6 +450,8 @@ static int unpack_all(struct unpacking *u, char ret_diff_id[72], struct err *err
 		r = take_entry(u, entry, err);
 	if (r == 0 && status != ARCHIVE_EOF)
 		r = read_failed(&u->source, u->tar, err);
+	if (r == 0 && chdir("/") < 0)
+		r = tree_failed("enter", "/", err);
 	if (r == 0 && archive_write_close(u->disk) != ARCHIVE_OK)
 		r = disk_failed(u->disk, "/", err);
 	if (r == 0)
