@@ -108,7 +108,8 @@ int driver_prepare(struct hv *hv, struct err *err)
 	open_kvm_to_group(hv);
 	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0) {
 		hv->state_dir = strdup("/run/libvirt/qemu");
-		return hv->state_dir ? 0 : err_nomem(err);
+		hv->log_dir = strdup("/var/log/libvirt/qemu");
+		return hv->state_dir && hv->log_dir ? 0 : err_nomem(err);
 	}
 	root = hv->config.libvirt_uri + strlen(EMBED_PREFIX);
 	if (root[0] != '/' || strpbrk(root, "%&#"))
@@ -116,7 +117,8 @@ int driver_prepare(struct hv *hv, struct err *err)
 			"libvirt_uri: the root '%s' is to be an absolute path without %%, & and #",
 			root);
 	hv->state_dir = str_printf("%s/run/qemu", root);
-	if (!hv->state_dir)
+	hv->log_dir = str_printf("%s/log/qemu", root);
+	if (!hv->state_dir || !hv->log_dir)
 		return err_nomem(err);
 	return 0;
 }

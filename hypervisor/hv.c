@@ -304,6 +304,7 @@ struct hv *hv_close(struct hv *hv)
 	pthread_cond_destroy(&hv->changed);
 	config_done(&hv->config);
 	free(hv->state_dir);
+	free(hv->log_dir);
 	free(hv);
 	return NULL;
 }

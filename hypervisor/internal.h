@@ -22,6 +22,7 @@ struct hv {
 	virConnectPtr connection;
 	struct hv_config config; /* strings owned */
 	char *state_dir;         /* where the driver keeps the pid files of domains */
+	char *log_dir;           /* likewise, what QEMU wrote */
 	const struct log *log;
 	hv_died_fn on_died;
 	void *userdata;

@@ -126,6 +126,18 @@ static int end_machine(struct hv *hv, const char *id, struct err *err)
 	return r < 0 ? r : 0;
 }
 
+/* libvirt keeps the log of a transient machine for ever. */
+static int remove_log(const struct hv *hv, const char *id, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/bh-%s.log", hv->log_dir, id);
+
+	if (!path)
+		return err_nomem(err);
+	if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
+		return err_errno(err, "Remove %s", path);
+	return 0;
+}
+
 int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 {
 	_cleanup_free_ char *dir = NULL;
@@ -141,6 +153,8 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 		r = transport_end(dir, err);
 	if (r == 0)
 		r = helper_end(dir, "console", err);
+	if (r == 0)
+		r = remove_log(hv, id, err);
 	return r < 0 ? r : fd_remove_tree(dir, err);
 }
 
