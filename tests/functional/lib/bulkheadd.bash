@@ -1,0 +1,414 @@
+	local proc name
+	for proc in $(grep -laF "$FT/" /proc/[0-9]*/cmdline 2>/dev/null); do
+		proc=${proc%/cmdline}
+		name=$(cat "$proc/comm" 2>/dev/null) || continue
+# A bulkheadd of a test file's own, driven by crictl: everything it makes is below one directory, /tmp/bhftN,
+# and its pods' addresses are on a bridge of the same name.
+#
+#   setup_file() { instance_setup; start_bulkheadd; … }
+#   teardown_file() { instance_teardown; }
+#
+# Processes that outlive a function are kept by pid below the directory, so that teardown ends them after a
+# failure too. VARIANT chooses the build; of a sanitizer's every report fails the file.
+
+# shellcheck source=tests/functional/lib/images.bash
+. "$BATS_TEST_DIRNAME/lib/images.bash"
+
+REPOSITORY=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+BUILD=${BULKHEAD_BUILD:-$REPOSITORY/build/${VARIANT:-release}}
+TOOLS=$("$REPOSITORY/tests/install-tools" --print-dir)
+
+# ---- the instance ----
+
+# Reserves a number, makes the directory and its files: FT is the directory, D the instance in use (the same
+# but where a test makes a second one), NET the network's and the bridge's name, SUBNET its first three bytes.
+instance_setup() {
+	local n
+	for ((n = 1; n < 250; n++)); do
+		mkdir -m 0755 "/tmp/bhft$n" 2>/dev/null && break
+	done
+	export FT=/tmp/bhft$n NET=bhft$n SUBNET=10.215.$n
+	mkdir "$FT/bin" "$FT/guest" "$FT/cni"
+	# Copies: the programs of a test run are the ones it began with, and libvirt-qemu must reach the guest's.
+	cp "$BUILD"/cri-server/bulkheadd "$BUILD"/cri-server/image/bulkhead-unpack \
+		"$BUILD"/hypervisor/vsock/bulkhead-vsock "$FT/bin/" || return 1
+	find "$BUILD/hypervisor" -name bulkhead-console -type f -exec cp {} "$FT/bin/" \;
+	cp "${BULKHEAD_KERNEL:-$("$REPOSITORY/guest-image/build-kernel" --print-dir)/vmlinux}" \
+		"$FT/guest/vmlinux" || return 1
+	cp "$BUILD/guest/initramfs.cpio" "$FT/guest/" || return 1
+	write_conflist >"$FT/cni/10-$NET.conflist"
+	make_instance "$FT"
+	use_instance "$FT"
+}
+
+# The bridge network; with an argument, JSON to add to each bridge plugin's settings.
+write_conflist() {
+	jq -n --arg net "$NET" --arg subnet "$SUBNET.0/24" --argjson more "${1:-{\}}" '{
+		cniVersion: "1.0.0", name: $net, plugins: [
+			({type: "bridge", bridge: $net, isGateway: true, ipMasq: true, hairpinMode: true,
+			  ipam: {type: "host-local", ranges: [[{subnet: $subnet}]],
+				 routes: [{dst: "0.0.0.0/0"}]}} + $more),
+			{type: "portmap", capabilities: {portMappings: true}}]}'
+}
+
+# make_instance DIR [SED-EXPRESSION]: configuration and directories of one bulkheadd; the expression changes
+# the configuration.
+make_instance() {
+	local dir=$1
+	mkdir -p "$dir/logs" "$dir/pods"
+	sed -e "${2:-}" >"$dir/config.yaml" <<-END
+		state_dir: $dir/state
+		run_dir: $dir/run
+		log_level: debug
+		hypervisor:
+		  kernel: $FT/guest/vmlinux
+		  initramfs: $FT/guest/initramfs.cpio
+		  vsock_helper: $FT/bin/bulkhead-vsock
+		  boot_timeout_ms: 60000
+		network:
+		  conf_dir: $FT/cni
+		images:
+		  unpack_helper: $FT/bin/bulkhead-unpack
+		runtime_handlers:
+		  - name: ""
+		    memory_mib: 256
+		  - name: big
+		    memory_mib: 384
+	END
+	cat >"$dir/crictl.yaml" <<-END
+		runtime-endpoint: unix://$dir/run/bulkhead.sock
+		image-endpoint: unix://$dir/run/bulkhead.sock
+		timeout: 120
+	END
+}
+
+use_instance() {
+	export D=$1
+}
+
+# Ends everything and removes the directory; fails when a sanitizer wrote a report.
+instance_teardown() {
+	local pidfile reports=0 report
+	for pidfile in "$FT"/pid "$FT"/*/pid; do
+		[ -e "$pidfile" ] || continue
+		use_instance "$(dirname "$pidfile")"
+		[ -e "$D/config.yaml" ] || continue
+		remove_all_pods || true
+		stop_bulkheadd || kill_bulkheadd || true
+	done
+	end_processes
+	while read -r _ _ _ _ pidfile _; do
+		umount "$pidfile"
+	done < <(grep " $FT/" /proc/self/mountinfo | tac)
+	ip link delete "$NET" 2>/dev/null || true
+	rm -rf "/var/lib/cni/networks/$NET"
+	for report in "$FT"/sanitizer.*; do
+		[ -e "$report" ] || continue
+		echo "# $report:" >&3
+		sed -e 's/^/# /' "$report" | head -n 60 >&3
+		reports=1
+	done
+	[ -n "${BULKHEAD_KEEP:-}" ] || rm -rf "$FT"
+	return "$reports"
+}
+
+remove_all_pods() {
+	local pods
+	pods=$(timeout 20 "$TOOLS/crictl" --config "$D/crictl.yaml" pods -q 2>/dev/null) || return 1
+	# shellcheck disable=SC2086 # ids are words
+	[ -z "$pods" ] || crictl rmp -f -a >/dev/null 2>&1
+}
+
+# Machines and helpers that are left of this directory's instances.
+end_processes() {
+	local pid
+	for pid in $(own_processes | cut -d' ' -f1); do
+		kill -KILL "$pid" 2>/dev/null || true
+	done
+	for pid in /run/netns/bh-*; do
+		[ -e "$pid" ] || continue
+		ip -n "${pid##*/}" address 2>/dev/null | grep -q " $SUBNET\." && ip netns delete "${pid##*/}"
+	done
+	return 0
+}
+
+# ---- bulkheadd ----
+
+# Starts it in the background, without waiting.
+launch_bulkheadd() {
+	local options=log_path=$FT/sanitizer:exitcode=66
+	ASAN_OPTIONS=$options:detect_leaks=1 UBSAN_OPTIONS=$options:print_stacktrace=1 \
+		TSAN_OPTIONS=$options:suppressions=$REPOSITORY/tests/tsan.supp \
+		LSAN_OPTIONS=suppressions=$(lsan_suppressions) \
+		"$FT/bin/bulkheadd" --config "$D/config.yaml" >>"$D/log" 2>&1 </dev/null 3>&- &
+	echo $! >"$D/pid"
+}
+
+lsan_suppressions() {
+	local file=$REPOSITORY/tests/lsan.supp
+	[ -e "$file" ] || file=/dev/null
+	echo "$file"
+}
+
+# Starts it and waits until it answers.
+start_bulkheadd() {
+	local i
+	launch_bulkheadd
+	for ((i = 0; i < 600; i++)); do
+		bulkheadd_runs || break
+		[ ! -S "$D/run/bulkhead.sock" ] || ! crictl version >/dev/null 2>&1 || return 0
+		sleep 0.1
+	done
+	echo "bulkheadd does not answer; its log ends:" >&2
+	tail -n 20 "$D/log" >&2
+	return 1
+}
+
+bulkheadd_runs() {
+	local pid
+	pid=$(cat "$D/pid" 2>/dev/null) && grep -qs bulkheadd "/proc/$pid/cmdline"
+}
+
+# wait_bulkheadd SECONDS: until it ended.
+wait_bulkheadd() {
+	local i
+	for ((i = 0; i < $1 * 20; i++)); do
+		bulkheadd_runs || return 0
+		sleep 0.05
+	done
+	echo "bulkheadd still runs after $1 s" >&2
+	return 1
+}
+
+stop_bulkheadd() {
+	bulkheadd_runs || return 0
+	kill -TERM "$(cat "$D/pid")" && wait_bulkheadd 30
+}
+
+kill_bulkheadd() {
+	bulkheadd_runs || return 0
+	kill -KILL "$(cat "$D/pid")" && wait_bulkheadd 10
+}
+
+restart_bulkheadd() {
+	stop_bulkheadd && start_bulkheadd
+}
+
+crictl() {
+	"$TOOLS/crictl" --config "$D/crictl.yaml" "$@"
+}
+
+# ---- images ----
+
+# A busybox image on this node: IMAGE is its reference.
+pull_busybox() {
+	[ -e "$FT/img/oci-layout" ] || make_busybox_layout "$FT/img" >/dev/null || return 1
+	export IMAGE=oci:$FT/img:latest
+	crictl pull "$IMAGE" >/dev/null
+}
+
+# ---- pods and containers ----
+
+# pod_config NAME [JQ-FILTER]: a sandbox configuration that no other test has.
+pod_config() {
+	jq -n --arg name "$1" --arg uid "$1-$RANDOM$RANDOM" --arg logs "$D/logs/$1" '{
+		metadata: {name: $name, uid: $uid, namespace: "default", attempt: 0},
+		hostname: $name, log_directory: $logs, linux: {}}'" | ${2:-.}"
+}
+
+# run_pod NAME [JQ-FILTER [RUNP-OPTION…]]: prints the id.
+run_pod() {
+	local name=$1 filter=${2:-.} config id
+	shift $(($# < 2 ? $# : 2))
+	config=$(mktemp "$D/pods/new.XXXXXX")
+	pod_config "$name" "$filter" >"$config"
+	id=$(crictl runp "$@" "$config") || {
+		rm -f "$config"
+		return 1
+	}
+	mv "$config" "$D/pods/$id"
+	echo "$id"
+}
+
+remove_pod() {
+	crictl rmp -f "$1" >/dev/null
+	rm -f "$D/pods/$1"
+}
+
+# container_config NAME [JQ-FILTER]: a container that sleeps, unless the filter says otherwise.
+container_config() {
+	jq -n --arg name "$1" --arg image "$IMAGE" '{
+		metadata: {name: $name}, image: {image: $image}, command: ["sleep", "1000"],
+		log_path: ($name + ".log"), linux: {}}'" | ${2:-.}"
+}
+
+# create_container POD NAME [JQ-FILTER]: prints the id.
+create_container() {
+	local config code=0
+	config=$(mktemp "$D/pods/container.XXXXXX")
+	container_config "$2" "${3:-.}" >"$config"
+	crictl create "$1" "$config" "$D/pods/$1" || code=$?
+	rm -f "$config"
+	return "$code"
+}
+
+# run_container POD NAME [JQ-FILTER]: creates and starts; prints the id.
+run_container() {
+	local id
+	id=$(create_container "$@") && crictl start "$id" >/dev/null && echo "$id"
+}
+
+# run_script POD NAME SCRIPT [JQ-FILTER]: a container that runs a shell script; prints the id.
+run_script() {
+	run_container "$1" "$2" ".command = [\"sh\", \"-c\", $(jq -n --arg s "$3" '$s')] | ${4:-.}"
+}
+
+# container_field ID JQ-PATH, pod_field ID JQ-PATH: from the status.
+container_field() {
+	crictl inspect "$1" | jq -r ".status$2"
+}
+
+pod_field() {
+	crictl inspectp "$1" | jq -r ".status$2"
+}
+
+# wait_state ID STATE [SECONDS]: until a container is in it (CONTAINER_EXITED, …).
+wait_state() {
+	local i state
+	for ((i = 0; i < ${3:-20} * 10; i++)); do
+		state=$(container_field "$1" .state) || return 1
+		[ "$state" != "$2" ] || return 0
+		sleep 0.1
+	done
+	echo "container $1 is $state, not $2, after ${3:-20} s" >&2
+	return 1
+}
+
+# finish ID: waits for its end and prints its exit code.
+finish() {
+	wait_state "$1" CONTAINER_EXITED && container_field "$1" .exitCode
+}
+
+# output_of POD-NAME CONTAINER-NAME [stdout|stderr]: what it wrote, put together from its log.
+output_of() {
+	cat_log "$D/logs/$1/$2.log" "${3:-stdout}"
+}
+
+# cat_log FILE STREAM: a line of tag P goes on in the next line of its stream.
+cat_log() {
+	awk -v stream="$2" '$2 == stream {
+		tag = $3
+		sub(/^[^ ]+ [^ ]+ [PF] /, "")
+		printf "%s%s", $0, tag == "F" ? "\n" : ""
+	}' "$1"
+}
+
+# run_once POD-ID POD-NAME NAME SCRIPT [JQ-FILTER]: runs a script to its end and prints its output; its exit
+# code is this one's.
+run_once() {
+	local id code
+	id=$(run_script "$1" "$3" "$4" "${5:-.}") || return 125
+	code=$(finish "$id") || return 125
+	output_of "$2" "$3"
+	output_of "$2" "$3" stderr >&2
+	crictl rm "$id" >/dev/null
+	rm -f "$D/logs/$2/$3.log"
+	return "$code"
+}
+
+# eventually SECONDS COMMAND…: until it succeeds.
+eventually() {
+	local i limit=$(($1 * 10))
+	shift
+	for ((i = 0; i < limit; i++)); do
+		! "$@" >/dev/null 2>&1 || return 0
+		sleep 0.1
+	done
+	echo "not within $((limit / 10)) s: $*" >&2
+	return 1
+}
+
+# refused CODE TEXT COMMAND…: it fails with this gRPC code and a message that contains TEXT.
+refused() {
+	local code=$1 text=$2
+	shift 2
+	run "$@"
+	if [ "$status" -eq 0 ]; then
+		echo "succeeded, and should have been refused with $code: $*" >&2
+		return 1
+	fi
+	if ! grep -qF "code = $code" <<<"$output" || ! grep -qF -- "$text" <<<"$output"; then
+		printf 'not %s with "%s" but: %s\n' "$code" "$text" "$output" >&2
+		return 1
+	fi
+}
+
+# ---- what the host has ----
+
+# "PID name" for each process of this directory's instances but bulkheadd itself.
+own_processes() {
+	local proc name
+	for proc in $(grep -laF "$FT/" /proc/[0-9]*/cmdline 2>/dev/null); do
+		proc=${proc%/cmdline}
+		name=$(cat "$proc/comm" 2>/dev/null) || continue
+		case $name in
+		qemu* | bulkhead-* | skopeo | mkfs*) echo "${proc#/proc/} $name" ;;
+		esac
+	done
+}
+
+# Ids of pods' namespaces with an address of our network, or without any link: what a failure leaves half-made.
+own_netns() {
+	local path ns
+	for path in /run/netns/bh-*; do
+		[ -e "$path" ] || continue
+		ns=${path##*/}
+		if ip -n "$ns" -4 address 2>/dev/null | grep -q " $SUBNET\." ||
+			! ip -n "$ns" -o link 2>/dev/null | grep -qv ': lo:'; then
+			echo "$ns"
+		fi
+	done
+}
+
+# Cgroups of machines that hold no process, or one of ours.
+own_cgroups() {
+	local dir pids
+	pids=$(own_processes | cut -d' ' -f1)
+	find /sys/fs/cgroup -type d -name 'qemu-*bh-*' 2>/dev/null | while read -r dir; do
+		if ! grep -qs . "$dir/cgroup.procs" || grep -qsxF "$pids" "$dir/cgroup.procs"; then
+			echo "$dir"
+		fi
+	done
+}
+
+host_state() {
+	own_processes | sed -e 's/^[0-9]* /process /'
+	own_netns | sed -e 's/^/netns /'
+	ip -o link show master "$NET" 2>/dev/null | awk '{print "port", $2}'
+	ip -o link | awk '$2 ~ /^bh[0-9a-f]{8,}/ {print "tap", $2}'
+	grep -F " $D/" /proc/self/mountinfo | awk '{print "mount", $5}'
+	own_cgroups | sed -e 's/^/cgroup /'
+	find "$D/state" "$D/run" \( ! -type d -o -path "$D/run/vm/*" -o -path '*/images/tmp/*' \) \
+		! -name 'state.db*' ! -path '*/libvirt/cache/*' -printf 'file %y %p\n' 2>/dev/null
+	iptables-save 2>/dev/null | grep -E "\"?$NET\"?[ \"]|$SUBNET\." | sed -e 's/^/rule /'
+	find "/var/lib/cni/networks/$NET" -name '[0-9]*' -printf 'lease %f\n' 2>/dev/null
+	sqlite3 "$D/state/state.db" 'SELECT "record", kind, id FROM record' 2>/dev/null
+}
+
+# Call it where nothing is in motion; then assert_host_unchanged after what must leave nothing.
+snapshot_host() {
+	host_state | sort >"$FT/before"
+}
+
+assert_host_unchanged() {
+	local i
+	# A process that was killed and its cgroup may take a moment.
+	for ((i = 0; i < 10; i++)); do
+		host_state | sort >"$FT/after"
+		! cmp -s "$FT/before" "$FT/after" || return 0
+		sleep 0.5
+	done
+	echo "the host is not as before:" >&2
+	diff "$FT/before" "$FT/after" >&2
+	return 1
+}
