@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -151,6 +152,10 @@ static int run(
 
 int main(int argc, char **argv)
 {
+	/* Before any thread: a burst of large messages would else keep its pages in every thread's
+	 * arena. */
+	mallopt(M_MMAP_THRESHOLD, 128 << 10);
+	mallopt(M_ARENA_MAX, 2);
 	struct arguments arguments = {0};
 	int r = parse(argc, argv, &arguments);
 	if (r != 0)
