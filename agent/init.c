@@ -103,6 +103,8 @@ int main(void)
 			stderr);
 		return 2;
 	}
+	/* Says on the console that the kernel is done, and to `make bench` when. */
+	fputs("bulkhead-agent: starting\n", stderr);
 	signal(SIGPIPE, SIG_IGN);
 	umask(022);
 	/* Ctrl-Alt-Del is a signal to us, which we ignore, and not a reset. */
