@@ -11,3 +11,6 @@ lint:
 # For tests/lint: with these flags each source and what is generated for it can be read.
 lint-flags: $(GENERATED)
 	@echo -std=c11 $(CPPFLAGS) $(shell pkg-config --cflags $(LINT_PKGS))
+
+$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c process.c raw.c results.c),\
+	cli rpc cri-proto common,grpc jansson libprotobuf-c)

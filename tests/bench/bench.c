@@ -1,0 +1,283 @@
+/*
+ * bulkhead-bench: what a pod costs over the bare machine, in time and memory.
+ *
+ * Absolute figures are the host's; so each round boots the raw machine and then runs a pod, both
+ * from the same files, and what counts is how one stands to the other. A pod that is not counted
+ * comes first: it gives the raw machine its command line and both their warm caches.
+ *
+ * It speaks CRI to a bulkheadd that tests/bench/run started for it alone. Its pods are removed in
+ * any case. Exit codes: 0 measured, whatever the bars; 1 could not measure; 2 bad arguments.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "common/fd.h"
+#include "cri-server/cli/options.h"
+#include "tests/bench/clock.h"
+#include "tests/bench/cri.h"
+#include "tests/bench/process.h"
+#include "tests/bench/raw.h"
+#include "tests/bench/results.h"
+
+/* Memory is looked at when what came up has come to rest. */
+#define SETTLE_MS 1000
+
+struct bench {
+	/* As given. */
+	const char *socket, *image, *dir, *output;
+	uint64_t rounds, server_pid;
+	/* Made on the way. */
+	struct rpc_client *client;
+	char *image_ref;
+	struct raw_machine raw;
+	struct results results;
+};
+
+static void settle(void)
+{
+	nanosleep(&(struct timespec){.tv_sec = SETTLE_MS / 1000,
+			  .tv_nsec = SETTLE_MS % 1000 * 1000000L},
+		NULL);
+}
+
+static void print_load(void)
+{
+	double load[1];
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	if (getloadavg(load, 1) != 1)
+		return;
+	printf("load average     %.2f on %ld CPUs\n", load[0], cpus);
+	if (load[0] > (double)cpus / 2)
+		printf("                 WARNING: this host is busy; the figures are its, too\n");
+}
+
+static int print_host(struct bench *bench, const char *container, struct err *err)
+{
+	_cleanup_free_ char *guest = NULL;
+	json_auto_t *info = NULL;
+	struct utsname host;
+	int r = cri_info(bench->client, NULL, &info, err);
+	if (r == 0)
+		r = cri_exec(bench->client, container, "uname", "-rv", &guest, err);
+	if (r < 0)
+		return r;
+	guest[strcspn(guest, "\n")] = '\0';
+	uname(&host);
+	printf("host kernel      %s\n", host.release);
+	printf("guest kernel     %s\n", guest);
+	static const char *const keys[][2] = {{"accelerator", "accelerator"},
+		{"", "acceleratorReason"}, {"hypervisor", "hypervisor"},
+		{"guest transport", "transport"}};
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		const char *value = json_string_value(json_object_get(info, keys[i][1]));
+		printf("%-16s %s\n", keys[i][0], value ? value : "?");
+	}
+	return 0;
+}
+
+static int measure_raw(struct bench *bench, struct err *err)
+{
+	struct raw_boot boot = RAW_BOOT_INIT;
+	uint64_t ns;
+	double mib;
+	int r = raw_boot(&bench->raw, &boot, &ns, err);
+	if (r == 0)
+		r = results_add(&bench->results, "raw.boot", (double)ns / 1e6, err);
+	if (r == 0) {
+		settle();
+		r = process_memory_mib(boot.pid, "Pss", &mib, err);
+	}
+	raw_end(&boot);
+	return r < 0 ? r : results_add(&bench->results, "raw.memory", mib, err);
+}
+
+static int add_steps(struct bench *bench, const char *pod, struct err *err)
+{
+	json_auto_t *info = NULL;
+	json_t *value;
+	const char *name;
+	int r = cri_info(bench->client, pod, &info, err);
+	if (r < 0)
+		return r;
+	json_object_foreach(json_object_get(info, "bringUpMs"), name, value)
+	{
+		char row[RESULTS_NAME_MAX];
+		snprintf(row, sizeof(row), "sandbox.run.%s", name);
+		r = results_add(&bench->results, row, json_number_value(value), err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int add_memory(struct bench *bench, const char *pod, struct err *err)
+{
+	pid_t pids[PROCESSES_MAX];
+	double sum = 0, mib;
+	settle();
+	int n = process_find(pod, pids, err);
+	if (n <= 0)
+		return n < 0 ? n : err_set(err, -ESRCH, "pod %s has no process", pod);
+	for (int i = 0; i < n; i++, sum += mib) {
+		int r = process_memory_mib(pids[i], "Pss", &mib, err);
+		if (r < 0)
+			return r;
+	}
+	return results_add(&bench->results, "memory.pod", sum, err);
+}
+
+static int measure_container(struct bench *bench, const char *pod, struct err *err)
+{
+	_cleanup_free_ char *container = NULL;
+	uint64_t begin = clock_ns();
+	int r = cri_create_container(bench->client, pod, bench->image_ref, &container, err);
+	if (r == 0)
+		r = results_add(&bench->results, "container.create", clock_ms_since(begin), err);
+	begin = clock_ns();
+	if (r == 0)
+		r = cri_start_container(bench->client, container, err);
+	if (r == 0)
+		r = results_add(&bench->results, "container.start", clock_ms_since(begin), err);
+	begin = clock_ns();
+	if (r == 0)
+		r = cri_exec(bench->client, container, "true", NULL, NULL, err);
+	if (r == 0)
+		r = results_add(&bench->results, "exec.sync", clock_ms_since(begin), err);
+	return r;
+}
+
+/* The error that is reported is the first. */
+static int remove_pod(struct bench *bench, const char *pod, int before, struct err *err)
+{
+	struct err ignored = ERR_INIT;
+	int r = cri_remove_pod(bench->client, pod, before < 0 ? &ignored : err);
+	return before < 0 ? before : r;
+}
+
+static int measure_pod(struct bench *bench, unsigned round, struct err *err)
+{
+	_cleanup_free_ char *pod = NULL;
+	char name[32];
+	snprintf(name, sizeof(name), "bench-%u", round);
+	uint64_t begin = clock_ns();
+	int r = cri_run_pod(bench->client, name, bench->dir, &pod, err);
+	if (r < 0)
+		return r;
+	r = results_add(&bench->results, "sandbox.run", clock_ms_since(begin), err);
+	if (r == 0)
+		r = add_steps(bench, pod, err);
+	if (r == 0)
+		r = measure_container(bench, pod, err);
+	if (r == 0)
+		r = add_memory(bench, pod, err);
+	return remove_pod(bench, pod, r, err);
+}
+
+/* The QEMU among a pod's processes is the largest by far. */
+static int learn_machine(struct bench *bench, const char *pod, struct err *err)
+{
+	pid_t pids[PROCESSES_MAX], qemu = 0;
+	double most = 0, mib;
+	int n = process_find(pod, pids, err);
+	for (int i = 0; i < n; i++)
+		if (process_memory_mib(pids[i], "Rss", &mib, err) == 0 && mib > most) {
+			most = mib;
+			qemu = pids[i];
+		}
+	if (qemu == 0)
+		return n < 0 ? n : err_set(err, -ESRCH, "pod %s has no QEMU", pod);
+	return raw_machine_learn(qemu, pod, bench->dir, &bench->raw, err);
+}
+
+static int prepare(struct bench *bench, struct err *err)
+{
+	_cleanup_free_ char *pod = NULL, *container = NULL;
+	int r = cri_pull(bench->client, bench->image, &bench->image_ref, err);
+	if (r == 0)
+		r = cri_run_pod(bench->client, "bench-first", bench->dir, &pod, err);
+	if (r < 0)
+		return r;
+	r = cri_create_container(bench->client, pod, bench->image_ref, &container, err);
+	if (r == 0)
+		r = cri_start_container(bench->client, container, err);
+	if (r == 0)
+		r = print_host(bench, container, err);
+	if (r == 0)
+		r = learn_machine(bench, pod, err);
+	return remove_pod(bench, pod, r, err);
+}
+
+static int measure(struct bench *bench, struct err *err)
+{
+	double mib;
+	int r = prepare(bench, err);
+	for (unsigned round = 1; r == 0 && round <= bench->rounds; round++) {
+		fprintf(stderr, "round %u of %u\r", round, (unsigned)bench->rounds);
+		r = measure_raw(bench, err);
+		if (r == 0)
+			r = measure_pod(bench, round, err);
+	}
+	fputs("\n", stderr);
+	/* What the server has for itself alone and what it shares: the more severe figure. */
+	if (r == 0)
+		r = process_memory_mib((pid_t)bench->server_pid, "Rss", &mib, err);
+	if (r == 0)
+		r = results_add(&bench->results, "memory.server", mib, err);
+	return r < 0 ? r : results_check(&bench->results, err);
+}
+
+static int run(struct bench *bench, struct err *err)
+{
+	print_load();
+	int r = rpc_client_new(bench->socket, &bench->client, err);
+	if (r == 0)
+		r = measure(bench, err);
+	if (r == 0) {
+		printf("\n%u rounds, medians:\n", (unsigned)bench->rounds);
+		results_print(&bench->results, stdout);
+		r = results_write(&bench->results, bench->output, err);
+	}
+	rpc_client_free(bench->client);
+	raw_machine_done(&bench->raw);
+	free(bench->image_ref);
+	return r;
+}
+
+int main(int argc, char **argv)
+{
+	struct bench bench = {.rounds = 10};
+	(void)argc;
+	const struct option_row options[] = {
+		{"socket", 0, OPTION_STRING, &bench.socket, "PATH", "where bulkheadd serves"},
+		{"server-pid", 0, OPTION_NUMBER, &bench.server_pid, "PID", "bulkheadd's"},
+		{"image", 0, OPTION_STRING, &bench.image, "REF",
+			"an image with busybox's programs"},
+		{"dir", 0, OPTION_STRING, &bench.dir, "DIR", "for logs and the raw machine's disk"},
+		{"rounds", 0, OPTION_NUMBER, &bench.rounds, "N", "default 10"},
+		{"output", 0, OPTION_STRING, &bench.output, "FILE", "the results as JSON"},
+	};
+	struct err err = ERR_INIT;
+	char **rest;
+	int r = options_parse(options, ARRAY_SIZE(options), argv + 1, &rest, &err);
+	if (r != 0 || *rest || !bench.socket || !bench.server_pid || !bench.image || !bench.dir ||
+		!bench.output || bench.rounds == 0 || bench.rounds > RESULTS_SAMPLES_MAX) {
+		fprintf(stderr, "%s%sbulkhead-bench takes all of these:\n", err.msg,
+			err.msg[0] ? "; " : "");
+		options_help(stderr, options, ARRAY_SIZE(options));
+		return 2;
+	}
+	signal(SIGPIPE, SIG_IGN);
+	if (run(&bench, &err) < 0) {
+		fprintf(stderr, "bench: %s\n", err.msg);
+		return EXIT_FAILURE;
+	}
+	return EXIT_SUCCESS;
+}

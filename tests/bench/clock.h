@@ -1,0 +1,17 @@
+/* Time as everything here is measured: CLOCK_MONOTONIC, in nanoseconds. */
+#pragma once
+
+#include <stdint.h>
+#include <time.h>
+
+static inline uint64_t clock_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static inline double clock_ms_since(uint64_t begin_ns)
+{
+	return (double)(clock_ns() - begin_ns) / 1e6;
+}

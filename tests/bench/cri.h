@@ -1,0 +1,30 @@
+/*
+ * The CRI calls that `make bench` times, each as short as it can be said. One client, one thread;
+ * each blocks until it is answered, with a deadline. Returned strings are the caller's.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "common/err.h"
+#include "cri-server/rpc/client.h"
+
+int cri_pull(struct rpc_client *client, const char *image, char **ret_ref, struct err *err);
+
+/* `name` is the pod's name, uid and host name. Its container logs to log_directory. */
+int cri_run_pod(struct rpc_client *client, const char *name, const char *log_directory,
+	char **ret_id, struct err *err);
+/* Stops and removes it. */
+int cri_remove_pod(struct rpc_client *client, const char *id, struct err *err);
+
+/* The verbose information of the runtime, or of a pod where pod_id is given: a JSON object. */
+int cri_info(struct rpc_client *client, const char *pod_id, json_t **ret, struct err *err);
+
+/* A container that sleeps. */
+int cri_create_container(struct rpc_client *client, const char *pod_id, const char *image_ref,
+	char **ret_id, struct err *err);
+int cri_start_container(struct rpc_client *client, const char *id, struct err *err);
+
+/* Runs a command of at most two words to its end, whose code must be 0. ret_output may be NULL. */
+int cri_exec(struct rpc_client *client, const char *id, const char *program, const char *argument,
+	char **ret_output, struct err *err);

@@ -1,0 +1,66 @@
+#include "tests/bench/process.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+
+#define COMMAND_LINE_MAX (64u << 10)
+#define SMAPS_MAX        (64u << 10)
+
+static void dir_closep(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
+}
+
+int process_command_line(pid_t pid, char **ret, size_t *ret_len, struct err *err)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
+	return fd_read_file(path, COMMAND_LINE_MAX, ret, ret_len, err);
+}
+
+int process_find(const char *id, pid_t pids[PROCESSES_MAX], struct err *err)
+{
+	_cleanup_(dir_closep) DIR *dir = opendir("/proc");
+	const struct dirent *entry;
+	int n = 0;
+	if (!dir)
+		return err_errno(err, "open /proc");
+	while ((entry = readdir(dir))) {
+		_cleanup_free_ char *line = NULL;
+		pid_t pid = atoi(entry->d_name);
+		size_t len;
+		if (pid <= 0 || pid == getpid() || process_command_line(pid, &line, &len, NULL) < 0)
+			continue;
+		if (!memmem(line, len, id, strlen(id)))
+			continue;
+		if (n == PROCESSES_MAX)
+			return err_set(err, -ENOBUFS, "machine %s has more than %d processes", id,
+				PROCESSES_MAX);
+		pids[n++] = pid;
+	}
+	return n;
+}
+
+int process_memory_mib(pid_t pid, const char *field, double *ret, struct err *err)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[48], line[32];
+	unsigned long kib;
+	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
+	snprintf(line, sizeof(line), "\n%s:", field);
+	int r = fd_read_file(path, SMAPS_MAX, &text, NULL, err);
+	if (r < 0)
+		return r;
+	const char *at = strstr(text, line);
+	if (!at || sscanf(at + strlen(line), "%lu kB", &kib) != 1)
+		return err_set(err, -ESRCH, "%s has no %s: has the process ended?", path, field);
+	*ret = (double)kib / 1024;
+	return 0;
+}

@@ -1,0 +1,25 @@
+/*
+ * The host's processes of a pod and what they hold in memory, read from /proc. Stateless; any
+ * thread. What ends while it is looked at does not count.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/err.h"
+
+#define PROCESSES_MAX 16
+
+/*
+ * The processes on whose command lines a machine's id stands: its QEMU and its helpers. Returns
+ * their number; -ENOBUFS beyond PROCESSES_MAX.
+ */
+int process_find(const char *id, pid_t pids[PROCESSES_MAX], struct err *err);
+
+/* The command line, NUL-separated, in a new buffer that the caller frees. */
+int process_command_line(pid_t pid, char **ret, size_t *ret_len, struct err *err);
+
+/* A field of smaps_rollup, "Pss" or "Rss", in MiB. What processes share counts in part in "Pss". */
+int process_memory_mib(pid_t pid, const char *field, double *ret, struct err *err);

@@ -1,0 +1,231 @@
+#include "tests/bench/results.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "common/fd.h"
+
+/* What a bar bounds. */
+enum bar {
+	BAR_NONE,
+	BAR_RATIO,  /* median / baseline */
+	BAR_ADDED,  /* median - baseline */
+	BAR_MEDIAN, /* the median */
+};
+
+struct row {
+	const char *name; /* of the series; "prefix.*": a row for each that begins so */
+	const char *unit;
+	const char *baseline; /* a series; NULL: none */
+	enum bar bar;
+	double limit;
+};
+
+static const struct row rows[] = {
+	{"sandbox.run", "ms", "raw.boot", BAR_RATIO, 1.6},
+	{"sandbox.run.*", "ms", NULL, BAR_NONE, 0},
+	{"container.create", "ms", NULL, BAR_NONE, 0},
+	{"container.start", "ms", NULL, BAR_NONE, 0},
+	{"exec.sync", "ms", NULL, BAR_NONE, 0},
+	{"memory.pod", "MiB", "raw.memory", BAR_ADDED, 60},
+	{"memory.server", "MiB", NULL, BAR_MEDIAN, 64},
+};
+
+/* A row with its figures. */
+struct figures {
+	const struct row *row;
+	const char *name;
+	double median, baseline;
+	bool holds;
+};
+
+typedef int (*figures_fn)(void *userdata, const struct figures *figures);
+
+static const struct series *find(const struct results *results, const char *name)
+{
+	for (size_t i = 0; i < results->n; i++)
+		if (strcmp(results->series[i].name, name) == 0)
+			return &results->series[i];
+	return NULL;
+}
+
+int results_add(struct results *results, const char *name, double sample, struct err *err)
+{
+	struct series *series = (struct series *)find(results, name);
+	if (!series) {
+		if (results->n == RESULTS_SERIES_MAX || strlen(name) >= RESULTS_NAME_MAX)
+			return err_set(err, -ENOBUFS, "note %s: no room for it", name);
+		series = &results->series[results->n++];
+		snprintf(series->name, sizeof(series->name), "%s", name);
+	}
+	if (series->n == RESULTS_SAMPLES_MAX)
+		return err_set(err, -ENOBUFS, "note %s: too many samples", name);
+	series->samples[series->n++] = sample;
+	return 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
+}
+
+static double median_of(const struct series *series)
+{
+	double sorted[RESULTS_SAMPLES_MAX];
+	memcpy(sorted, series->samples, series->n * sizeof(sorted[0]));
+	qsort(sorted, series->n, sizeof(sorted[0]), compare);
+	return (sorted[(series->n - 1) / 2] + sorted[series->n / 2]) / 2;
+}
+
+static bool names(const struct row *row, const char *name)
+{
+	size_t len = strlen(row->name);
+	if (row->name[len - 1] == '*')
+		return strncmp(row->name, name, len - 1) == 0;
+	return strcmp(row->name, name) == 0;
+}
+
+static bool holds(const struct row *row, double median, double baseline)
+{
+	switch (row->bar) {
+	case BAR_RATIO:
+		return median / baseline <= row->limit;
+	case BAR_ADDED:
+		return median - baseline <= row->limit;
+	case BAR_MEDIAN:
+		return median <= row->limit;
+	case BAR_NONE:
+		break;
+	}
+	return true;
+}
+
+/* Calls fn for each row that has samples, in the table's order, until it returns other than 0. */
+static int each(const struct results *results, figures_fn fn, void *userdata)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(rows); k++) {
+		const struct series *baseline =
+			rows[k].baseline ? find(results, rows[k].baseline) : NULL;
+		for (size_t i = 0; i < results->n; i++) {
+			if (!names(&rows[k], results->series[i].name))
+				continue;
+			struct figures figures = {
+				.row = &rows[k],
+				.name = results->series[i].name,
+				.median = median_of(&results->series[i]),
+				.baseline = baseline ? median_of(baseline) : 0,
+			};
+			figures.holds = holds(&rows[k], figures.median, figures.baseline);
+			int r = fn(userdata, &figures);
+			if (r != 0)
+				return r;
+		}
+	}
+	return 0;
+}
+
+int results_check(const struct results *results, struct err *err)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(rows); k++) {
+		bool found = false;
+		for (size_t i = 0; i < results->n && !found; i++)
+			found = names(&rows[k], results->series[i].name);
+		if (!found)
+			return err_set(err, -ENODATA, "%s was not measured", rows[k].name);
+		if (rows[k].baseline && !find(results, rows[k].baseline))
+			return err_set(err, -ENODATA, "%s was not measured", rows[k].baseline);
+	}
+	return 0;
+}
+
+static void describe_bar(const struct row *row, char *out, size_t size)
+{
+	out[0] = '\0';
+	switch (row->bar) {
+	case BAR_NONE:
+		break;
+	case BAR_RATIO:
+		snprintf(out, size, "%g times", row->limit);
+		break;
+	case BAR_ADDED:
+		snprintf(out, size, "%g %s more", row->limit, row->unit);
+		break;
+	case BAR_MEDIAN:
+		snprintf(out, size, "%g %s", row->limit, row->unit);
+		break;
+	}
+}
+
+static int print_row(void *userdata, const struct figures *f)
+{
+	FILE *out = userdata;
+	char bar[32], baseline[32] = "", ratio[16] = "";
+	describe_bar(f->row, bar, sizeof(bar));
+	if (f->row->baseline) {
+		snprintf(baseline, sizeof(baseline), "%.1f", f->baseline);
+		snprintf(ratio, sizeof(ratio), "%.2f", f->median / f->baseline);
+	}
+	fprintf(out, "%-24s %-4s %10.1f %10s %7s   %-12s %s\n", f->name, f->row->unit, f->median,
+		baseline, ratio, bar,
+		f->row->bar == BAR_NONE ? ""
+		: f->holds              ? "holds"
+					: "DOES NOT HOLD");
+	return 0;
+}
+
+static int print_broken(void *userdata, const struct figures *f)
+{
+	FILE *out = userdata;
+	char bar[32];
+	if (f->holds)
+		return 0;
+	describe_bar(f->row, bar, sizeof(bar));
+	fprintf(out, "The bar of %s does not hold: at most %s%s%s, but it is %.1f %s", f->name, bar,
+		f->row->baseline ? " of " : "", f->row->baseline ? f->row->baseline : "", f->median,
+		f->row->unit);
+	if (f->row->baseline)
+		fprintf(out, " against %.1f %s", f->baseline, f->row->unit);
+	fputs(".\n", out);
+	return 0;
+}
+
+void results_print(const struct results *results, FILE *out)
+{
+	fprintf(out, "%-24s %-4s %10s %10s %7s   %-12s\n", "", "unit", "median", "baseline",
+		"ratio", "bar");
+	each(results, print_row, out);
+	each(results, print_broken, out);
+}
+
+static json_t *number_or_null(bool meaning, double value)
+{
+	return meaning ? json_real(value) : json_null();
+}
+
+static int append_row(void *userdata, const struct figures *f)
+{
+	const struct row *row = f->row;
+	bool compared = row->baseline, bounded = row->bar != BAR_NONE;
+	json_t *object = json_pack("{s:s, s:s, s:f, s:o, s:o, s:o, s:o}", "name", f->name, "unit",
+		row->unit, "median", f->median, "baseline", number_or_null(compared, f->baseline),
+		"ratio", number_or_null(compared, f->median / f->baseline), "bar",
+		number_or_null(bounded, row->limit), "holds",
+		bounded ? json_boolean(f->holds) : json_null());
+	return json_array_append_new(userdata, object) < 0 ? -ENOMEM : 0;
+}
+
+int results_write(const struct results *results, const char *path, struct err *err)
+{
+	json_auto_t *array = json_array();
+	if (!array || each(results, append_row, array) < 0)
+		return err_nomem(err);
+	_cleanup_free_ char *text = json_dumps(array, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
+	_cleanup_free_ char *lines = text ? str_printf("%s\n", text) : NULL;
+	if (!lines)
+		return err_nomem(err);
+	return fd_write_file(path, lines, strlen(lines), 0644, err);
+}

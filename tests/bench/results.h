@@ -1,0 +1,48 @@
+/*
+ * What `make bench` found: named series of samples, and the table of rows that are made of them.
+ *
+ * The table at the top of results.c is the one place that says which rows there are, in which
+ * unit, against which baseline and with which bar. To add a row: a line there, and results_add()
+ * where the thing is measured. A series that no row names (a baseline) is only compared with.
+ *
+ * Plain value; one thread.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include "common/err.h"
+
+#define RESULTS_SAMPLES_MAX 100
+#define RESULTS_SERIES_MAX  64
+#define RESULTS_NAME_MAX    64
+
+struct series {
+	char name[RESULTS_NAME_MAX];
+	double samples[RESULTS_SAMPLES_MAX];
+	size_t n;
+};
+
+struct results {
+	struct series series[RESULTS_SERIES_MAX]; /* in the order of their first samples */
+	size_t n;
+};
+
+/* Notes a sample, in its row's unit. -ENOBUFS: more series or samples than there is room for. */
+int results_add(struct results *results, const char *name, double sample, struct err *err);
+
+/* -ENODATA names the first row, or baseline of one, that has no sample. */
+int results_check(const struct results *results, struct err *err);
+
+/* The table for people; below it each bar that does not hold. */
+void results_print(const struct results *results, FILE *out);
+
+/*
+ * Writes the rows as a JSON array of {name, unit, median, baseline, ratio, bar, holds}; what has no
+ * meaning for a row is null. baseline is the baseline's median and ratio the median over it. A bar
+ * is of the ratio, or, where the unit is MiB, of the median itself, or, with a baseline, of what
+ * the median adds to it.
+ */
+int results_write(const struct results *results, const char *path, struct err *err);
