@@ -76,7 +76,7 @@ define guest_program_rule
 $(B)/$(2)/$(1): $(call objects,$(3),guest)
 	$$(call say,LD,$$@)
 	$$(Q)mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(GUEST_CFLAGS) -static-pie -o $$@ $$^ $$$$(pkg-config --static --libs $(4))
+	$$(Q)$$(CC) $$(GUEST_CFLAGS) -static-pie -o $$@ $$^ $(if $(4),$$$$(pkg-config --static --libs $(4)))
 PROGRAMS += $(B)/$(2)/$(1)
 OBJECTS += $(call objects,$(3),guest)
 endef
@@ -111,8 +111,8 @@ MODULES := common hypervisor hypervisor/vsock network agent guest-image cri-serv
 
 .PHONY: programs unit demo test bench clean
 programs: $(PROGRAMS)
-unit: $(TESTS) $(FUZZERS)
-	$(Q)tests/run-unit $^
+unit: $(TESTS) $(FUZZERS) $(B)/guest/initramfs.cpio
+	$(Q)BULKHEAD_INITRAMFS=$(B)/guest/initramfs.cpio tests/run-unit $(TESTS) $(FUZZERS)
 # What the README names. Each installs what it needs first.
 demo:
 	$(Q)packaging/install-deps
