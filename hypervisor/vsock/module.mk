@@ -13,3 +13,6 @@ $(call unit_test,$(VSOCK)/device_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
 $(call unit_test,$(VSOCK)/vhost_user_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
 $(call fuzz_target,$(VSOCK)/ring_fuzz.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
 $(call fuzz_target,$(VSOCK)/vhost_user_fuzz.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
+# For tests/functional/vsock.bats.
+$(call guest_program,vsock_echo,tests/functional,tests/functional/guest/vsock_echo.c,)
+$(call program,vsock_client,tests/functional,tests/functional/vsock_client.c,common,libprotobuf-c)

@@ -42,7 +42,8 @@ static void write_all(int fd, const uint8_t *data, size_t len)
 static uint64_t read_line(int fd)
 {
 	char line[24] = "";
-	for (size_t n = 0; n < sizeof(line) - 1 && read(fd, line + n, 1) == 1 && line[n] != '\n'; n++)
+	for (size_t n = 0; n < sizeof(line) - 1 && read(fd, line + n, 1) == 1 && line[n] != '\n';
+		n++)
 		;
 	return strtoull(line, NULL, 10);
 }
