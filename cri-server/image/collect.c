@@ -1,6 +1,7 @@
 /*
- * Garbage and usage. Garbage is what no image names and no holder needs: layers (their file and record) and blobs.
- * Nothing is collected while a pull is in progress, whose blobs no image names yet; its end collects.
+ * Garbage and usage. Garbage is what no image names and no holder needs: layers (their file and
+ * record) and blobs. Nothing is collected while a pull is in progress, whose blobs no image names
+ * yet; its end collects.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -28,11 +29,11 @@ static bool layer_needed(struct img *img, const char *hex)
 	struct image_entry *entry;
 	struct holder *holder;
 	TAILQ_FOREACH(entry, &img->images, link)
-		if (names(entry->record->layers, entry->record->n_layers, "sha256:", hex))
-			return true;
+	if (names(entry->record->layers, entry->record->n_layers, "sha256:", hex))
+		return true;
 	TAILQ_FOREACH(holder, &img->holders, link)
-		if (names(holder->layers, holder->n, "sha256:", hex))
-			return true;
+	if (names(holder->layers, holder->n, "sha256:", hex))
+		return true;
 	return false;
 }
 
@@ -40,14 +41,15 @@ static bool blob_needed(struct img *img, const char *hex)
 {
 	struct image_entry *entry;
 	TAILQ_FOREACH(entry, &img->images, link)
-		if (names(entry->record->blobs, entry->record->n_blobs, "sha256:", hex))
-			return true;
+	if (names(entry->record->blobs, entry->record->n_blobs, "sha256:", hex))
+		return true;
 	return false;
 }
 
-/* The record goes first: a file without one is found again by its name, the reverse would be a broken layer. */
-static int remove_layer(struct img *img, const char *hex, int dir_fd, const char *file,
-	struct err *err)
+/* The record goes first: a file without one is found again by its name, the reverse would be a
+ * broken layer. */
+static int remove_layer(
+	struct img *img, const char *hex, int dir_fd, const char *file, struct err *err)
 {
 	_cleanup_free_ char *diff_id = str_printf("sha256:%s", hex);
 	if (!diff_id)
@@ -108,26 +110,25 @@ int img_collect(struct img *img, struct err *err)
 	return r;
 }
 
-static int add_usage(int dir_fd, const char *name, uint64_t *bytes, uint64_t *inodes)
+static void add_usage(int dir_fd, const char *name, uint64_t *bytes, uint64_t *inodes)
 {
 	struct stat st;
 	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return 0; /* gone meanwhile */
+		return; /* gone meanwhile */
 	*bytes += (uint64_t)st.st_blocks * 512;
 	(*inodes)++;
 	if (!S_ISDIR(st.st_mode))
-		return 0;
+		return;
 	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	if (!dir) {
 		fd_close(fd);
-		return 0;
+		return;
 	}
 	for (struct dirent *entry; (entry = readdir(dir));)
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
 			add_usage(dirfd(dir), entry->d_name, bytes, inodes);
 	closedir(dir);
-	return 0;
 }
 
 /* The mount point: the highest directory above path on the same device. */

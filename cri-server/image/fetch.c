@@ -152,6 +152,8 @@ static int skopeo(struct fetch *f, const char *const *arguments, uint64_t timeou
 	const struct spawn_options options = {
 		.argv = argv, .timeout_ms = timeout_ms, .cancel_fd = f->cancel_fd};
 	int r = spawn_run(&options, result, err);
+	if (r == -ENOENT) /* which would read as: no such image */
+		r = err_set(err, -EIO, "there is no program skopeo");
 	if (r < 0)
 		return r;
 	return result->exit_code ? skopeo_error(result, err) : 0;
@@ -263,7 +265,7 @@ static int read_manifest_digest(const char *layout, char ret[72], struct err *er
 
 bool img_source_is_local(const char *source)
 {
-	static const char *const local[] = {"oci:", "oci-archive:", "docker-archive:"};
+	static const char *const local[] = {"oci:/", "oci-archive:/", "docker-archive:/"};
 	for (size_t i = 0; i < ARRAY_SIZE(local); i++)
 		if (strncmp(source, local[i], strlen(local[i])) == 0)
 			return true;

@@ -22,48 +22,15 @@ struct img_image *img_image_free(struct img_image *image)
 	return NULL;
 }
 
-/* ---- work that several want ---- */
-
-static struct busy *busy_find(struct img *img, const char *key)
-{
-	struct busy *busy;
-	TAILQ_FOREACH(busy, &img->busy, link)
-	if (strcmp(busy->key, key) == 0)
-		return busy;
-	return NULL;
-}
-
-int img_busy_enter(struct img *img, const char *kind, const char *key, struct err *err)
-{
-	struct busy *busy = calloc(1, sizeof(*busy));
-	char *full = str_printf("%s:%s", kind, key);
-	if (!busy || !full) {
-		free(busy);
-		free(full);
-		return err_nomem(err);
-	}
-	busy->key = full;
-	pthread_mutex_lock(&img->lock);
-	while (busy_find(img, full))
-		pthread_cond_wait(&img->busy_changed, &img->lock);
-	TAILQ_INSERT_TAIL(&img->busy, busy, link);
-	pthread_mutex_unlock(&img->lock);
-	return 0;
-}
-
-void img_busy_leave(struct img *img, const char *kind, const char *key)
-{
-	_cleanup_free_ char *full = str_printf("%s:%s", kind, key);
-	pthread_mutex_lock(&img->lock);
-	struct busy *busy = full ? busy_find(img, full) : TAILQ_FIRST(&img->busy);
-	TAILQ_REMOVE(&img->busy, busy, link);
-	pthread_cond_broadcast(&img->busy_changed);
-	pthread_mutex_unlock(&img->lock);
-	free(busy->key);
-	free(busy);
-}
-
 /* ---- open and close ---- */
+
+static void free_entry(struct image_entry *entry)
+{
+	free(entry->id);
+	if (entry->record)
+		bulkhead__store__image__free_unpacked(entry->record, NULL);
+	free(entry);
+}
 
 static int load_image(void *userdata, const char *id, const ProtobufCMessage *record)
 {
@@ -73,9 +40,9 @@ static int load_image(void *userdata, const char *id, const ProtobufCMessage *re
 		return -ENOMEM;
 	entry->id = strdup(id);
 	entry->record = (Bulkhead__Store__Image *)message_copy(record);
-	if (!entry->id || !entry->record || !entry->record->config) {
-		free(entry->id);
-		free(entry);
+	if (!entry->id || !reference_is_digest(entry->id) || !entry->record ||
+		!entry->record->config) {
+		free_entry(entry);
 		return -EBADMSG;
 	}
 	TAILQ_INSERT_TAIL(&img->images, entry, link);
@@ -134,13 +101,6 @@ int img_open(
 	}
 	*ret = img;
 	return 0;
-}
-
-static void free_entry(struct image_entry *entry)
-{
-	free(entry->id);
-	bulkhead__store__image__free_unpacked(entry->record, NULL);
-	free(entry);
 }
 
 static void free_holder(struct holder *holder)
@@ -242,7 +202,6 @@ static struct image_entry *by_name(struct img *img, const char *tag, const char 
 	return NULL;
 }
 
-/* 0 with the entry, or positive 1. The lock is held. */
 static struct image_entry *by_reference(struct img *img, const struct reference *ref)
 {
 	_cleanup_free_ char *name = ref->digest ? str_printf("%s@%s", ref->name, ref->digest)
@@ -250,21 +209,26 @@ static struct image_entry *by_reference(struct img *img, const struct reference 
 	return name ? by_name(img, name, ref->digest ? name : NULL) : NULL;
 }
 
+/*
+ * 0 with the entry, or positive 1. The lock is held. A name goes before the beginning of an id:
+ * 'cafe' must not turn out as another image because its digest begins so.
+ */
 static int find_locked(struct img *img, const char *text, struct image_entry **ret, struct err *err)
 {
 	struct image_entry *entry = by_name(img, text, NULL); /* "oci:…" stands as it was pulled */
+	int r = 0;
+	if (!entry && !img_source_is_local(text) && !reference_is_digest(text)) {
+		struct reference ref;
+		r = reference_parse(text, &ref, err);
+		if (r == 0) {
+			entry = by_reference(img, &ref);
+			reference_done(&ref);
+		}
+	}
 	if (!entry)
 		entry = by_id(img, text);
-	if (!entry && !img_source_is_local(text)) {
-		struct reference ref;
-		int r = reference_parse(text, &ref, err);
-		if (r < 0)
-			return r;
-		entry = by_reference(img, &ref);
-		reference_done(&ref);
-	}
 	*ret = entry;
-	return entry ? 0 : 1;
+	return entry ? 0 : r < 0 ? r : 1;
 }
 
 static struct img_image *snapshot(const struct image_entry *entry)
@@ -324,12 +288,16 @@ int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err
 
 /* ---- add and remove ---- */
 
-static int save(struct img *img, const struct image_entry *entry, struct err *err)
+static bool drop_tags(Bulkhead__Store__Image *from, const Bulkhead__Store__Image *taken)
 {
-	return store_put(img->store, STORE_IMAGE, entry->id, &entry->record->base, err);
+	size_t before = from->n_tags;
+	for (size_t i = 0; i < taken->n_tags; i++)
+		drop_from_list(from->tags, &from->n_tags, taken->tags[i]);
+	return from->n_tags != before;
 }
 
-/* The names leave whichever other image had them: a tag moved. */
+/* The names leave whichever other image had them: a tag moved. In the records, not yet in memory.
+ */
 static int take_names(
 	struct img *img, const char *id, const Bulkhead__Store__Image *record, struct err *err)
 {
@@ -337,16 +305,19 @@ static int take_names(
 	int r = 0;
 	TAILQ_FOREACH(other, &img->images, link)
 	{
-		size_t before = other->record->n_tags;
 		if (strcmp(other->id, id) == 0)
 			continue;
-		for (size_t i = 0; i < record->n_tags; i++)
-			drop_from_list(
-				other->record->tags, &other->record->n_tags, record->tags[i]);
-		if (other->record->n_tags != before && r == 0)
-			r = save(img, other, err);
+		Bulkhead__Store__Image *copy =
+			(Bulkhead__Store__Image *)message_copy(&other->record->base);
+		if (!copy)
+			return err_nomem(err);
+		if (drop_tags(copy, record))
+			r = store_put(img->store, STORE_IMAGE, other->id, &copy->base, err);
+		bulkhead__store__image__free_unpacked(copy, NULL);
+		if (r < 0)
+			return r;
 	}
-	return r;
+	return 0;
 }
 
 /* The same image again: what was known of its names stays. */
@@ -371,7 +342,7 @@ static int add_locked(struct img *img, struct image_entry *entry, struct err *er
 		return r;
 	r = take_names(img, entry->id, entry->record, err);
 	if (r == 0)
-		r = save(img, entry, err);
+		r = store_put(img->store, STORE_IMAGE, entry->id, &entry->record->base, err);
 	if (r == 0)
 		r = store_commit(img->store, err);
 	if (r < 0) {
@@ -382,6 +353,9 @@ static int add_locked(struct img *img, struct image_entry *entry, struct err *er
 		TAILQ_REMOVE(&img->images, old, link);
 		free_entry(old);
 	}
+	struct image_entry *other;
+	TAILQ_FOREACH(other, &img->images, link)
+	drop_tags(other->record, entry->record);
 	TAILQ_INSERT_TAIL(&img->images, entry, link);
 	return 0;
 }
@@ -472,19 +446,6 @@ void img_release(struct img *img, const char *name)
 		return;
 	free_holder(holder);
 	img_collect(img, NULL);
-}
-
-int img_layer_path(struct img *img, const char *diff_id, char **ret_path, struct err *err)
-{
-	ProtobufCMessage *record = NULL;
-	int r = store_get(img->store, STORE_LAYER, diff_id, &record, err);
-	if (r < 0)
-		return r;
-	if (r > 0)
-		return err_set(err, -ENOENT, "layer %s is not on this node", diff_id);
-	protobuf_c_message_free_unpacked(record, NULL);
-	*ret_path = img_layer_file(img, diff_id);
-	return *ret_path ? 0 : err_nomem(err);
 }
 
 int img_reference_normalize(const char *reference, char **ret, struct err *err)

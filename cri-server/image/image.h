@@ -1,13 +1,14 @@
 /*
  * The node's images: references, pulls, layers as EROFS files, garbage, usage.
  *
- * An image is known by its id, "sha256:" and the digest of its config. It has tags and digests (names that lead to it) and
- * layers, by diff id, each one read-only EROFS file in <dir>/layers that any number of images share. Blobs
- * lie in <dir>/blobs (one OCI layout's shared blob directory). Records are in the store; a file without a record
- * is garbage, removed at img_open().
+ * An image is known by its id, "sha256:" and the digest of its config. It has tags and digests
+ * (names that lead to it) and layers, by diff id, each one read-only EROFS file in <dir>/layers
+ * that any number of images share. Blobs lie in <dir>/blobs (one OCI layout's shared blob
+ * directory). Records are in the store; a file that no record names is garbage: img_collect()
+ * removes it.
  *
- * Threads: any. Pulls of one reference go one after the other, and share what is there; a layer is converted once. Snapshots returned
- * (struct img_image) belong to the caller and never change.
+ * Threads: any. Pulls of one reference go one after the other, and share what is there; a layer is
+ * converted once. Snapshots returned (struct img_image) belong to the caller and never change.
  */
 #pragma once
 
@@ -22,11 +23,13 @@
 struct img;
 
 struct img_config {
-	const char *dir;             /* /var/lib/bulkhead/images; made when missing */
-	const char *registries_conf; /* containers-registries.conf(5) for skopeo; NULL: the system's */
-	const char *policy;          /* containers-policy.json(5); NULL: the system's, or accept-anything when there is none */
-	const char *unpack_helper;   /* path of bulkhead-unpack */
-	uint64_t layer_bytes_max;    /* unpacked size of one layer; error names the limit */
+	const char *dir; /* /var/lib/bulkhead/images; made when missing */
+	const char
+		*registries_conf; /* containers-registries.conf(5) for skopeo; NULL: the system's */
+	const char *policy; /* containers-policy.json(5); NULL: the system's, or accept-anything
+			       when there is none */
+	const char *unpack_helper; /* path of bulkhead-unpack */
+	uint64_t layer_bytes_max;  /* unpacked size of one layer; error names the limit */
 	uint64_t layer_files_max;
 	uint64_t pull_timeout_ms;
 };
@@ -35,32 +38,34 @@ struct img_config {
 struct img_auth {
 	const char *username;
 	const char *password;
-	const char *auth;           /* base64 of user:password */
+	const char *auth; /* base64 of user:password */
 	const char *server_address;
 	const char *identity_token;
 	const char *registry_token;
 };
 
 struct img_image {
-	char *id;                        /* "sha256:…" */
+	char *id; /* "sha256:…" */
 	Bulkhead__Store__Image *record;
 };
 struct img_image *img_image_free(struct img_image *image);
 
-int img_open(const struct img_config *config, struct store *store, struct img **ret,
-	struct err *err);
+int img_open(
+	const struct img_config *config, struct store *store, struct img **ret, struct err *err);
 struct img *img_close(struct img *img);
 
 /*
- * Pulls what reference names: a registry reference as everywhere in the ecosystem, or `oci:DIR[:tag]`,
- * `oci-archive:FILE[:tag]`, `docker-archive:FILE[:ref]`. cancel_fd becomes readable to cancel (negative: none). Returns the image's
- * id. Errors: -EINVAL reference; -ENOENT no such image in the registry; -EACCES credentials; -EHOSTUNREACH … registry
+ * Pulls what reference names: a registry reference as everywhere in the ecosystem, or
+ * `oci:DIR[:tag]`, `oci-archive:FILE[:tag]`, `docker-archive:FILE[:ref]` with an absolute path.
+ * cancel_fd becomes readable to cancel (negative: none). Returns the image's id. Errors: -EINVAL
+ * reference; -ENOENT no such image in the registry; -EACCES credentials; -EHOSTUNREACH … registry
  * down; -EBADMSG malformed image; -ENOSPC; -ECANCELED; -EFBIG a limit, named.
  */
 int img_pull(struct img *img, const char *reference, const struct img_auth *auth, int cancel_fd,
 	char **ret_id, struct err *err);
 
-/* By tag, digest, id ("sha256:…" or hex) or a prefix of an id that is unique. 0; positive 1: none. */
+/* By tag, digest, id ("sha256:…" or hex) or, where no name fits, the unique beginning of an id. 0;
+ * positive 1: none. */
 int img_find(struct img *img, const char *reference, struct img_image **ret, struct err *err);
 
 /* All images, by id, a new array; free with img_list_free(). */
@@ -68,14 +73,16 @@ int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err
 void img_list_free(struct img_image **images, size_t n);
 
 /*
- * Removes the image that the reference leads to, with all its tags; layers and blobs that nothing else needs are
- * freed at once, those in use by a container when it is removed (img_release()). None: success.
+ * Removes the image that the reference leads to, with all its tags; layers and blobs that nothing
+ * else needs are freed at once, those in use by a container when it is removed (img_release()).
+ * None: success.
  */
 int img_remove(struct img *img, const char *reference, struct err *err);
 
 /*
- * Protects the layers from removal on behalf of a container; again for the same holder changes nothing. In memory
- * only: at start-up the runtime holds again for the containers it finds, then calls img_collect().
+ * Protects the layers from removal on behalf of a container; again for the same holder changes
+ * nothing. In memory only: at start-up the runtime holds again for the containers it finds, then
+ * calls img_collect().
  */
 int img_hold(struct img *img, const char *holder, char *const *layers, size_t n, struct err *err);
 void img_release(struct img *img, const char *holder);
@@ -93,7 +100,7 @@ int img_directory_usage(const char *path, uint64_t *ret_bytes, uint64_t *ret_ino
 	char **ret_mountpoint, struct err *err);
 
 /*
- * A reference in its full form: "busybox" → "docker.io/library/busybox:latest"; with a digest the tag is kept
- * apart. -EINVAL names what is wrong. Pure.
+ * A reference in its full form: "busybox" → "docker.io/library/busybox:latest"; with a digest the
+ * tag is kept apart. -EINVAL names what is wrong. Pure.
  */
 int img_reference_normalize(const char *reference, char **ret, struct err *err);

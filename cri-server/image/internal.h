@@ -45,9 +45,13 @@ struct img {
 	unsigned pulls; /* in progress: their blobs have no record yet, so nothing is collected */
 };
 
-/* image.c */
-int img_busy_enter(struct img *img, const char *kind, const char *key, struct err *err);
+/* busy.c */
+/* Waits for whoever does the same; -ECANCELED. */
+int img_busy_enter(
+	struct img *img, const char *kind, const char *key, int cancel_fd, struct err *err);
 void img_busy_leave(struct img *img, const char *kind, const char *key);
+
+/* image.c */
 /* Puts a pulled image into records and list: its names move to it from others, all or nothing.
  * Takes the record. */
 int img_add(struct img *img, const char *id, Bulkhead__Store__Image *record, struct err *err);
@@ -56,11 +60,14 @@ int img_add(struct img *img, const char *id, Bulkhead__Store__Image *record, str
 /* Converts a blob to the layer's EROFS file, unless it is there; verifies the diff id. */
 int img_convert_layer(struct img *img, const char *blob_digest, const char *diff_id, int cancel_fd,
 	struct err *err);
+/* Whether the layer, which must be there, hides all below it. */
+int img_layer_is_opaque(struct img *img, const char *diff_id, bool *ret, struct err *err);
 char *img_blob_path(const struct img *img, const char *digest);
 char *img_layer_file(const struct img *img, const char *diff_id);
 
 /* fetch.c */
-/* "oci:…" and the like: files of this host, whose name is no reference. */
+/* "oci:/…" and the like: files of this host. Without the slash they are references: whoever may
+ * name an image in a pod may not thereby read files. */
 bool img_source_is_local(const char *source);
 /* Brings manifest, configuration and layers into the blobs; ret_digest: the manifest's,
  * ret_repo_digest: what the reference stands for in the registry (an index's digest where it is

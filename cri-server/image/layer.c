@@ -1,21 +1,25 @@
 /*
  * From a layer's blob to a read-only EROFS file that guests mount.
  *
- *	blob → bulkhead-unpack (chrooted process) → tree in tmp/ → mkfs.erofs → tmp/ → layers/<hex>.erofs
+ *	blob → bulkhead-unpack (chrooted process) → tree in tmp/ → mkfs.erofs → tmp/ →
+ *layers/<hex>.erofs
  *
- * The file appears by rename when it is complete, its record right after; a file without a record is removed at
- * start-up. Layers are world-readable: every machine's QEMU opens them, none may write.
+ * The file appears by rename when it is complete, its record right after; a file without a record
+ *is removed at start-up. Layers are world-readable: every machine's QEMU opens them, none may
+ *write.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "common/spawn.h"
 #include "cri-server/image/internal.h"
+#include "cri-server/image/unpack.h"
 #include "cri-server/message.h"
 
 #define CONVERT_MS 1800000
@@ -39,11 +43,12 @@ static int unpack_error(const struct spawn_result *result, struct err *err)
 {
 	static const int codes[] = {[1] = -EBADMSG, [2] = -EFBIG, [3] = -ENOSPC};
 	int code = result->exit_code > 0 && result->exit_code < (int)ARRAY_SIZE(codes)
-		? codes[result->exit_code]
-		: -EIO;
+			   ? codes[result->exit_code]
+			   : -EIO;
 	struct buf tail = result->err_tail;
 	const char *why = buf_string(&tail);
-	return err_set(err, code, "unpack: %.*s", why ? (int)strcspn(why, "\n") : 0, why ? why : "");
+	return err_set(
+		err, code, "unpack: %.*s", why ? (int)strcspn(why, "\n") : 0, why ? why : "");
 }
 
 static int unpack(struct img *img, const char *blob, const char *tree, const char *diff_id,
@@ -57,6 +62,8 @@ static int unpack(struct img *img, const char *blob, const char *tree, const cha
 		.argv = argv, .timeout_ms = CONVERT_MS, .cancel_fd = cancel_fd};
 	struct spawn_result result = SPAWN_RESULT_INIT(256);
 	int r = spawn_run(&options, &result, err);
+	if (r == -ENOENT) /* which would read as: no such image */
+		r = err_set(err, -EIO, "there is no program %s", img->config.unpack_helper);
 	if (r == 0 && result.exit_code != 0)
 		r = unpack_error(&result, err);
 	if (r == 0) {
@@ -71,21 +78,22 @@ static int unpack(struct img *img, const char *blob, const char *tree, const cha
 
 static int make_erofs(const char *tree, const char *file, int cancel_fd, struct err *err)
 {
-	/* The UUID is of no use to a guest, and without one the same layer gives the same file. */
-	const char *const argv[] = {"mkfs.erofs", "--quiet", "-U",
-		"00000000-0000-0000-0000-000000000000", file, tree, NULL};
+	const char *const argv[] = {"mkfs.erofs", "--quiet", file, tree, NULL};
 	const struct spawn_options options = {
 		.argv = argv, .timeout_ms = CONVERT_MS, .cancel_fd = cancel_fd};
 	struct spawn_result result = SPAWN_RESULT_INIT(65536);
-	int r = spawn_check(&options, &result, err);
-	/* mkfs.erofs says it in words only. */
-	if (r == -EIO && strstr(err->msg, "o space left"))
-		r = err->code = -ENOSPC;
+	struct err own = ERR_INIT;
+	int r = spawn_check(&options, &result, &own);
+	if (r == -ENOENT)
+		r = err_set(err, -EIO, "there is no program mkfs.erofs (package erofs-utils)");
+	else if (r < 0) /* "disk full" is in words only */
+		r = err_set(err, strstr(own.msg, "o space left") ? -ENOSPC : r, "%s", own.msg);
 	spawn_result_done(&result);
 	return r;
 }
 
-static int publish(struct img *img, const char *from, const char *diff_id, struct err *err)
+static int publish(
+	struct img *img, const char *from, const char *diff_id, bool opaque, struct err *err)
 {
 	_cleanup_free_ char *to = img_layer_file(img, diff_id);
 	if (!to)
@@ -99,6 +107,7 @@ static int publish(struct img *img, const char *from, const char *diff_id, struc
 	Bulkhead__Store__Layer record = BULKHEAD__STORE__LAYER__INIT;
 	record.file = strrchr(to, '/') + 1;
 	record.bytes = (uint64_t)st.st_size;
+	record.opaque = opaque;
 	int r = store_put(img->store, STORE_LAYER, diff_id, &record.base, err);
 	if (r < 0)
 		unlink(to);
@@ -113,28 +122,72 @@ static int convert(struct img *img, const char *blob_digest, const char *diff_id
 	_cleanup_free_ char *file = tree ? str_printf("%s.erofs", tree) : NULL;
 	if (!blob || !file)
 		return err_nomem(err);
-	if (mkdir(tree, 0755) < 0)
-		return err_errno(err, "make %s", tree);
-	int r = unpack(img, blob, tree, diff_id, cancel_fd, err);
+	int r = fd_remove_tree(tree, err);
+	if (r == 0 && mkdir(tree, 0755) < 0)
+		r = err_errno(err, "make %s", tree);
+	if (r == 0)
+		r = unpack(img, blob, tree, diff_id, cancel_fd, err);
 	if (r == 0)
 		r = make_erofs(tree, file, cancel_fd, err);
+	char opaque;
 	if (r == 0)
-		r = publish(img, file, diff_id, err);
+		r = publish(img, file, diff_id,
+			getxattr(tree, UNPACK_OPAQUE_XATTR, &opaque, 1) == 1, err);
 	unlink(file);
 	fd_remove_tree(tree, NULL);
 	return r;
 }
 
+/* 0 with the record of a layer whose file is whole; positive 1: there is none. */
+static int find_layer(
+	struct img *img, const char *diff_id, Bulkhead__Store__Layer **ret, struct err *err)
+{
+	ProtobufCMessage *record = NULL;
+	int r = store_get(img->store, STORE_LAYER, diff_id, &record, err);
+	if (r != 0)
+		return r;
+	Bulkhead__Store__Layer *layer = (Bulkhead__Store__Layer *)record;
+	_cleanup_free_ char *file = img_layer_file(img, diff_id);
+	struct stat st;
+	if (file && stat(file, &st) == 0 && (uint64_t)st.st_size == layer->bytes) {
+		*ret = layer;
+		return 0;
+	}
+	protobuf_c_message_free_unpacked(record, NULL);
+	return file ? 1 : err_nomem(err);
+}
+
+int img_layer_is_opaque(struct img *img, const char *diff_id, bool *ret, struct err *err)
+{
+	Bulkhead__Store__Layer *layer;
+	int r = find_layer(img, diff_id, &layer, err);
+	if (r != 0)
+		return r < 0 ? r : err_set(err, -ENOENT, "layer %s is not on this node", diff_id);
+	*ret = layer->opaque;
+	bulkhead__store__layer__free_unpacked(layer, NULL);
+	return 0;
+}
+
+int img_layer_path(struct img *img, const char *diff_id, char **ret_path, struct err *err)
+{
+	bool opaque;
+	int r = img_layer_is_opaque(img, diff_id, &opaque, err);
+	if (r < 0)
+		return r;
+	*ret_path = img_layer_file(img, diff_id);
+	return *ret_path ? 0 : err_nomem(err);
+}
+
 int img_convert_layer(struct img *img, const char *blob_digest, const char *diff_id, int cancel_fd,
 	struct err *err)
 {
-	int r = img_busy_enter(img, "layer", diff_id, err);
+	int r = img_busy_enter(img, "layer", diff_id, cancel_fd, err);
 	if (r < 0)
 		return r;
-	ProtobufCMessage *record = NULL;
-	r = store_get(img->store, STORE_LAYER, diff_id, &record, err);
-	if (record)
-		protobuf_c_message_free_unpacked(record, NULL);
+	Bulkhead__Store__Layer *layer = NULL;
+	r = find_layer(img, diff_id, &layer, err);
+	if (layer)
+		bulkhead__store__layer__free_unpacked(layer, NULL);
 	if (r > 0)
 		r = convert(img, blob_digest, diff_id, cancel_fd, err);
 	img_busy_leave(img, "layer", diff_id);

@@ -1,6 +1,7 @@
 #include "cri-server/image/manifest.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,8 @@
 
 /* Lists in an image's configuration are as long as a kernel's argument list may be, at most. */
 #define LIST_MAX 4096
+/* No registry has such a blob; sums of so many cannot overflow. */
+#define BLOB_BYTES_MAX (1ll << 50)
 
 static void json_freep(json_t **json)
 {
@@ -19,14 +22,34 @@ static void json_freep(json_t **json)
 }
 #define _cleanup_json_ _cleanup_(json_freep)
 
+/* Values, or a few more: each but the first follows one of these outside strings. */
+static size_t count_values(const char *text, size_t len)
+{
+	size_t n = 0;
+	bool string = false;
+	for (size_t i = 0; i < len; i++) {
+		if (string && text[i] == '\\')
+			i++;
+		else if (text[i] == '"')
+			string = !string;
+		else if (!string && memchr("[{,:", text[i], 4))
+			n++;
+	}
+	return n;
+}
+
 static json_t *load(const char *what, const char *text, size_t len, struct err *err)
 {
 	json_error_t error;
+	if (count_values(text, len) > MANIFEST_VALUES_MAX) {
+		err_set(err, -EBADMSG, "image %s: it has more than %u values", what,
+			MANIFEST_VALUES_MAX);
+		return NULL;
+	}
 	json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
 	if (json && json_is_object(json))
 		return json;
-	err_set(err, -EBADMSG, "image %s: %s", what,
-		json ? "it is not a JSON object" : error.text);
+	err_set(err, -EBADMSG, "image %s: %s", what, json ? "it is not a JSON object" : error.text);
 	json_decref(json);
 	return NULL;
 }
@@ -43,8 +66,9 @@ static int get_digest(const json_t *object, const char *what, char ret[72], stru
 static int get_size(const json_t *object, const char *what, uint64_t *ret, struct err *err)
 {
 	const json_t *size = json_object_get(object, "size");
-	if (!json_is_integer(size) || json_integer_value(size) < 0)
-		return err_set(err, -EBADMSG, "image manifest: %s has no size", what);
+	if (!json_is_integer(size) || json_integer_value(size) < 0 ||
+		json_integer_value(size) > BLOB_BYTES_MAX)
+		return err_set(err, -EBADMSG, "image manifest: %s has no possible size", what);
 	*ret = (uint64_t)json_integer_value(size);
 	return 0;
 }
@@ -73,8 +97,9 @@ static int check_layer_type(const json_t *layer, size_t i, struct err *err)
 	for (size_t k = 0; type && k < ARRAY_SIZE(known); k++)
 		if (strcmp(type, known[k]) == 0)
 			return 0;
-	return err_set(err, -EBADMSG, "image manifest: layer %zu is of type '%.100s', which is not supported",
-		i, type ? type : "(none)");
+	return err_set(err, -EBADMSG,
+		"image manifest: layer %zu is of type '%.100s', which is not supported", i,
+		type ? type : "(none)");
 }
 
 static int parse_layers(const json_t *layers, struct manifest *m, struct err *err)
@@ -138,13 +163,13 @@ static int get_string(const json_t *object, const char *key, char **ret, struct 
 	const json_t *value = json_object_get(object, key);
 	if (!value || json_is_null(value))
 		return message_set_string(ret, "", err);
-	if (!json_is_string(value) || strlen(json_string_value(value)) != json_string_length(value))
+	if (!json_is_string(value))
 		return wrong_type(key, err);
 	return message_set_string(ret, json_string_value(value), err);
 }
 
-static int get_strings(const json_t *object, const char *key, char ***ret, size_t *ret_n,
-	struct err *err)
+static int get_strings(
+	const json_t *object, const char *key, char ***ret, size_t *ret_n, struct err *err)
 {
 	const json_t *list = json_object_get(object, key);
 	if (!list || json_is_null(list))
@@ -157,8 +182,7 @@ static int get_strings(const json_t *object, const char *key, char ***ret, size_
 		return err_nomem(err);
 	for (; *ret_n < n; (*ret_n)++) {
 		const json_t *item = json_array_get(list, *ret_n);
-		if (!json_is_string(item) ||
-			strlen(json_string_value(item)) != json_string_length(item))
+		if (!json_is_string(item))
 			return wrong_type(key, err);
 		(*ret)[*ret_n] = strdup(json_string_value(item));
 		if (!(*ret)[*ret_n])
@@ -179,7 +203,8 @@ static int get_volumes(json_t *object, Bulkhead__Store__ImageConfig *c, struct e
 	c->volumes = calloc(json_object_size(volumes) + 1, sizeof(char *));
 	if (!c->volumes)
 		return err_nomem(err);
-	json_object_foreach (volumes, path, value) {
+	json_object_foreach(volumes, path, value)
+	{
 		c->volumes[c->n_volumes] = strdup(path);
 		if (!c->volumes[c->n_volumes])
 			return err_nomem(err);
@@ -200,7 +225,8 @@ static int get_labels(json_t *object, Bulkhead__Store__ImageConfig *c, struct er
 	c->labels = calloc(json_object_size(labels) + 1, sizeof(*c->labels));
 	if (!c->labels)
 		return err_nomem(err);
-	json_object_foreach (labels, key, value) {
+	json_object_foreach(labels, key, value)
+	{
 		Bulkhead__Store__Label *label = calloc(1, sizeof(*label));
 		if (!label)
 			return err_nomem(err);
@@ -247,13 +273,13 @@ static int get_diff_ids(const json_t *json, size_t n_layers, char **ret, struct 
 {
 	const json_t *ids = json_object_get(json_object_get(json, "rootfs"), "diff_ids");
 	if (!json_is_array(ids) || json_array_size(ids) != n_layers)
-		return err_set(err, -EBADMSG,
-			"image config: it names %zu layers, the manifest %zu", json_array_size(ids),
-			n_layers);
+		return err_set(err, -EBADMSG, "image config: it names %zu layers, the manifest %zu",
+			json_array_size(ids), n_layers);
 	for (size_t i = 0; i < n_layers; i++) {
 		const char *id = json_string_value(json_array_get(ids, i));
 		if (!id || !reference_is_digest(id))
-			return err_set(err, -EBADMSG, "image config: diff id %zu is not a digest", i);
+			return err_set(
+				err, -EBADMSG, "image config: diff id %zu is not a digest", i);
 		ret[i] = strdup(id);
 		if (!ret[i])
 			return err_nomem(err);

@@ -1,6 +1,7 @@
 /*
- * OCI and Docker schema 2 image documents: index, manifest, configuration. All come from a registry: every type, size and
- * count is checked. Sources: OCI image-spec v1.0, Docker image manifest V2 schema 2. Pure.
+ * OCI and Docker schema 2 image documents: index, manifest, configuration. All come from a
+ * registry: every type, size and count is checked. Sources: OCI image-spec v1.0, Docker image
+ * manifest V2 schema 2. Pure.
  */
 #pragma once
 
@@ -11,7 +12,9 @@
 #include "cri-server/store/records.pb-c.h"
 
 #define MANIFEST_BYTES_MAX (4u << 20)
-#define CONFIG_BYTES_MAX   (8u << 20)
+#define CONFIG_BYTES_MAX   (4u << 20)
+/* A byte of JSON can become a hundred in memory: at most so many values. */
+#define MANIFEST_VALUES_MAX (128u << 10)
 /* overlayfs's limit, and Docker's. */
 #define MANIFEST_LAYERS_MAX 127
 
@@ -27,15 +30,16 @@ struct manifest {
 	size_t n_layers;
 };
 
-/* The digest of the only manifest that an OCI layout's index.json names. -EBADMSG says what is wrong, as below. */
+/* The digest of the only manifest that an OCI layout's index.json names. -EBADMSG says what is
+ * wrong, as below. */
 int manifest_of_layout(const char *json, size_t len, char ret_digest[72], struct err *err);
 
 int manifest_parse(const char *json, size_t len, struct manifest *ret, struct err *err);
 void manifest_done(struct manifest *manifest);
 
 /*
- * The image's configuration into the record's form, and the layers' diff ids (n_layers of them or it is -EBADMSG) into
- * ret_diff_ids, each from malloc.
+ * The image's configuration into the record's form, and the layers' diff ids (n_layers of them or
+ * it is -EBADMSG) into ret_diff_ids, each from malloc.
  */
 int manifest_parse_config(const char *json, size_t len, size_t n_layers,
 	Bulkhead__Store__ImageConfig **ret, char **ret_diff_ids, struct err *err);

@@ -1,4 +1,4 @@
-$(call library,image,$(addprefix cri-server/image/,image.c collect.c pull.c fetch.c layer.c manifest.c \
+$(call library,image,$(addprefix cri-server/image/,image.c busy.c collect.c pull.c fetch.c layer.c manifest.c \
 	reference.c service.c) cri-server/message.c)
 $(call library,unpack,cri-server/image/unpack.c)
 UNPACK_PKGS := libarchive libcrypto libcap libseccomp

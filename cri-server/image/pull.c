@@ -1,6 +1,7 @@
 /*
  * A pull: fetch → read manifest and configuration → convert layers → record. One at a time for one
- * reference; whoever waited for another's finds the blobs there, and asks the registry only what the tag stands for.
+ * reference; whoever waited for another's finds the blobs there, and asks the registry only what
+ * the tag stands for.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -35,14 +36,15 @@ static int read_documents(struct pull *p, struct err *err)
 {
 	_cleanup_free_ char *manifest = NULL, *config = NULL;
 	size_t manifest_len, config_len;
-	int r = read_blob(p->img, p->manifest_digest, MANIFEST_BYTES_MAX, &manifest, &manifest_len,
-		err);
+	int r = read_blob(
+		p->img, p->manifest_digest, MANIFEST_BYTES_MAX, &manifest, &manifest_len, err);
 	if (r == 0)
 		r = manifest_parse(manifest, manifest_len, &p->manifest, err);
 	if (r < 0)
 		return r;
 	p->manifest_size = manifest_len;
-	r = read_blob(p->img, p->manifest.config_digest, CONFIG_BYTES_MAX, &config, &config_len, err);
+	r = read_blob(
+		p->img, p->manifest.config_digest, CONFIG_BYTES_MAX, &config, &config_len, err);
 	return r < 0 ? r
 		     : manifest_parse_config(config, config_len, p->manifest.n_layers,
 			       &p->record->config, p->diff_ids, err);
@@ -55,16 +57,16 @@ static int check_platform(const struct pull *p, struct err *err)
 	bool machine = !c->architecture[0] || strcmp(c->architecture, "amd64") == 0;
 	if (os && machine)
 		return 0;
-	return err_set(err, -EBADMSG, "the image is for %.32s/%.32s; this node runs linux/amd64", c->os,
-		c->architecture);
+	return err_set(err, -EBADMSG, "the image is for %.32s/%.32s; this node runs linux/amd64",
+		c->os, c->architecture);
 }
 
 static int convert_layers(struct pull *p, struct err *err)
 {
 	int r = 0;
 	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++)
-		r = img_convert_layer(p->img, p->manifest.layers[i].digest, p->diff_ids[i],
-			p->cancel_fd, err);
+		r = img_convert_layer(
+			p->img, p->manifest.layers[i].digest, p->diff_ids[i], p->cancel_fd, err);
 	return r;
 }
 
@@ -103,6 +105,36 @@ static int fill_names(struct pull *p, struct err *err)
 	return r;
 }
 
+static bool comes_again(const struct pull *p, size_t i)
+{
+	for (size_t k = i + 1; k < p->manifest.n_layers; k++)
+		if (strcmp(p->diff_ids[i], p->diff_ids[k]) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * The layers of a container, lowest first. A layer that comes again is left out: the upper one
+ * hides all of it, and overlayfs refuses one directory twice. overlayfs knows no opaque root, so
+ * what such a layer hides is left out too.
+ */
+static int fill_layers(struct pull *p, struct err *err)
+{
+	Bulkhead__Store__Image *record = p->record;
+	int r = 0;
+	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
+		bool opaque = false;
+		if (comes_again(p, i))
+			continue;
+		r = img_layer_is_opaque(p->img, p->diff_ids[i], &opaque, err);
+		while (opaque && record->n_layers)
+			free(record->layers[--record->n_layers]);
+		if (r == 0)
+			r = append(&record->layers, &record->n_layers, p->diff_ids[i], err);
+	}
+	return r;
+}
+
 static int fill_record(struct pull *p, struct err *err)
 {
 	const struct manifest *m = &p->manifest;
@@ -119,9 +151,9 @@ static int fill_record(struct pull *p, struct err *err)
 	for (size_t i = 0; i < m->n_layers && r == 0; i++) {
 		record->size += m->layers[i].size;
 		r = append(&record->blobs, &record->n_blobs, m->layers[i].digest, err);
-		if (r == 0)
-			r = append(&record->layers, &record->n_layers, p->diff_ids[i], err);
 	}
+	if (r == 0)
+		r = fill_layers(p, err);
 	if (r == 0)
 		r = message_set_string(&record->manifest_digest, p->manifest_digest, err);
 	return r < 0 ? r : fill_names(p, err);
@@ -133,8 +165,8 @@ static int run(struct pull *p, const struct img_auth *auth, char **ret_id, struc
 	if (!p->record)
 		return err_nomem(err);
 	bulkhead__store__image__init(p->record);
-	int r = img_fetch(p->img, p->source, auth, p->cancel_fd, p->manifest_digest, p->repo_digest,
-		err);
+	int r = img_fetch(
+		p->img, p->source, auth, p->cancel_fd, p->manifest_digest, p->repo_digest, err);
 	if (r == 0)
 		r = read_documents(p, err);
 	if (r == 0)
@@ -172,9 +204,9 @@ int img_pull(struct img *img, const char *reference, const struct img_auth *auth
 {
 	static const char docker[] = "docker://";
 	const char *source = strncmp(reference, docker, strlen(docker)) == 0
-		? reference + strlen(docker)
-		: reference;
-	int r = img_busy_enter(img, "pull", source, err);
+				     ? reference + strlen(docker)
+				     : reference;
+	int r = img_busy_enter(img, "pull", source, cancel_fd, err);
 	if (r < 0)
 		return r;
 	struct pull *p = calloc(1, sizeof(*p));

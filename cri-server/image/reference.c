@@ -121,7 +121,8 @@ static int parse(const char *text, char *work, struct reference *ret, struct err
 	if (digest) {
 		*digest++ = '\0';
 		if (!reference_is_digest(digest))
-			return invalid(text, "the digest must be sha256: and 64 hexadecimal digits", err);
+			return invalid(
+				text, "the digest must be sha256: and 64 hexadecimal digits", err);
 		ret->digest = strdup(digest);
 		if (!ret->digest)
 			return err_nomem(err);

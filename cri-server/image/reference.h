@@ -1,5 +1,6 @@
 /*
- * Image references in the ecosystem's form: [domain/]path[:tag][@digest]. Source: distribution/reference. Pure.
+ * Image references in the ecosystem's form: [domain/]path[:tag][@digest]. Source:
+ * distribution/reference. Pure.
  */
 #pragma once
 
@@ -13,7 +14,8 @@ struct reference {
 	char *digest; /* "sha256:…" or NULL */
 };
 
-/* Parses and completes: no domain is docker.io, no tag and no digest is latest. -EINVAL says what is wrong. */
+/* Parses and completes: no domain is docker.io, no tag and no digest is latest. -EINVAL says what
+ * is wrong. */
 int reference_parse(const char *text, struct reference *ret, struct err *err);
 void reference_done(struct reference *reference);
 

@@ -44,8 +44,8 @@ static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
 			.registry_token = req->auth->registry_token,
 		};
 	_cleanup_free_ char *id = NULL;
-	r = img_pull(call_images(call), name, req->auth ? &auth : NULL, rpc_call_cancel_fd(call), &id,
-		err);
+	r = img_pull(call_images(call), name, req->auth ? &auth : NULL, rpc_call_cancel_fd(call),
+		&id, err);
 	if (r < 0)
 		return r;
 	Runtime__V1__PullImageResponse response = RUNTIME__V1__PULL_IMAGE_RESPONSE__INIT;
@@ -53,7 +53,8 @@ static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
 	return respond(&response.base, ret_response, err);
 }
 
-/* The image's user as CRI splits it: a number is the uid, anything else a name; groups are left out. */
+/* The image's user as CRI splits it: a number is the uid, anything else a name; groups are left
+ * out. */
 static void fill_user(Runtime__V1__Image *to, Runtime__V1__Int64Value *uid, char *name, size_t size,
 	const char *user)
 {
@@ -98,8 +99,9 @@ static char *verbose_info(const struct img_image *image)
 	json_t *layers = json_array();
 	for (size_t i = 0; i < record->n_layers; i++)
 		json_array_append_new(layers, json_string(record->layers[i]));
-	json_t *info = json_pack("{s:s, s:o, s:s, s:s}", "manifest", record->manifest_digest, "diffIDs",
-		layers, "architecture", record->config->architecture, "os", record->config->os);
+	json_t *info = json_pack("{s:s, s:o, s:s, s:s}", "manifest", record->manifest_digest,
+		"diffIDs", layers, "architecture", record->config->architecture, "os",
+		record->config->os);
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
 	json_decref(info);
 	return text;
@@ -108,7 +110,8 @@ static char *verbose_info(const struct img_image *image)
 static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 	ProtobufCMessage **ret_response, struct err *err)
 {
-	const Runtime__V1__ImageStatusRequest *req = (const Runtime__V1__ImageStatusRequest *)request;
+	const Runtime__V1__ImageStatusRequest *req =
+		(const Runtime__V1__ImageStatusRequest *)request;
 	Runtime__V1__ImageStatusResponse response = RUNTIME__V1__IMAGE_STATUS_RESPONSE__INIT;
 	Runtime__V1__ImageStatusResponse__InfoEntry entry =
 		RUNTIME__V1__IMAGE_STATUS_RESPONSE__INFO_ENTRY__INIT;
@@ -137,8 +140,8 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 	return r;
 }
 
-static int answer_list(struct img_image *const *images, size_t n, ProtobufCMessage **ret_response,
-	struct err *err)
+static int answer_list(
+	struct img_image *const *images, size_t n, ProtobufCMessage **ret_response, struct err *err)
 {
 	_cleanup_free_ struct image_answer *answers = calloc(n + 1, sizeof(*answers));
 	_cleanup_free_ Runtime__V1__Image **pointers = calloc(n + 1, sizeof(*pointers));
@@ -181,7 +184,8 @@ static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
 static int remove_image(struct rpc_call *call, const ProtobufCMessage *request,
 	ProtobufCMessage **ret_response, struct err *err)
 {
-	const Runtime__V1__RemoveImageRequest *req = (const Runtime__V1__RemoveImageRequest *)request;
+	const Runtime__V1__RemoveImageRequest *req =
+		(const Runtime__V1__RemoveImageRequest *)request;
 	const char *name = NULL;
 	int r = wanted_name(req->image, &name, err);
 	if (r == 0)
@@ -230,7 +234,8 @@ static int image_fs_info(struct rpc_call *call, const ProtobufCMessage *request,
 	if (r == 0)
 		r = fill_usage(&containers, daemon->scratch_dir, err);
 	if (r == 0) {
-		Runtime__V1__ImageFsInfoResponse response = RUNTIME__V1__IMAGE_FS_INFO_RESPONSE__INIT;
+		Runtime__V1__ImageFsInfoResponse response =
+			RUNTIME__V1__IMAGE_FS_INFO_RESPONSE__INIT;
 		response.image_filesystems = image_usage;
 		response.n_image_filesystems = 1;
 		response.container_filesystems = container_usage;

@@ -18,11 +18,10 @@
 
 #include "common/fd.h"
 
-#define WHITEOUT     ".wh."
-#define OPAQUE       ".wh..wh..opq"
-#define OPAQUE_XATTR "trusted.overlay.opaque"
-#define BLOCK        65536
-#define DEFAULT_DIR  0755
+#define WHITEOUT    ".wh."
+#define OPAQUE      ".wh..wh..opq"
+#define BLOCK       65536
+#define DEFAULT_DIR 0755
 
 /* The blob, decompressed and hashed, as the tar reader's input. */
 struct source {
@@ -181,7 +180,7 @@ static bool is_whiteout(const struct stat *st)
 
 static int set_opaque(const char *directory, struct err *err)
 {
-	if (lsetxattr(directory, OPAQUE_XATTR, "y", 1, 0) < 0)
+	if (lsetxattr(directory, UNPACK_OPAQUE_XATTR, "y", 1, 0) < 0)
 		return tree_failed("mark as opaque", directory, err);
 	return 0;
 }

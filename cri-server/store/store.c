@@ -162,8 +162,13 @@ static int check_schema(struct store *s, struct err *err)
 
 static int open_database(struct store *s, struct err *err)
 {
-	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX |
-		    SQLITE_OPEN_NOFOLLOW;
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW;
+	/* Records hold containers' environments: nobody else reads them, nor -wal and -shm, which
+	 * take the mode after. */
+	_cleanup_close_ int fd = open(s->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_errno(err, "open %s", s->path);
+	fd = fd_close(fd); /* before SQLite has locks on it, which this would drop */
 	if (sqlite3_open_v2(s->path, &s->db, flags, NULL) != SQLITE_OK)
 		return db_error(s, "open", err);
 	sqlite3_busy_timeout(s->db, 5000);
