@@ -181,6 +181,8 @@ void accel_rom_write(uint8_t rom[ACCEL_ROM_SIZE])
 	static const uint8_t reset[] = {0xea, 0x00, 0x00, 0x00, 0xf0};
 
 	memset(rom, 0xf4, ACCEL_ROM_SIZE);
+	/* One array of the section above under two names. */
+	/* cppcheck-suppress comparePointers */
 	memcpy(rom, accel_start, (size_t)(accel_end - accel_start));
 	memcpy(rom + 0xfff0, reset, sizeof(reset));
 }
