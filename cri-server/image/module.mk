@@ -5,3 +5,4 @@ UNPACK_PKGS := libarchive libcrypto libcap libseccomp
 $(call program,bulkhead-unpack,cri-server/image,cri-server/image/unpack_main.c,unpack common,$(UNPACK_PKGS))
 $(call unit_test,cri-server/image/reference_test.c,image common,libprotobuf-c)
 $(call unit_test,cri-server/image/unpack_test.c,unpack common,libarchive libcrypto)
+$(call unit_test,cri-server/image/manifest_test.c,image store common,jansson libprotobuf-c)

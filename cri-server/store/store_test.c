@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -77,6 +78,9 @@ static void records_survive_reopening(void **state)
 	store_close(store);
 	store = open_store(place->path);
 	assert_value(store, "a", "2");
+	struct stat st;
+	assert_int_equal(stat(place->path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
 	assert_value(store, "b", NULL);
 	store_close(store);
 }
