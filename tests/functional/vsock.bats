@@ -94,8 +94,9 @@ guest() {
 }
 
 @test "the device has no user, capability or system call that it does not need" {
-	local status="/proc/$(cat "$DIR/main.pid" 2>/dev/null)/status"
 	[ -e "$DIR/main.pid" ] || skip "no guest kernel (make kernel, or BULKHEAD_KERNEL) or no QEMU"
+	local status
+	status=/proc/$(cat "$DIR/main.pid")/status
 	grep -q '^CapEff:.0*$' "$status"
 	grep -q '^CapPrm:.0*$' "$status"
 	grep -q '^NoNewPrivs:.1$' "$status"
