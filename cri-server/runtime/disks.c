@@ -16,14 +16,21 @@ static Bulkhead__Store__Disk *find_disk(const struct sandbox *sandbox, const cha
 	return NULL;
 }
 
-static uint32_t free_target(const struct sandbox *sandbox)
+/*
+ * Each time the next one, round and round: the guest learns of a detached disk later, and not
+ * surely before it learns of another that took the same target.
+ */
+static uint32_t free_target(struct sandbox *sandbox)
 {
-	for (uint32_t target = 1; target <= HV_DISK_TARGET_MAX; target++) {
+	for (uint32_t i = 0; i < HV_DISK_TARGET_MAX; i++) {
+		uint32_t target = (sandbox->last_target + i) % HV_DISK_TARGET_MAX + 1;
 		bool taken = false;
 		for (size_t i = 0; i < sandbox->record->n_disks && !taken; i++)
 			taken = sandbox->record->disks[i]->target == target;
-		if (!taken)
+		if (!taken) {
+			sandbox->last_target = target;
 			return target;
+		}
 	}
 	return 0;
 }

@@ -73,6 +73,7 @@ struct sandbox {
 	pthread_mutex_t op;
 	Bulkhead__Store__Sandbox *record;
 	struct machine *machine; /* runtime->lock; NULL: none (yet, or any more) */
+	uint32_t last_target;    /* op; where the last disk was attached */
 	struct step_times times; /* of the bring-up; zero after a restart */
 };
 
