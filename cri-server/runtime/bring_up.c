@@ -20,6 +20,7 @@
 struct bring_up {
 	struct runtime *rt;
 	struct sandbox *sandbox;
+	struct rpc_call *call;
 	const struct config_handler *handler;
 	struct net_pod_info *network;
 	char *scratch;
@@ -207,8 +208,10 @@ static int boot_run(void *subject, struct err *err)
 	int r = machine_resume(up->machine, err);
 	if (r < 0)
 		return r;
+	uint64_t timeout_ms = up->rt->config->hypervisor.boot_timeout_ms;
+	uint64_t left_ms = rpc_call_time_left_ms(up->call);
 	return machine_connect(
-		up->machine, up->sandbox, 0, up->rt->config->hypervisor.boot_timeout_ms, err);
+		up->machine, up->sandbox, 0, left_ms < timeout_ms ? left_ms : timeout_ms, err);
 }
 
 /* The guest's interfaces, borrowing the strings of `info`; freed by the caller with the arrays
@@ -380,9 +383,16 @@ static int reserve(struct runtime *rt, struct sandbox *sandbox, struct err *err)
 	return r;
 }
 
-int sandbox_run(struct runtime *rt, const Runtime__V1__PodSandboxConfig *config,
+static bool caller_gone(void *subject)
+{
+	struct bring_up *up = subject;
+	return rpc_call_cancelled(up->call);
+}
+
+int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *config,
 	const struct config_handler *handler, char ret_id[ID_LEN + 1], struct err *err)
 {
+	struct runtime *rt = call_runtime(call);
 	char id[ID_LEN + 1];
 	make_id(id);
 	struct sandbox *sandbox = sandbox_new(rt, id, config, err);
@@ -396,8 +406,9 @@ int sandbox_run(struct runtime *rt, const Runtime__V1__PodSandboxConfig *config,
 		sandbox_unref(sandbox);
 		return r;
 	}
-	struct bring_up up = {.rt = rt, .sandbox = sandbox, .handler = handler};
-	r = steps_run(bring_up_steps, ARRAY_SIZE(bring_up_steps), &up, &sandbox->times, err);
+	struct bring_up up = {.rt = rt, .sandbox = sandbox, .call = call, .handler = handler};
+	r = steps_run(
+		bring_up_steps, ARRAY_SIZE(bring_up_steps), &up, caller_gone, &sandbox->times, err);
 	net_pod_info_free(up.network);
 	free(up.scratch);
 	pthread_mutex_unlock(&sandbox->op);

@@ -23,6 +23,11 @@
 #define START_FAILED 128   /* exit code of what never ran, as containerd has it */
 #define DIED_EXIT    137
 
+static bool running(const struct container *c)
+{
+	return c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+}
+
 struct container *container_new(struct sandbox *sandbox, const char *id,
 	const Runtime__V1__ContainerConfig *config, struct err *err)
 {
@@ -62,7 +67,7 @@ void container_unref(struct container *c)
 	pthread_mutex_unlock(&rt->lock);
 	if (!last)
 		return;
-	log_writer_free(c->log);
+	log_writer_unref(c->log);
 	if (c->config)
 		runtime__v1__container_config__free_unpacked(c->config, NULL);
 	if (c->record)
@@ -362,7 +367,7 @@ static int run_creation(struct creation *cr, struct err *err)
 	if (!cr->machine)
 		return -EBADFD;
 	struct step_times times;
-	return steps_run(create_steps, ARRAY_SIZE(create_steps), cr, &times, err);
+	return steps_run(create_steps, ARRAY_SIZE(create_steps), cr, NULL, &times, err);
 }
 
 int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
@@ -424,7 +429,7 @@ int container_open_log(struct container *c, struct machine *machine, struct err 
 	if (r == 0 && !c->config->tty)
 		r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDERR, err);
 	if (r < 0) {
-		log_writer_free(writer);
+		log_writer_unref(writer);
 		return r;
 	}
 	pthread_mutex_lock(&c->runtime->lock);
@@ -438,14 +443,14 @@ static void close_log(struct container *c)
 	pthread_mutex_lock(&c->runtime->lock);
 	struct log_writer *writer = TAKE_PTR(c->log);
 	pthread_mutex_unlock(&c->runtime->lock);
-	log_writer_free(writer);
+	log_writer_unref(writer);
 }
 
 /* Records the end of a container, unless it is recorded. With the lock held. */
 static int finish_locked(struct container *c, int32_t exit_code, const char *reason,
 	const char *message, struct err *err)
 {
-	if (c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING)
+	if (!running(c))
 		return 0;
 	c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED;
 	c->record->exit_code = exit_code;
@@ -505,6 +510,25 @@ static const char *exit_reason(const Bulkhead__Agent__Exit *exit)
 	return exit->code == 0 ? "Completed" : "Error";
 }
 
+/* Waits for the end of its streams in its log; false when that took too long. */
+static bool drain_log(struct container *c)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	struct log_writer *writer = c->log ? log_writer_ref(c->log) : NULL;
+	pthread_mutex_unlock(&c->runtime->lock);
+	bool drained = !writer || log_writer_wait(writer, LOG_DRAIN_MS);
+	log_writer_unref(writer);
+	return drained;
+}
+
+/* The guest's clock is the guest's word: it cannot have ended before it began, or later than now.
+ */
+static int64_t believable_end(const struct container *c, int64_t finished_ns)
+{
+	int64_t now = realtime_ns();
+	return finished_ns >= c->record->started_ns && finished_ns <= now ? finished_ns : now;
+}
+
 /* The container of that id, if it is the sandbox's: a guest may speak of its own containers only.
  */
 static struct container *own_container(struct sandbox *sandbox, const char *id)
@@ -527,18 +551,15 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 	struct err err = ERR_INIT;
 
 	/* All that it wrote is in its log before its exit is known to anybody. */
-	pthread_mutex_lock(&rt->lock);
-	struct log_writer *writer = c->log;
-	pthread_mutex_unlock(&rt->lock);
-	if (writer && !log_writer_wait(writer, LOG_DRAIN_MS))
+	if (!drain_log(c))
 		log_event(rt->log, LOG_LEVEL_WARNING, "log not complete at exit", "container",
 			c->id, NULL);
 
 	pthread_mutex_lock(&rt->lock);
 	int r = store_begin(rt->store, &err);
 	if (r == 0) {
-		if (event->exit->finished_ns > 0)
-			c->record->finished_ns = event->exit->finished_ns;
+		if (running(c))
+			c->record->finished_ns = believable_end(c, event->exit->finished_ns);
 		r = finish_locked(c, event->exit->code, exit_reason(event->exit), "", &err);
 		sandbox->record->event_sequence = event->sequence;
 		if (r == 0)
@@ -558,11 +579,7 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 
 static int lose(struct container *c, void *userdata, struct err *err)
 {
-	pthread_mutex_lock(&c->runtime->lock);
-	struct log_writer *writer = c->log;
-	pthread_mutex_unlock(&c->runtime->lock);
-	if (writer)
-		log_writer_wait(writer, LOG_DRAIN_MS);
+	drain_log(c);
 	pthread_mutex_lock(&c->runtime->lock);
 	finish_locked(c, DIED_EXIT, "Error", userdata, err);
 	pthread_mutex_unlock(&c->runtime->lock);
@@ -575,11 +592,6 @@ void containers_lost(struct sandbox *sandbox, const char *reason)
 }
 
 /* ---- stop and remove ---- */
-
-static bool running(const struct container *c)
-{
-	return c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
-}
 
 /* True when the container has ended, false when the time or the caller's patience has. */
 static bool wait_exit(struct container *c, uint64_t timeout_ms, struct rpc_call *call)

@@ -25,8 +25,8 @@ static uint32_t free_target(struct sandbox *sandbox)
 	for (uint32_t i = 0; i < HV_DISK_TARGET_MAX; i++) {
 		uint32_t target = (sandbox->last_target + i) % HV_DISK_TARGET_MAX + 1;
 		bool taken = false;
-		for (size_t i = 0; i < sandbox->record->n_disks && !taken; i++)
-			taken = sandbox->record->disks[i]->target == target;
+		for (size_t k = 0; k < sandbox->record->n_disks && !taken; k++)
+			taken = sandbox->record->disks[k]->target == target;
 		if (!taken) {
 			sandbox->last_target = target;
 			return target;

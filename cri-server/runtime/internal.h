@@ -159,7 +159,7 @@ void sandbox_drop_machine(struct sandbox *sandbox);
 char *sandbox_scratch_path(const struct runtime *rt, const char *id);
 
 /* bring_up.c */
-int sandbox_run(struct runtime *rt, const Runtime__V1__PodSandboxConfig *config,
+int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *config,
 	const struct config_handler *handler, char ret_id[ID_LEN + 1], struct err *err);
 /* The names of the steps, in the order of sandbox->times; returns how many. */
 size_t bring_up_step_names(const char *names[STEPS_MAX]);

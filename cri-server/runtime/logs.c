@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -54,6 +55,7 @@ struct log_stream {
 
 struct log_writer {
 	struct logs *logs;
+	atomic_uint refs;
 	pthread_mutex_t lock; /* protects all below; taken by the loop's thread and callers */
 	pthread_cond_t drained;
 	char *path;
@@ -208,6 +210,7 @@ int log_writer_new(struct logs *logs, const char *path, const char *state_path,
 	if (!w)
 		return err_nomem(err);
 	w->logs = logs;
+	atomic_init(&w->refs, 1);
 	w->fd = w->state_fd = -EBADF;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_condattr_t attr;
@@ -238,7 +241,7 @@ int log_writer_new(struct logs *logs, const char *path, const char *state_path,
 			r = resume(w, err);
 	}
 	if (r < 0) {
-		log_writer_free(w);
+		log_writer_unref(w);
 		return r;
 	}
 	*ret = w;
@@ -479,9 +482,15 @@ static void stop_errand(struct errand *errand)
 		w->streams[i].source = ev_source_free(w->streams[i].source);
 }
 
-struct log_writer *log_writer_free(struct log_writer *w)
+struct log_writer *log_writer_ref(struct log_writer *w)
 {
-	if (!w)
+	atomic_fetch_add(&w->refs, 1);
+	return w;
+}
+
+struct log_writer *log_writer_unref(struct log_writer *w)
+{
+	if (!w || atomic_fetch_sub(&w->refs, 1) > 1)
 		return NULL;
 	if (w->retry) {
 		struct errand errand = {.run = stop_errand, .writer = w};

@@ -54,6 +54,11 @@ int log_writer_reopen(struct log_writer *writer, struct err *err);
 /* Waits until every followed stream has ended and is in the file; false after timeout_ms. */
 bool log_writer_wait(struct log_writer *writer, uint64_t timeout_ms);
 
-/* Stops following; what is in no file yet is written as it is when the streams ended, else left to
- * a later writer. */
-struct log_writer *log_writer_free(struct log_writer *writer);
+/* One more holder, for a wait that another thread's unref must not cut short. */
+struct log_writer *log_writer_ref(struct log_writer *writer);
+
+/*
+ * The last one stops following. What is in no file yet is left to a later writer: the agent keeps
+ * it. NULL is accepted. Returns NULL.
+ */
+struct log_writer *log_writer_unref(struct log_writer *writer);

@@ -124,7 +124,7 @@ static void writes_whole_lines(void **state)
 	close(out);
 	close(errs);
 	assert_true(log_writer_wait(w, 5000));
-	log_writer_free(w);
+	log_writer_unref(w);
 }
 
 static void ends_with_what_has_no_newline(void **state)
@@ -136,7 +136,7 @@ static void ends_with_what_has_no_newline(void **state)
 	close(out);
 	assert_true(log_writer_wait(w, 5000));
 	assert_lines(p->path, "stdout P last words\n");
-	log_writer_free(w);
+	log_writer_unref(w);
 }
 
 static void splits_long_lines(void **state)
@@ -156,7 +156,7 @@ static void splits_long_lines(void **state)
 	free(lines);
 	free(line);
 	close(out);
-	log_writer_free(w);
+	log_writer_unref(w);
 }
 
 static void a_new_writer_goes_on_where_the_file_ends(void **state)
@@ -168,11 +168,11 @@ static void a_new_writer_goes_on_where_the_file_ends(void **state)
 	wait_ack(out, 4);
 	close(out);
 	assert_true(log_writer_wait(w, 5000));
-	log_writer_free(w);
+	log_writer_unref(w);
 	w = new_writer(p);
 	assert_int_equal(log_writer_offset(w, OUT), strlen("one\nunfinished"));
 	assert_int_equal(log_writer_offset(w, ERRS), 0);
-	log_writer_free(w);
+	log_writer_unref(w);
 }
 
 /* What a process leaves that dies between two bytes of a batch. */
@@ -189,11 +189,11 @@ static void cuts_off_what_a_crash_left_in_part(void **state)
 	assert_int_equal(stat(p->path, &st), 0);
 	assert_int_equal(truncate(p->path, st.st_size - 3), 0);
 	close(out);
-	log_writer_free(w);
+	log_writer_unref(w);
 	w = new_writer(p);
 	assert_int_equal(log_writer_offset(w, OUT), 4);
 	assert_lines(p->path, "stdout F one\n");
-	log_writer_free(w);
+	log_writer_unref(w);
 }
 
 static void reopening_follows_a_rotation(void **state)
@@ -212,7 +212,7 @@ static void reopening_follows_a_rotation(void **state)
 	assert_lines(p->rotated, "stdout F old\nstdout F between\n");
 	assert_lines(p->path, "stdout F new\n");
 	close(out);
-	log_writer_free(w);
+	log_writer_unref(w);
 }
 
 static void without_a_path_it_only_drains(void **state)
@@ -225,7 +225,7 @@ static void without_a_path_it_only_drains(void **state)
 	wait_ack(out, 8);
 	close(out);
 	assert_true(log_writer_wait(w, 5000));
-	log_writer_free(w);
+	log_writer_unref(w);
 }
 
 static void refuses_what_is_no_regular_file(void **state)

@@ -16,7 +16,7 @@
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
-#define CONNECT_MS 10000 /* to an agent that was up before */
+#define CONNECT_MS 60000 /* to an agent that was up before */
 #define CALL_MS    10000
 
 static void complain(

@@ -121,7 +121,6 @@ static void worker_stop(struct worker_loop *worker)
 		return;
 	ev_loop_stop(worker->loop);
 	pthread_join(worker->thread, NULL);
-	worker->loop = ev_loop_free(worker->loop);
 }
 
 static void on_machine_died(void *userdata, const char *id, const char *reason)
@@ -218,7 +217,8 @@ struct runtime *runtime_close(struct runtime *rt)
 {
 	if (!rt)
 		return NULL;
-	/* No death is reported any more, then none is handled any more. */
+	/* Deaths that are reported from here on are handled when the loop is freed: of nobody
+	 * known. */
 	worker_stop(&rt->keeper);
 	struct sandbox *sandbox;
 	while ((sandbox = TAILQ_FIRST(&rt->sandboxes))) {
@@ -235,6 +235,8 @@ struct runtime *runtime_close(struct runtime *rt)
 	}
 	hv_close(rt->hv);
 	worker_stop(&rt->io);
+	ev_loop_free(rt->io.loop);
+	ev_loop_free(rt->keeper.loop);
 	logs_close(rt->logs);
 	net_close(rt->net);
 	pthread_mutex_destroy(&rt->lock);

@@ -76,7 +76,7 @@ METHOD(sandbox_service_run)
 			"configuration lists them",
 			req->runtime_handler);
 	char id[ID_LEN + 1];
-	r = sandbox_run(rt, req->config, handler, id, err);
+	r = sandbox_run(call, req->config, handler, id, err);
 	if (r < 0)
 		return r;
 	Runtime__V1__RunPodSandboxResponse response = RUNTIME__V1__RUN_POD_SANDBOX_RESPONSE__INIT;

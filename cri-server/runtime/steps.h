@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,10 @@ struct step_times {
 	uint64_t ns[STEPS_MAX];
 };
 
-/* 0, or the failing step's error with its name in front; then everything is undone. */
-int steps_run(const struct step *steps, size_t n, void *subject, struct step_times *ret_times,
-	struct err *err);
+/*
+ * 0, or the failing step's error with its name in front; then everything is undone. cancelled,
+ * which may be NULL, is asked before each step: once the caller has gone, the rest is not worth
+ * doing (-ECANCELED).
+ */
+int steps_run(const struct step *steps, size_t n, void *subject, bool (*cancelled)(void *subject),
+	struct step_times *ret_times, struct err *err);

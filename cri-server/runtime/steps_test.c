@@ -51,7 +51,7 @@ static void runs_all_in_order(void **state)
 	struct trace trace = {""};
 	struct step_times times;
 	struct err err = ERR_INIT;
-	assert_int_equal(steps_run(steps, 2, &trace, &times, &err), 0);
+	assert_int_equal(steps_run(steps, 2, &trace, NULL, &times, &err), 0);
 	assert_string_equal(trace.events, "AB");
 }
 
@@ -67,9 +67,29 @@ static void unwinds_in_reverse_with_the_failed_one(void **state)
 	struct trace trace = {""};
 	struct step_times times;
 	struct err err = ERR_INIT;
-	assert_int_equal(steps_run(steps, 4, &trace, &times, &err), -EIO);
+	assert_int_equal(steps_run(steps, 4, &trace, NULL, &times, &err), -EIO);
 	assert_string_equal(trace.events, "ABFfa");
 	assert_string_equal(err.msg, "third: it broke");
+}
+
+static bool after_two(void *s)
+{
+	return strlen(((struct trace *)s)->events) == 2;
+}
+
+static void stops_when_the_caller_has_gone(void **state)
+{
+	(void)state;
+	const struct step steps[] = {
+		{"first", run_a, undo_a},
+		{"second", run_b, NULL},
+		{"third", run_fail, undo_fail},
+	};
+	struct trace trace = {""};
+	struct step_times times;
+	struct err err = ERR_INIT;
+	assert_int_equal(steps_run(steps, 3, &trace, after_two, &times, &err), -ECANCELED);
+	assert_string_equal(trace.events, "ABa");
 }
 
 int main(void)
@@ -77,6 +97,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(runs_all_in_order),
 		cmocka_unit_test(unwinds_in_reverse_with_the_failed_one),
+		cmocka_unit_test(stops_when_the_caller_has_gone),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
