@@ -1,7 +1,3 @@
-	local proc name
-	for proc in $(grep -laF "$FT/" /proc/[0-9]*/cmdline 2>/dev/null); do
-		proc=${proc%/cmdline}
-		name=$(cat "$proc/comm" 2>/dev/null) || continue
 # A bulkheadd of a test file's own, driven by crictl: everything it makes is below one directory, /tmp/bhftN,
 # and its pods' addresses are on a bridge of the same name.
 #
@@ -41,13 +37,12 @@ instance_setup() {
 	use_instance "$FT"
 }
 
-# The bridge network; with an argument, JSON to add to each bridge plugin's settings.
 write_conflist() {
-	jq -n --arg net "$NET" --arg subnet "$SUBNET.0/24" --argjson more "${1:-{\}}" '{
+	jq -n --arg net "$NET" --arg subnet "$SUBNET.0/24" '{
 		cniVersion: "1.0.0", name: $net, plugins: [
-			({type: "bridge", bridge: $net, isGateway: true, ipMasq: true, hairpinMode: true,
+			{type: "bridge", bridge: $net, isGateway: true, ipMasq: true, hairpinMode: true,
 			  ipam: {type: "host-local", ranges: [[{subnet: $subnet}]],
-				 routes: [{dst: "0.0.0.0/0"}]}} + $more),
+				 routes: [{dst: "0.0.0.0/0"}]}},
 			{type: "portmap", capabilities: {portMappings: true}}]}'
 }
 
@@ -213,7 +208,8 @@ pull_busybox() {
 pod_config() {
 	jq -n --arg name "$1" --arg uid "$1-$RANDOM$RANDOM" --arg logs "$D/logs/$1" '{
 		metadata: {name: $name, uid: $uid, namespace: "default", attempt: 0},
-		hostname: $name, log_directory: $logs, linux: {}}'" | ${2:-.}"
+		hostname: $name, log_directory: $logs,
+		linux: {cgroup_parent: "/bulkhead-test"}}'" | ${2:-.}"
 }
 
 # run_pod NAME [JQ-FILTER [RUNP-OPTION…]]: prints the id.
@@ -328,6 +324,7 @@ eventually() {
 	return 1
 }
 
+# shellcheck disable=SC2154 # status and output are bats'
 # refused CODE TEXT COMMAND…: it fails with this gRPC code and a message that contains TEXT.
 refused() {
 	local code=$1 text=$2
@@ -375,7 +372,9 @@ own_cgroups() {
 	local dir pids
 	pids=$(own_processes | cut -d' ' -f1)
 	find /sys/fs/cgroup -type d -name 'qemu-*bh-*' 2>/dev/null | while read -r dir; do
-		if ! grep -qs . "$dir/cgroup.procs" || grep -qsxF "$pids" "$dir/cgroup.procs"; then
+		# Its processes are in groups below it.
+		if ! grep -rqs --include cgroup.procs . "$dir" ||
+			grep -rqsxF --include cgroup.procs "$pids" "$dir"; then
 			echo "$dir"
 		fi
 	done
@@ -403,10 +402,10 @@ snapshot_host() {
 assert_host_unchanged() {
 	local i
 	# A process that was killed and its cgroup may take a moment.
-	for ((i = 0; i < 10; i++)); do
+	for ((i = 0; i < 15; i++)); do
 		host_state | sort >"$FT/after"
 		! cmp -s "$FT/before" "$FT/after" || return 0
-		sleep 0.5
+		sleep 0.3
 	done
 	echo "the host is not as before:" >&2
 	diff "$FT/before" "$FT/after" >&2
