@@ -2,6 +2,8 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -13,6 +15,19 @@ static void closedirp(DIR **dir)
 {
 	if (*dir)
 		closedir(*dir);
+}
+
+/*
+ * The kernel shows the entry in sysfs first, makes the node later, and lets it be opened last:
+ * until then that fails with ENXIO.
+ */
+static bool can_open(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
 }
 
 /* The only entry of the disk's block/ directory is the block device's name. */
@@ -27,8 +42,7 @@ static int disk_find(unsigned target, char path[static DISK_PATH_MAX])
 	while ((entry = readdir(dir)))
 		if (entry->d_name[0] != '.') {
 			int n = snprintf(path, DISK_PATH_MAX, "/dev/%s", entry->d_name);
-			/* devtmpfs makes the node a little later than sysfs the entry */
-			return n < DISK_PATH_MAX && access(path, F_OK) == 0 ? 0 : -ENOENT;
+			return n < DISK_PATH_MAX && can_open(path) ? 0 : -ENOENT;
 		}
 	return -ENOENT;
 }
