@@ -82,6 +82,7 @@ static void test_guest_dials(void **state)
 	assert_int_equal(rst.hdr.dst_port, 5);
 
 	_cleanup_close_ int listener = vst_listen(world, 9);
+	assert_true(listener >= 0);
 	vst_send(&world->guest, a_request, NULL);
 	expect(world, VIRTIO_VSOCK_OP_RESPONSE);
 	_cleanup_close_ int fd = accept(listener, NULL, NULL);
@@ -112,6 +113,7 @@ static void test_packets_refused(void **state)
 {
 	struct vst_world *world = *state;
 	_cleanup_close_ int listener = vst_listen(world, 9);
+	assert_true(listener >= 0);
 	struct virtio_vsock_hdr hdr = a_request;
 	hdr.type = VIRTIO_VSOCK_TYPE_STREAM;
 	hdr.src_cid = VST_CID + 1; /* another guest's address */
@@ -293,6 +295,7 @@ static void test_too_many(void **state)
 	unsigned real = world->device->mux.n_conns;
 	world->device->mux.n_conns = VS_CONNECTIONS_MAX;
 	_cleanup_close_ int listener = vst_listen(world, 9);
+	assert_true(listener >= 0);
 	vst_send(&world->guest, a_request, NULL);
 	expect(world, VIRTIO_VSOCK_OP_RST);
 	int pair[2];
