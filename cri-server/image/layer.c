@@ -1,12 +1,12 @@
 /*
  * From a layer's blob to a read-only EROFS file that guests mount.
  *
- *	blob → bulkhead-unpack (chrooted process) → tree in tmp/ → mkfs.erofs → tmp/ →
- *layers/<hex>.erofs
+ *	blob → bulkhead-unpack (chrooted process) → tree in tmp/ → mkfs.erofs → a file in
+ *	tmp/ → layers/<hex>.erofs
  *
  * The file appears by rename when it is complete, its record right after; a file without a record
- *is removed at start-up. Layers are world-readable: every machine's QEMU opens them, none may
- *write.
+ * is removed at start-up. Layers are world-readable: every machine's QEMU opens them, none may
+ * write.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -6,3 +6,5 @@ $(call program,bulkhead-unpack,cri-server/image,cri-server/image/unpack_main.c,u
 $(call unit_test,cri-server/image/reference_test.c,image common,libprotobuf-c)
 $(call unit_test,cri-server/image/unpack_test.c,unpack common,libarchive libcrypto)
 $(call unit_test,cri-server/image/manifest_test.c,image store common,jansson libprotobuf-c)
+$(call unit_test,cri-server/image/image_test.c,image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c)
+$(B)/cri-server/image/image_test: | $(B)/cri-server/image/bulkhead-unpack
