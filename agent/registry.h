@@ -7,8 +7,8 @@
  * can be asked for after the end. An init's record is its container's; it outlives its execs'.
  *
  * How a process ends: on_exit (what its container leaves behind was killed by then) → its streams
- *are drained, for 2 s at most → the exit is an event. So the last output is in the rings before the
- *host hears of the exit, and nobody who holds a pipe can hold that up for long.
+ * are drained, for 2 s at most → the exit is an event. So the last output is in the rings before
+ * the host hears of the exit, and nobody who holds a pipe can hold that up for long.
  *
  * Owner: the server. Threads: the loop's alone.
  */

@@ -2,9 +2,9 @@
  * Errors: a code and a message for people, on the caller's stack.
  *
  * A function that can fail returns 0, a positive value that it documents (a condition that the
- *caller must handle), or a negative errno with `err` filled. Nothing is allocated, so errors work
- *when memory is out. Messages grow outwards: the innermost function says what it tried and what was
- * wrong, each caller that knows more puts its own words in front:
+ * caller must handle), or a negative errno with `err` filled. Nothing is allocated, so errors work
+ * when memory is out. Messages grow outwards: the innermost function says what it tried and what
+ * was wrong, each caller that knows more puts its own words in front:
  *
  *	Run pod 'web': attach layer sha256:12ab: open /var/lib/…: No such file or directory
  *

@@ -4,15 +4,15 @@
  *	bulkhead-console --listen SOCKET --file FILE [--user NAME]
  *
  * Why a process of its own: QEMU's file and log backends have no bound; a bound on QEMU's files
- *would hold for its disks too; a pipe that only bulkheadd reads stalls the guest's kernel, which
- *waits for its serial port, as long as bulkheadd is down, and loses what a dying guest said. This
- *one lives as long as the machine: QEMU connects to the socket once, and the end of that connection
- *is the end of the program.
+ * would hold for its disks too; a pipe that only bulkheadd reads stalls the guest's kernel, which
+ * waits for its serial port, as long as bulkheadd is down, and loses what a dying guest said. This
+ * one lives as long as the machine: QEMU connects to the socket once, and the end of that
+ * connection is the end of the program.
  *
  * The file never exceeds FILE_MAX. When a write would make it, the newest half moves to the front,
- *under flock(2), so that a reader with a shared lock always sees the text in order. The text is the
- *guest's: it is copied, never looked at. The program drops to NAME's rights before it reads the
- *first byte.
+ * under flock(2), so that a reader with a shared lock always sees the text in order. The text is
+ * the guest's: it is copied, never looked at. The program drops to NAME's rights before it reads
+ * the first byte.
  */
 #include <errno.h>
 #include <fcntl.h>

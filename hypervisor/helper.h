@@ -5,7 +5,7 @@
  *
  * A helper runs in a session of its own with /dev/null as its input and <dir>/<name>.log, which
  * RLIMIT_FSIZE bounds, as its stderr. <dir>/<name>.pid names it by process id and start time, so
- *that a process which got the same id later is never taken for it. The file is written before the
+ * that a process which got the same id later is never taken for it. The file is written before the
  * program runs: no crash of ours leaves a helper that helper_end() cannot find.
  */
 #pragma once

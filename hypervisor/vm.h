@@ -2,17 +2,16 @@
  * Virtual machines for pods: define, boot, hot-attach, connect, watch, destroy.
  *
  * `struct hv` is the host's side once per process: the libvirt connection (the embedded QEMU driver
- *or a libvirtd), the accelerator that was found to work, and the thread that carries libvirt's
- *events. `struct hv_vm` is one machine. Its life:
+ * or a libvirtd), the accelerator that was found to work, and the thread that carries libvirt's
+ * events. `struct hv_vm` is one machine. Its life:
  *
  *	hv_vm_create() → paused → hv_vm_resume() → running → hv_vm_destroy() → gone
- *	                                                └→ died (guest power-off, crash, QEMU
- *killed)
+ *	                                                └→ died (power-off, crash, QEMU killed)
  *
  * Domains are transient: one that ends is no longer known to libvirt. They outlive this process and
- *are found again by hv_vm_open(). Everything a machine has on the host (domain, vsock helper,
- *sockets, console file) is named after its id and lies in <run_dir>/vm/<id>, so hv_vm_destroy()
- *works from the id alone, at any point of a creation, in any state, any number of times.
+ * are found again by hv_vm_open(). Everything a machine has on the host (domain, vsock helper,
+ * sockets, console file) is named after its id and lies in <run_dir>/vm/<id>, so hv_vm_destroy()
+ * works from the id alone, at any point of a creation, in any state, any number of times.
  *
  * Threads: all functions may be called from any thread; calls for one VM are serialised by the
  * caller (the sandbox's lock). Functions block for libvirt, for the times stated.

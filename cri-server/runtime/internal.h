@@ -2,11 +2,12 @@
  * What the files of runtime/ share.
  *
  * Locks, outermost first:
- *   sandbox->op      serialises what changes one pod (run, stop, remove, create, start, remove
- * container); held across calls to libvirt, CNI and the agent. runtime->lock    protects both
- * indexes, every reference count, and every record: a record is written holding it (and, by RPCs,
- * `op`), read holding it. Held for memory and one database write, never across a wait for a
- * machine. List and status RPCs need only this one.
+ *	sandbox->op    serialises what changes one pod (run, stop, remove; create, start, remove of
+ *	               its containers); held across calls to libvirt, CNI and the agent
+ *	runtime->lock  protects both indexes, every reference count, and every record: a record is
+ *	               written holding it (and, by RPCs, `op`), read holding it. Held for memory and
+ *	               one database write, never across a wait for a machine. List and status RPCs
+ *	               need only this one
  *
  * Threads: RPC workers; each agent's event thread (container_exited(), exec_exited()); `io` runs
  * the agents' control connections, `keeper` the jobs that may block but belong to no RPC (a machine

@@ -7,13 +7,13 @@
  * kubelet-cri-logging.
  *
  * No byte is lost or doubled by a crash: before a batch of lines is written, its size and the
- *stream offsets after it are noted in a state file; what a stopped process left is compared with
- *that note (the batch is in the file whole, not at all, or in part: then it is cut off), and the
- *agent is asked for the streams from the right offsets on. Bytes are acknowledged to the agent only
- *when they are in the file.
+ * stream offsets after it are noted in a state file; what a stopped process left is compared with
+ * that note (the batch is in the file whole, not at all, or in part: then it is cut off), and the
+ * agent is asked for the streams from the right offsets on. Bytes are acknowledged to the agent
+ * only when they are in the file.
  *
  * One thread runs all writers. While a log cannot be written (disk full), its streams are not read:
- *the agent's ring fills and the container's writer waits; it is tried again every second.
+ * the agent's ring fills and the container's writer waits; it is tried again every second.
  */
 #pragma once
 
