@@ -8,3 +8,5 @@ $(call unit_test,cri-server/image/unpack_test.c,unpack common,libarchive libcryp
 $(call unit_test,cri-server/image/manifest_test.c,image store common,jansson libprotobuf-c)
 $(call unit_test,cri-server/image/image_test.c,image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c)
 $(B)/cri-server/image/image_test: | $(B)/cri-server/image/bulkhead-unpack
+$(call fuzz_target,cri-server/image/manifest_fuzz.c,image store common,jansson libprotobuf-c)
+$(call fuzz_target,cri-server/image/unpack_fuzz.c,unpack common,libarchive libcrypto)
