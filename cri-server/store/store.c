@@ -33,8 +33,7 @@ enum statement {
 };
 
 static const char *const statement_texts[STATEMENTS] = {
-	[PUT] = "INSERT INTO record (kind, id, body) VALUES (?1, ?2, ?3)"
-		" ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body",
+	[PUT] = "REPLACE INTO record (kind, id, body) VALUES (?1, ?2, ?3)",
 	[GET] = "SELECT body FROM record WHERE kind = ?1 AND id = ?2",
 	[DELETE] = "DELETE FROM record WHERE kind = ?1 AND id = ?2",
 	[EACH] = "SELECT id, body FROM record WHERE kind = ?1 ORDER BY id",
@@ -141,7 +140,7 @@ static int create_schema(struct store *s, struct err *err)
 
 static int check_schema(struct store *s, struct err *err)
 {
-	sqlite3_int64 application, version, tables;
+	sqlite3_int64 application = 0, version = 0, tables = 0;
 	int r = quick_check(s, err);
 	if (r == 0)
 		r = query_number(s, "PRAGMA application_id", &application, err);
