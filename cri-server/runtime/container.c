@@ -285,8 +285,8 @@ static int agent_run(void *subject, struct err *err)
 	struct creation *cr = subject;
 	int r = message_set_string(&cr->request->container_id, cr->container->id, err);
 	if (r == 0)
-		r = agent_call(cr->machine->agent, "CreateContainer", &cr->request->base,
-			CREATE_MS, NULL, err);
+		r = agent_call(cr->machine->agent, "CreateContainer", &cr->request->base, CREATE_MS,
+			NULL, err);
 	return of_the_image(r, err);
 }
 

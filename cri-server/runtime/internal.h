@@ -115,7 +115,7 @@ bool labels_match(void *const *wanted, size_t n_wanted, void *const *labels, siz
 struct machine_spec {
 	const struct config_handler *handler;
 	const Runtime__V1__PodSandboxConfig *config;
-	const struct net_pod_info *network;
+	size_t n_nics;
 	const char *scratch;
 };
 /* Creates it paused. */

@@ -76,7 +76,7 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 {
 	struct hv_nic nics[NET_INTERFACES_MAX];
 	char taps[NET_INTERFACES_MAX][16], macs[NET_INTERFACES_MAX][18];
-	for (size_t i = 0; i < spec->network->n_interfaces; i++) {
+	for (size_t i = 0; i < spec->n_nics; i++) {
 		machine_tap_name(sandbox_id, i, taps[i]);
 		machine_nic_mac(sandbox_id, i, macs[i]);
 		nics[i] = (struct hv_nic){.tap = taps[i], .mac = macs[i]};
@@ -86,7 +86,7 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 		.vcpus = vcpus_wanted(spec),
 		.memory_mib = memory_mib_wanted(spec),
 		.nics = nics,
-		.n_nics = spec->network->n_interfaces,
+		.n_nics = spec->n_nics,
 		.scratch = spec->scratch,
 	};
 	struct machine *machine = NULL;

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <time.h>
 
-static uint64_t now_ns(void)
+uint64_t steps_now_ns(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -28,9 +28,9 @@ int steps_run(const struct step *steps, size_t n, void *subject, bool (*cancelle
 			return err_set(err, -ECANCELED, "the caller went away before step %s",
 				steps[i].name);
 		}
-		uint64_t begin = now_ns();
+		uint64_t begin = steps_now_ns();
 		int r = steps[i].run(subject, err);
-		ret_times->ns[i] = now_ns() - begin;
+		ret_times->ns[i] = steps_now_ns() - begin;
 		if (r < 0) {
 			err_wrap(err, "%s", steps[i].name);
 			unwind(steps, i + 1, subject);
