@@ -330,6 +330,18 @@ static void write_devices(struct writer *writer, const struct domain_xml *domain
 	close_element(writer);
 }
 
+/*
+ * What libvirt is to take QEMU for incapable of. Where QEMU can name the features that it denied a
+ * CPU, libvirt asks for each of its properties, 400 questions, to describe a CPU that nobody asks
+ * it about; else it reads all in two. A version of libvirt that does not know the name refuses it.
+ */
+static void write_capabilities(struct writer *writer)
+{
+	open_element(writer, "qemu:capabilities");
+	leaf(writer, "qemu:del", "capability", "cpu-unavailable-features", NULL);
+	close_element(writer);
+}
+
 /* QEMU ends an option's value at a comma unless it is doubled. */
 static char *escape_commas(const char *value)
 {
@@ -402,6 +414,7 @@ int domain_xml_write(const struct domain_xml *domain, char **ret, struct err *er
 	write_metadata(&writer, domain->run_dir);
 	write_platform(&writer, domain);
 	write_devices(&writer, domain);
+	write_capabilities(&writer);
 	if (domain->vhost_socket)
 		write_vhost_vsock(&writer, domain->vhost_socket);
 	close_element(&writer);
