@@ -4,7 +4,9 @@ $(call library,unpack,cri-server/image/unpack.c)
 UNPACK_PKGS := libarchive libcrypto libcap libseccomp
 $(call program,bulkhead-unpack,cri-server/image,cri-server/image/unpack_main.c,unpack common,$(UNPACK_PKGS))
 $(call unit_test,cri-server/image/reference_test.c,image common,libprotobuf-c)
-$(call unit_test,cri-server/image/unpack_test.c,unpack common,libarchive libcrypto)
+$(call library,unpack-fixture,cri-server/image/unpack_fixture.c)
+$(call unit_test,cri-server/image/unpack_test.c,unpack-fixture unpack common,libarchive libcrypto)
+$(call unit_test,cri-server/image/unpack_hostile_test.c,unpack-fixture unpack common,libarchive libcrypto)
 $(call unit_test,cri-server/image/manifest_test.c,image store common,jansson libprotobuf-c)
 $(call unit_test,cri-server/image/image_test.c,image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c)
 $(B)/cri-server/image/image_test: | $(B)/cri-server/image/bulkhead-unpack
