@@ -114,7 +114,7 @@ static int interface_configure(
 static int interface_find(struct rtnl *rtnl, const Bulkhead__Agent__Interface *interface,
 	unsigned number, int *ret_index, struct err *err)
 {
-	uint8_t mac[RTNL_MAC_BYTES];
+	uint8_t mac[RTNL_MAC_BYTES] = {0};
 	char name[IF_NAMESIZE];
 	if (!interface->name[0] || strlen(interface->name) >= IF_NAMESIZE ||
 		strpbrk(interface->name, "/ \t\n") || interface->name[0] == '.')
@@ -134,7 +134,7 @@ static int interface_find(struct rtnl *rtnl, const Bulkhead__Agent__Interface *i
 static int interfaces_apply(
 	struct rtnl *rtnl, const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
 {
-	int indices[INTERFACES_MAX];
+	int indices[INTERFACES_MAX] = {0};
 	int r = rtnl_link_set(rtnl, LOOPBACK_INDEX, &(struct rtnl_link_change){.up = true}, err);
 	if (r < 0)
 		return err_wrap(err, "loopback");

@@ -1,6 +1,7 @@
 #include "agent/registry.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -76,8 +77,8 @@ int registry_add(struct registry *registry, const char *container_id, const char
 	if (!process)
 		return err_nomem(err);
 	process->registry = registry;
-	strcpy(process->container_id, container_id);
-	strcpy(process->process_id, process_id);
+	snprintf(process->container_id, sizeof(process->container_id), "%s", container_id);
+	snprintf(process->process_id, sizeof(process->process_id), "%s", process_id);
 	process->next = registry->processes;
 	registry->processes = process;
 	registry->n_processes++;

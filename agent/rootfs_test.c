@@ -189,8 +189,8 @@ static void test_paths(void **state)
 	assert_int_equal(root_make(root, "/nowhere/deep/hosts", true, &err), -ENOTDIR);
 	assert_int_equal(root_make(root, "/nowhere/deep/hosts/x", true, &err), -ENOTDIR);
 	char deep[1024] = "";
-	for (int i = 0; i < 200; i++)
-		strcat(deep, "/a");
+	for (size_t i = 0; i < 200; i++)
+		memcpy(deep + 2 * i, "/a", sizeof("/a"));
 	assert_int_equal(root_make(root, deep, true, &err), -ELOOP);
 	assert_int_equal(fd_remove_tree(outside, NULL), 0);
 }

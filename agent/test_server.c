@@ -41,10 +41,10 @@ static void socket_path(const struct test_server *server, uint32_t port, char pa
 
 static _Noreturn void serve(const struct test_server *harness)
 {
-	char path[108];
+	char path[108] = "";
 	struct server_options options = {.boot_ns = 12345,
 		.ops = {.set_clock = set_clock, .configure = configure, .power_off = power_off}};
-	struct server *server;
+	struct server *server = NULL;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);
 	socket_path(harness, AGENT_CONTROL_PORT, path);

@@ -140,7 +140,7 @@ static int find_user(char *passwd, const Bulkhead__Agent__User *wanted, const ch
 		user->uid = line.uid;
 		user->gid = line.gid;
 		if (line.home[0] == '/' && strlen(line.home) < sizeof(user->home))
-			strcpy(user->home, line.home);
+			snprintf(user->home, sizeof(user->home), "%s", line.home);
 		*ret_name = line.name;
 		return 0;
 	}
@@ -188,7 +188,7 @@ int user_resolve_text(char *passwd, char *group, const Bulkhead__Agent__User *wa
 		if (strlen(wanted->name) >= sizeof(name))
 			return err_set(
 				err, -EINVAL, "a user name of %zu bytes", strlen(wanted->name));
-		strcpy(name, wanted->name);
+		snprintf(name, sizeof(name), "%s", wanted->name);
 	} else if (wanted->uid == UINT32_MAX) {
 		return err_set(err, -EINVAL, "user id %u is not valid", wanted->uid);
 	}

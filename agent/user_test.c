@@ -174,7 +174,7 @@ static void test_huge_line(void **state)
 	size_t size = 1u << 20;
 	char *passwd = malloc(size + 64);
 	memset(passwd, 'x', size);
-	strcpy(passwd + size, "\nweb:x:1:2::/h:\n");
+	snprintf(passwd + size, 64, "\nweb:x:1:2::/h:\n");
 	char group[] = "";
 	struct wanted w = {.message = BULKHEAD__AGENT__USER__INIT};
 	w.message.name = (char *)"web";

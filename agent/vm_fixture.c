@@ -183,8 +183,9 @@ static int find_program(struct vm *vm, struct err *err)
 	if (n < 0)
 		return err_errno(err, "readlink");
 	vm->program[n] = '\0';
-	*strrchr(vm->program, '/') = '\0';
-	strcat(vm->program, "/../hypervisor/vsock/bulkhead-vsock");
+	char *name = strrchr(vm->program, '/');
+	snprintf(name, sizeof(vm->program) - (size_t)(name - vm->program),
+		"/../hypervisor/vsock/bulkhead-vsock");
 	return 0;
 }
 

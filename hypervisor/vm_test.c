@@ -278,7 +278,7 @@ static int collect(void *userdata, const char *id)
 static int reopen(struct fixture *fixture, struct err *err)
 {
 	_cleanup_close_ int fd = -EBADF;
-	struct hv_vm *vm;
+	struct hv_vm *vm = NULL;
 	unsigned found = 0;
 	int r = hv_each_vm(fixture->hv, collect, &found, err);
 

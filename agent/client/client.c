@@ -170,7 +170,7 @@ static int link_get(struct agent *agent, uint64_t timeout_ms, struct link **ret,
 static int call(struct link *link, const char *method, const ProtobufCMessage *request,
 	uint64_t timeout_ms, ProtobufCMessage **ret_response, struct err *err)
 {
-	ProtobufCMessage *response;
+	ProtobufCMessage *response = NULL;
 	struct err local = ERR_INIT;
 	if (!err)
 		err = &local;
@@ -208,9 +208,9 @@ static int say_hello(struct link *link, uint64_t timeout_ms, Bulkhead__Agent__He
 	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
 	request.version = AGENT_PROTOCOL_VERSION;
 	request.realtime_ns = now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-	ProtobufCMessage *response;
+	ProtobufCMessage *response = NULL;
 	int r = call(link, "Hello", &request.base, timeout_ms, &response, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	Bulkhead__Agent__HelloResponse *hello = (Bulkhead__Agent__HelloResponse *)response;
 	if (hello->version != AGENT_PROTOCOL_VERSION)
@@ -301,9 +301,9 @@ static int poll_events(struct agent *agent, struct err *err)
 	Bulkhead__Agent__NextEventsRequest request = BULKHEAD__AGENT__NEXT_EVENTS_REQUEST__INIT;
 	request.after = agent->after;
 	request.wait_ms = EVENTS_WAIT_MS;
-	ProtobufCMessage *response;
+	ProtobufCMessage *response = NULL;
 	int r = agent_call(agent, "NextEvents", &request.base, EVENTS_TIMEOUT_MS, &response, err);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	const Bulkhead__Agent__NextEventsResponse *events = (const void *)response;
 	r = check_events(events, agent->after, err);

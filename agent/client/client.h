@@ -72,5 +72,8 @@ int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *
 int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *open,
 	uint64_t timeout_ms, int *ret_fd, uint64_t *ret_offset, struct err *err);
 
-/* Acknowledges all bytes before offset on a stdout or stderr stream. */
+/*
+ * Acknowledges all bytes before offset on a stdout or stderr stream. Never blocks: positive 1 when the guest
+ * has not read earlier ones and the socket is full; a later acknowledgement says it too.
+ */
 int agent_stream_ack(int fd, uint64_t offset, struct err *err);

@@ -90,11 +90,11 @@ static int check_opened(const Bulkhead__Agent__StreamOpened *opened,
 static int handshake(
 	int fd, const Bulkhead__Agent__StreamOpen *open, uint64_t *ret_offset, struct err *err)
 {
-	Bulkhead__Agent__StreamOpened *opened;
+	Bulkhead__Agent__StreamOpened *opened = NULL;
 	int r = send_open(fd, open, err);
 	if (r == 0)
 		r = receive_opened(fd, &opened, err);
-	if (r < 0)
+	if (r != 0)
 		return r == -EAGAIN ? err_set(err, -ETIMEDOUT, "the agent did not answer in time")
 				    : r;
 	r = check_opened(opened, open, err);
@@ -125,6 +125,14 @@ int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *op
 int agent_stream_ack(int fd, uint64_t offset, struct err *err)
 {
 	uint64_t wire = htobe64(offset);
-	int r = send_all(fd, &wire, sizeof(wire), err);
-	return r < 0 ? err_wrap(err, "acknowledge a stream's bytes") : 0;
+	ssize_t n = send(fd, &wire, sizeof(wire), MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (n == (ssize_t)sizeof(wire))
+		return 0;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 1;
+	if (n < 0)
+		return err_errno(err, "acknowledge a stream's bytes");
+	/* Half a number would shift all that follow. */
+	shutdown(fd, SHUT_RDWR);
+	return err_set(err, -EPROTO, "acknowledge a stream's bytes: the agent does not read");
 }

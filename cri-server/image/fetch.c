@@ -164,7 +164,7 @@ static void digest_of(const void *data, size_t len, char ret[72])
 	unsigned char digest[EVP_MAX_MD_SIZE];
 	unsigned n;
 	EVP_Digest(data, len, digest, &n, EVP_sha256(), NULL);
-	strcpy(ret, "sha256:");
+	memcpy(ret, "sha256:", sizeof("sha256:"));
 	for (unsigned i = 0; i < n; i++)
 		sprintf(ret + 7 + 2 * i, "%02x", digest[i]);
 }

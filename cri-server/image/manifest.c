@@ -47,7 +47,7 @@ static json_t *load(const char *what, const char *text, size_t len, struct err *
 		return NULL;
 	}
 	json_t *json = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
-	if (json && json_is_object(json))
+	if (json_is_object(json))
 		return json;
 	err_set(err, -EBADMSG, "image %s: %s", what, json ? "it is not a JSON object" : error.text);
 	json_decref(json);

@@ -460,7 +460,7 @@ static int unpack_all(struct unpacking *u, char ret_diff_id[72], struct err *err
 	unsigned char digest[EVP_MAX_MD_SIZE];
 	unsigned n;
 	EVP_DigestFinal_ex(u->source.hash, digest, &n);
-	strcpy(ret_diff_id, "sha256:");
+	memcpy(ret_diff_id, "sha256:", sizeof("sha256:"));
 	for (unsigned i = 0; i < n; i++)
 		sprintf(ret_diff_id + 7 + 2 * i, "%02x", digest[i]);
 	return 0;

@@ -63,7 +63,7 @@ static int follow(struct log_writer *w, Bulkhead__Agent__Stream stream)
 	int fds[2];
 	struct err err = ERR_INIT;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-	if (log_writer_follow(w, stream, fds[0], &err) < 0)
+	if (log_writer_follow(w, stream, fds[0], log_writer_offset(w, stream), &err) < 0)
 		fail_msg("%s", err.msg);
 	return fds[1];
 }
@@ -146,7 +146,7 @@ static void splits_long_lines(void **state)
 	int out = follow(w, OUT);
 	char *line = malloc(LOG_LINE_MAX + 3);
 	memset(line, 'x', LOG_LINE_MAX + 1);
-	strcpy(line + LOG_LINE_MAX + 1, "\n");
+	memcpy(line + LOG_LINE_MAX + 1, "\n", sizeof("\n"));
 	say(out, line);
 	wait_ack(out, LOG_LINE_MAX + 2);
 	char *lines = read_lines(p->path);

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -16,7 +17,9 @@ struct trace {
 static int note(void *subject, const char *event)
 {
 	struct trace *trace = subject;
-	strcat(trace->events, event);
+	size_t used = strlen(trace->events);
+
+	snprintf(trace->events + used, sizeof(trace->events) - used, "%s", event);
 	return 0;
 }
 

@@ -94,10 +94,14 @@ static void refuses_a_record_of_another_kind(void **state)
 	store_close(store);
 }
 
+#define SEEN_MAX 32
+
 static int collect(void *userdata, const char *id, const ProtobufCMessage *record)
 {
+	char *seen = userdata;
+	size_t used = strlen(seen);
 	(void)record;
-	strcat(userdata, id);
+	snprintf(seen + used, SEEN_MAX - used, "%s", id);
 	return strcmp(id, "stop") == 0 ? -EINTR : 0;
 }
 
@@ -106,7 +110,7 @@ static void each_goes_in_order_and_stops_at_an_error(void **state)
 	struct place *place = *state;
 	struct store *store = open_store(place->path);
 	struct err err = ERR_INIT;
-	char seen[32] = "";
+	char seen[SEEN_MAX] = "";
 	put(store, "b", "");
 	put(store, "a", "");
 	assert_int_equal(store_each(store, STORE_SETTING, collect, seen, &err), 0);
