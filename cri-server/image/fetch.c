@@ -102,6 +102,7 @@ static int classify(const char *text)
 		{"does not match", -EBADMSG},
 		{"unexpected EOF", -EBADMSG},
 		{"invalid character", -EBADMSG},
+		{"invalid reference format", -EINVAL},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
 		if (strcasestr(text, kinds[i].words))
@@ -118,14 +119,16 @@ static int skopeo_error(struct spawn_result *result, struct err *err)
 	const char *message = NULL;
 	for (const char *p = text; (p = strstr(p, "msg=\"")); p += 5)
 		message = p + 5;
+	char end = message ? '"' : '\n';
 	if (!message)
 		message = text;
 	char line[600];
-	snprintf(line, sizeof(line), "%s", message);
-	line[strcspn(line, "\n")] = '\0';
-	size_t len = strlen(line);
-	if (len && line[len - 1] == '"')
-		line[len - 1] = '\0';
+	size_t len = 0;
+	while (*message && *message != '\n' && *message != end && len < sizeof(line) - 1) {
+		message += message[0] == '\\' && message[1] && message[1] != '\n';
+		line[len++] = *message++;
+	}
+	line[len] = '\0';
 	return err_set(err, classify(line), "%s", line);
 }
 

@@ -1,0 +1,165 @@
+#!/usr/bin/env bats
+# Images: pull, look up, list, remove, and what pulls that fail say and leave. No pod is needed.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	start_bulkheadd
+	export PORT=$((20000 + ${NET#bhft}))
+	make_busybox_layout "$FT/img" >/dev/null
+	htpasswd -Bbn joe open-sesame >"$FT/htpasswd"
+	start_registry "$FT/registry" "$PORT"
+	push_image "$FT/img:latest" "127.0.0.1:$PORT/busybox:1"
+	export IMAGE=127.0.0.1:$PORT/busybox:1
+}
+
+teardown_file() {
+	stop_registry "$FT/registry"
+	stop_registry "$FT/private"
+	instance_teardown
+}
+
+teardown() {
+	crictl rmi -a >/dev/null 2>&1 || true
+}
+
+image_files() {
+	find "$D/state/images" -type f | wc -l
+}
+
+# fails CODE WORDS COMMAND…: with this gRPC code and these words, leaving no file.
+fails() {
+	local code=$1 words=$2
+	shift 2
+	run "$@"
+	echo "$output"
+	[ "$status" -ne 0 ]
+	[[ $output == *"code = $code"* ]]
+	[[ $output == *"$words"* ]]
+	[ "$(image_files)" -eq 0 ]
+	[ -z "$(ls -A "$D/state/images/tmp")" ]
+}
+
+@test "an image is pulled from a registry and found by tag, digest, id and the beginning of its id" {
+	crictl pull "$IMAGE"
+	digest=$(crictl inspecti "$IMAGE" | jq -r '.status.repoDigests[0]')
+	id=$(crictl inspecti "$IMAGE" | jq -r .status.id)
+	[[ $id == sha256:* ]]
+	[ "$digest" = "127.0.0.1:$PORT/busybox@$(skopeo inspect --raw --tls-verify=false "docker://$IMAGE" |
+		sha256sum | sed 's/^/sha256:/; s/ .*//')" ]
+	for name in "$digest" "$id" "${id#sha256:}" "${id:7:12}"; do
+		[ "$(crictl inspecti "$name" | jq -r .status.id)" = "$id" ]
+	done
+	crictl inspecti "$IMAGE" | jq -e --arg tag "$IMAGE" '.status | .repoTags == [$tag] and
+		(.size | tonumber) > 500000'
+}
+
+@test "an image pulled by digest has no tag" {
+	digest=$(skopeo inspect --raw --tls-verify=false "docker://$IMAGE" | sha256sum | cut -d' ' -f1)
+	crictl pull "127.0.0.1:$PORT/busybox@sha256:$digest"
+	crictl images -o json | jq -e '.images | length == 1 and (.[0].repoTags // [] | length) == 0'
+}
+
+@test "images are listed, by filter too, and pulling again changes nothing" {
+	crictl pull "$IMAGE"
+	before=$(crictl images -o json)
+	crictl pull "$IMAGE"
+	[ "$(crictl images -o json)" = "$before" ]
+	[ "$(crictl images -q "$IMAGE" | wc -l)" -eq 1 ]
+	[ "$(crictl images -q 127.0.0.1:1/other | wc -l)" -eq 0 ]
+}
+
+@test "a tag that moved leads to the new image" {
+	crictl pull "$IMAGE"
+	old=$(crictl inspecti "$IMAGE" | jq -r .status.id)
+	configure_image "$FT/img:latest" --tag moved --config.env MOVED=1
+	push_image "$FT/img:moved" "$IMAGE"
+	crictl pull "$IMAGE"
+	push_image "$FT/img:latest" "$IMAGE"
+	[ "$(crictl inspecti "$IMAGE" | jq -r .status.id)" != "$old" ]
+	crictl inspecti "$old" | jq -e '.status.repoTags // [] | length == 0'
+}
+
+@test "removal frees all files; what is not there is removed already" {
+	crictl pull "$IMAGE"
+	[ "$(image_files)" -ge 4 ]
+	crictl rmi "$IMAGE"
+	[ "$(image_files)" -eq 0 ]
+	crictl inspecti "$IMAGE" && false
+	[ "$(crictl images -q | wc -l)" -eq 0 ]
+}
+
+@test "usage of the image file system grows with images" {
+	before=$(crictl imagefsinfo -o json | jq '[.status.imageFilesystems // [.status] | .[].usedBytes.value | tonumber] | add')
+	crictl pull "$IMAGE"
+	after=$(crictl imagefsinfo -o json | jq '[.status.imageFilesystems // [.status] | .[].usedBytes.value | tonumber] | add')
+	[ $((after - before)) -gt 2000000 ]
+}
+
+@test "images survive a restart" {
+	crictl pull "$IMAGE"
+	before=$(crictl images -o json)
+	restart_bulkheadd
+	[ "$(crictl images -o json)" = "$before" ]
+}
+
+@test "credentials are asked for, used and neither kept nor logged" {
+	start_registry "$FT/private" $((PORT + 250)) "$FT/htpasswd"
+	private=127.0.0.1:$((PORT + 250))/busybox:1
+	push_image "$FT/img:latest" "$private" --dest-creds joe:open-sesame
+	fails PermissionDenied "unauthorized" crictl pull "$private"
+	fails PermissionDenied "" crictl pull --creds joe:wrong "$private"
+	crictl pull --creds joe:open-sesame "$private"
+	[ "$(crictl images -q | wc -l)" -eq 1 ]
+	run grep -r -e open-sesame -e "$(printf joe:open-sesame | base64)" "$D/log" "$D/state"
+	echo "$output"
+	[ "$status" -eq 1 ]
+}
+
+@test "a missing image, an empty or impossible name, a dead registry: each has its code" {
+	fails NotFound none crictl pull "127.0.0.1:$PORT/busybox:none"
+	fails NotFound none crictl pull "127.0.0.1:$PORT/none"
+	fails InvalidArgument "UPPER" crictl pull UPPER/case
+	fails InvalidArgument "UPPER" crictl pull docker.io/UPPER
+	fails Unavailable "refused" crictl pull 127.0.0.1:1/busybox
+	fails NotFound "/none" crictl pull oci:/none:latest
+}
+
+@test "a malformed image is refused and leaves nothing" {
+	umoci new --image "$FT/img:bad"
+	head -c 3000 /dev/zero | tr '\0' x >"$FT/not-a-tar"
+	add_layer "$FT/img:bad" "$FT/not-a-tar"
+	push_image "$FT/img:bad" "127.0.0.1:$PORT/bad:1"
+	run crictl pull "127.0.0.1:$PORT/bad:1"
+	echo "$output"
+	[ "$status" -ne 0 ]
+	[[ $output == *"layer sha256:"*"unpack: read the layer"* ]]
+	[ "$(image_files)" -eq 0 ]
+}
+
+@test "ten pulls of one image at once all succeed" {
+	pids=()
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		crictl pull "$IMAGE" >/dev/null 3>&- &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do
+		wait "$pid"
+	done
+	[ "$(crictl images -q | wc -l)" -eq 1 ]
+	[ -z "$(ls -A "$D/state/images/tmp")" ]
+}
+
+@test "a bulkheadd that dies during a pull leaves nothing that its successor keeps" {
+	crictl pull "$IMAGE" >/dev/null 2>&1 3>&- &
+	pid=$!
+	sleep 0.1
+	kill_bulkheadd
+	wait "$pid" || true
+	start_bulkheadd
+	[ -z "$(ls -A "$D/state/images/tmp")" ]
+	crictl pull "$IMAGE"
+	crictl rmi "$IMAGE"
+	[ "$(image_files)" -eq 0 ]
+}
