@@ -315,7 +315,7 @@ static int poll_events(struct agent *agent, struct err *err)
 
 static int reconnect(struct agent *agent, struct err *err)
 {
-	Bulkhead__Agent__HelloResponse *hello;
+	Bulkhead__Agent__HelloResponse *hello = NULL;
 	struct link *link = NULL;
 	set_link(agent, NULL);
 	if (!rest(agent, RETRY_MS))
