@@ -84,7 +84,8 @@ struct ttrpc_client;
 
 /*
  * Takes fd (also on failure). on_close runs once on the loop's thread when the peer closes or
- * breaks the protocol; not after ttrpc_client_close().
+ * breaks the protocol; not after ttrpc_client_close(). To be called on the loop's thread, or before
+ * the loop runs: it may read, and close, before this returns otherwise.
  */
 int ttrpc_client_new(struct ev_loop *loop, int fd, ev_fn on_close, void *userdata,
 	struct ttrpc_client **ret, struct err *err);
@@ -99,6 +100,9 @@ int ttrpc_client_call(struct ttrpc_client *client, const ProtobufCServiceDescrip
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
 	ProtobufCMessage **ret_response, struct err *err);
 
-/* Ends the connection: every waiting call returns -EPIPE. Drops the creator's reference. Any
- * thread. NULL is accepted. */
+/*
+ * Ends the connection: every waiting call returns -EPIPE. Drops the creator's reference. Any
+ * thread. On another than the loop's it waits for an on_close that runs at the moment: hold no lock
+ * that on_close takes. NULL is accepted.
+ */
 struct ttrpc_client *ttrpc_client_close(struct ttrpc_client *client);
