@@ -1,7 +1,7 @@
 /*
  * The network of a pod: a network namespace, what CNI made in it, and the machine's taps.
  *
- * CNI plugins configure interfaces in the pod's namespace (/run/netns/<name>) as they would for
+ * CNI plugins configure interfaces in the pod's namespace (<netns_dir>/bh-<id>) as they would for
  * a process. The machine's NIC takes over each of them: a tap is moved into the namespace beside
  * the CNI interface, and `tc` redirects every frame from one to the other in both directions; the
  * guest gets the interface's MAC, MTU, addresses and routes. The CNI interface keeps its own
@@ -34,7 +34,7 @@ struct net_config {
 	const char *conf_dir;  /* "/etc/cni/net.d" */
 	const char *bin_dirs;  /* colon-separated, "/opt/cni/bin:/usr/lib/cni" */
 	const char *cache_dir; /* our results, for DEL: survives a reboot; made when missing */
-	const char *netns_dir; /* "/run/netns"; made when missing */
+	const char *netns_dir; /* ours alone; made when missing */
 	uint64_t plugin_timeout_ms;
 };
 

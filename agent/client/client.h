@@ -73,7 +73,7 @@ int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *op
 	uint64_t timeout_ms, int *ret_fd, uint64_t *ret_offset, struct err *err);
 
 /*
- * Acknowledges all bytes before offset on a stdout or stderr stream. Never blocks: positive 1 when the guest
- * has not read earlier ones and the socket is full; a later acknowledgement says it too.
+ * Acknowledges all bytes before offset on a stdout or stderr stream. Never blocks: positive 1 when
+ * the guest has not read earlier ones and the socket is full; a later acknowledgement says it too.
  */
 int agent_stream_ack(int fd, uint64_t offset, struct err *err);

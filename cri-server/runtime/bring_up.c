@@ -397,6 +397,7 @@ static int ready_run(void *subject, struct err *err)
 	struct bring_up *up = subject;
 	pthread_mutex_lock(&up->rt->lock);
 	up->sandbox->machine = TAKE_PTR(up->machine);
+	up->sandbox->settled = true;
 	pthread_mutex_unlock(&up->rt->lock);
 	return sandbox_set_state(up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, err);
 }
@@ -476,9 +477,11 @@ int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *conf
 		bring_up_steps, ARRAY_SIZE(bring_up_steps), &up, caller_gone, &sandbox->times, err);
 	net_pod_info_free(up.network);
 	free(up.scratch);
+	if (r < 0)
+		sandbox_leave_index(sandbox);
 	pthread_mutex_unlock(&sandbox->op);
 	if (r < 0) {
-		sandbox_forget(sandbox);
+		sandbox_unref(sandbox);
 		return err_wrap(err, "run pod '%s'", config->metadata->name);
 	}
 	memcpy(ret_id, id, sizeof(id));

@@ -412,8 +412,9 @@ static int follow_stream(struct container *c, struct machine *machine, struct lo
 	open.stream = stream;
 	open.offset = log_writer_offset(writer, stream);
 	int fd;
-	int r = agent_stream_open(machine->agent, &open, CALL_MS, &fd, NULL, err);
-	return r < 0 ? r : log_writer_follow(writer, stream, fd, err);
+	uint64_t offset; /* later than asked where nothing was kept: a container without a log */
+	int r = agent_stream_open(machine->agent, &open, CALL_MS, &fd, &offset, err);
+	return r < 0 ? r : log_writer_follow(writer, stream, fd, offset, err);
 }
 
 int container_open_log(struct container *c, struct machine *machine, struct err *err)
@@ -461,8 +462,23 @@ static int finish_locked(struct container *c, int32_t exit_code, const char *rea
 		r = message_set_string(&c->record->message, message, err);
 	if (r == 0)
 		r = container_save_locked(c, err);
+	if (r < 0) /* the event that told of it comes again */
+		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 	pthread_cond_broadcast(&c->changed);
 	return r;
+}
+
+static int signal_container(
+	struct container *c, struct machine *machine, int signo, bool all, struct err *err)
+{
+	Bulkhead__Agent__SignalProcessRequest request =
+		BULKHEAD__AGENT__SIGNAL_PROCESS_REQUEST__INIT;
+	request.container_id = c->id;
+	request.signal = (uint32_t)signo;
+	request.all = all;
+	int r = agent_call(machine->agent, "SignalProcess", &request.base, CALL_MS, NULL, err);
+	/* It ended by itself a moment ago: that is what was wanted. */
+	return r == -ESRCH || r == -ENOENT ? 0 : r;
 }
 
 static int start_in_guest(struct container *c, struct machine *machine, struct err *err)
@@ -475,15 +491,19 @@ static int start_in_guest(struct container *c, struct machine *machine, struct e
 	request.container_id = c->id;
 	r = agent_call(machine->agent, "StartContainer", &request.base, CREATE_MS, NULL, err);
 	r = of_the_image(r, err);
-	if (r < 0)
+	if (r < 0) {
+		/* An answer that did not come says nothing of what runs. */
+		signal_container(c, machine, SIGKILL, true, NULL);
 		close_log(c);
+	}
 	return r;
 }
 
 int container_start(struct container *c, struct err *err)
 {
 	if (c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED)
-		return err_set(err, -EBADFD, "start container %s: it was started before", c->id);
+		return err_set(err, -EBADFD, "container %s was started before, or is being removed",
+			c->id);
 	struct machine *machine = sandbox_machine(c->sandbox, err);
 	if (!machine)
 		return err_wrap(err, "start container %s", c->id);
@@ -546,8 +566,8 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 {
 	struct runtime *rt = sandbox->runtime;
 	struct container *c = own_container(sandbox, event->container_id);
-	if (!c)
-		return 0; /* removed meanwhile */
+	if (!c) /* removed meanwhile */
+		return sandbox_record_event(sandbox, event->sequence);
 	struct err err = ERR_INIT;
 
 	/* All that it wrote is in its log before its exit is known to anybody. */
@@ -556,9 +576,10 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 			c->id, NULL);
 
 	pthread_mutex_lock(&rt->lock);
+	bool ran = running(c);
 	int r = store_begin(rt->store, &err);
 	if (r == 0) {
-		if (running(c))
+		if (ran)
 			c->record->finished_ns = believable_end(c, event->exit->finished_ns);
 		r = finish_locked(c, event->exit->code, exit_reason(event->exit), "", &err);
 		sandbox->record->event_sequence = event->sequence;
@@ -566,8 +587,12 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 			r = sandbox_save_locked(sandbox, &err);
 		if (r == 0)
 			r = store_commit(rt->store, &err);
-		if (r < 0)
+		if (r < 0) {
 			store_rollback(rt->store);
+			if (ran)
+				c->record->state =
+					BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+		}
 	}
 	pthread_mutex_unlock(&rt->lock);
 	if (r < 0)
@@ -605,19 +630,6 @@ static bool wait_exit(struct container *c, uint64_t timeout_ms, struct rpc_call 
 	bool ended = !running(c);
 	pthread_mutex_unlock(&c->runtime->lock);
 	return ended;
-}
-
-static int signal_container(
-	struct container *c, struct machine *machine, int signo, bool all, struct err *err)
-{
-	Bulkhead__Agent__SignalProcessRequest request =
-		BULKHEAD__AGENT__SIGNAL_PROCESS_REQUEST__INIT;
-	request.container_id = c->id;
-	request.signal = (uint32_t)signo;
-	request.all = all;
-	int r = agent_call(machine->agent, "SignalProcess", &request.base, CALL_MS, NULL, err);
-	/* It ended by itself a moment ago: that is what was wanted. */
-	return r == -ESRCH || r == -ENOENT ? 0 : r;
 }
 
 int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call, struct err *err)

@@ -133,10 +133,10 @@ METHOD(container_service_reopen_log)
 
 /* ---- status and list: under runtime->lock, from the records ---- */
 
+/* One whose removal did not finish is shown as ended: whoever asked for it asks again. */
 static bool visible(const struct container *c)
 {
-	return c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING &&
-	       c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING;
+	return c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING;
 }
 
 static Runtime__V1__ContainerState cri_state(const struct container *c)
@@ -147,6 +147,7 @@ static Runtime__V1__ContainerState cri_state(const struct container *c)
 	case BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING:
 		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_RUNNING;
 	case BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED:
+	case BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING:
 		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_EXITED;
 	default:
 		return RUNTIME__V1__CONTAINER_STATE__CONTAINER_UNKNOWN;

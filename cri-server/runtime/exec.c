@@ -162,14 +162,14 @@ static void discard(struct exec_sync *x)
 static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
 {
 	int r = start(x, request, err);
-	if (r < 0)
-		return r;
-	r = open_streams(x, err);
+	if (r == 0)
+		r = open_streams(x, err);
 	if (r == 0)
 		r = read_output(x, err);
 	if (r == 0 && !wait_exit(x, ev_now_ms() + EXIT_MS))
 		r = err_set(err, -EIO, "its streams ended but its exit status did not arrive");
-	discard(x);
+	discard(x); /* after a failed start too: an answer that did not come says nothing of what
+		       runs */
 	return r;
 }
 

@@ -74,6 +74,7 @@ struct sandbox {
 	pthread_mutex_t op;
 	Bulkhead__Store__Sandbox *record;
 	struct machine *machine; /* runtime->lock; NULL: none (yet, or any more) */
+	bool settled;            /* runtime->lock; the agent's events may be taken */
 	uint32_t last_target;    /* op; where the last disk was attached */
 	struct step_times times; /* of the bring-up; zero after a restart */
 };
@@ -143,7 +144,10 @@ struct sandbox *sandbox_find(struct runtime *rt, const char *id, struct err *err
 void sandbox_unref(struct sandbox *sandbox);
 /* With runtime->lock held. */
 int sandbox_save_locked(struct sandbox *sandbox, struct err *err);
-void sandbox_forget(struct sandbox *sandbox);
+/* Nobody finds it any more; the index's reference is the caller's to drop. `op` is held. */
+void sandbox_leave_index(struct sandbox *sandbox);
+/* All events of the agent up to this one are dealt with. 0 or -errno. */
+int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence);
 /* The machine with a reference, or NULL with -EBADFD: the pod does not run. */
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err);
 /* Ends machine and network, keeps the record. `op` is held. */

@@ -49,8 +49,9 @@ struct log_stream {
 	struct ev_source *source;
 	int fd;
 	const char *name;
-	uint64_t written; /* offset of the first byte that is not in the file */
-	struct buf line;  /* bytes read and not written: the offset `written` is its start */
+	uint64_t written;      /* offset of the first byte that is not in the file */
+	uint64_t acknowledged; /* to the agent: at most `written` */
+	struct buf line;       /* bytes read and not written: the offset `written` is its start */
 };
 
 struct log_writer {
@@ -325,6 +326,17 @@ static int write_batch(struct log_writer *w, size_t stream, const struct buf *ba
 	return r;
 }
 
+/* A guest that does not read its acknowledgements gets them later; it holds up itself alone. */
+static void acknowledge(struct log_stream *s)
+{
+	if (s->fd < 0 || s->acknowledged == s->written)
+		return;
+	if (agent_stream_ack(s->fd, s->written, NULL) > 0)
+		ev_timer_set(s->writer->retry, RETRY_MS);
+	else
+		s->acknowledged = s->written;
+}
+
 /* Moves whole lines from the stream to the file. The lock is held. */
 static int flush(struct log_stream *s, bool at_end)
 {
@@ -340,12 +352,9 @@ static int flush(struct log_stream *s, bool at_end)
 	buf_done(&batch);
 	if (r < 0)
 		return r;
-	if (used) {
-		s->written += used;
-		buf_consume(&s->line, used);
-		if (s->fd >= 0)
-			agent_stream_ack(s->fd, s->written, NULL);
-	}
+	s->written += used;
+	buf_consume(&s->line, used);
+	acknowledge(s);
 	return 0;
 }
 
@@ -393,7 +402,7 @@ static void on_readable(void *userdata, uint32_t events)
 /* Reads the stream whenever there is something. On the loop's thread. */
 static int watch(struct log_stream *s, struct err *err)
 {
-	if (s->fd < 0)
+	if (s->fd < 0 || s->source)
 		return 0;
 	return ev_io_new(s->writer->logs->loop, s->fd, EPOLLIN, on_readable, s, &s->source, err);
 }
@@ -432,10 +441,14 @@ static void follow_errand(struct errand *errand)
 	pthread_mutex_unlock(&w->lock);
 }
 
-int log_writer_follow(struct log_writer *w, Bulkhead__Agent__Stream stream, int fd, struct err *err)
+int log_writer_follow(struct log_writer *w, Bulkhead__Agent__Stream stream, int fd, uint64_t offset,
+	struct err *err)
 {
 	struct log_stream *s = &w->streams[stream_index(stream)];
+	pthread_mutex_lock(&w->lock);
 	s->fd = fd;
+	s->written = s->acknowledged = offset;
+	pthread_mutex_unlock(&w->lock);
 	struct errand errand = {.run = follow_errand, .writer = w, .stream = s, .err = err};
 	return on_loop_thread(&errand);
 }

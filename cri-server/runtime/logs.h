@@ -44,9 +44,9 @@ int log_writer_new(struct logs *logs, const char *path, const char *state_path,
 /* Where the agent is to begin: the first byte that is not in the file. */
 uint64_t log_writer_offset(struct log_writer *writer, Bulkhead__Agent__Stream stream);
 
-/* Takes fd, a stream opened at that offset, and follows it to its end. STDOUT or STDERR. */
-int log_writer_follow(
-	struct log_writer *writer, Bulkhead__Agent__Stream stream, int fd, struct err *err);
+/* Takes fd, a stream whose bytes begin at offset, and follows it to its end. STDOUT or STDERR. */
+int log_writer_follow(struct log_writer *writer, Bulkhead__Agent__Stream stream, int fd,
+	uint64_t offset, struct err *err);
 
 /* Opens path anew, as after a rotation; what was read before goes to the old file. */
 int log_writer_reopen(struct log_writer *writer, struct err *err);

@@ -132,12 +132,16 @@ static int connect_guest(
 static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
 {
 	struct sandbox *sandbox = userdata;
-	if (!event->exit)
-		return 0; /* of a kind that this version does not know: nothing to record */
-	if (!event->process_id[0])
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	bool settled = sandbox->settled;
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	if (!settled)
+		return -EAGAIN; /* it comes again, when whose exit it tells of has its log */
+	if (event->exit && !event->process_id[0])
 		return container_exited(sandbox, event);
-	exec_exited(sandbox, event);
-	return 0;
+	if (event->exit)
+		exec_exited(sandbox, event);
+	return sandbox_record_event(sandbox, event->sequence);
 }
 
 static void on_lost(void *userdata, const char *reason)

@@ -33,12 +33,12 @@ static int load_sandbox(void *userdata, const char *id, const ProtobufCMessage *
 	const Bulkhead__Store__Sandbox *record = (const Bulkhead__Store__Sandbox *)message;
 	Runtime__V1__PodSandboxConfig *config = runtime__v1__pod_sandbox_config__unpack(
 		NULL, record->config.len, record->config.data);
-	if (!config || strlen(id) != ID_LEN)
-		return -EBADMSG;
-	struct sandbox *sandbox = sandbox_new(rt, id, config, NULL);
-	runtime__v1__pod_sandbox_config__free_unpacked(config, NULL);
+	bool usable = config && strlen(id) == ID_LEN;
+	struct sandbox *sandbox = usable ? sandbox_new(rt, id, config, NULL) : NULL;
+	if (config)
+		runtime__v1__pod_sandbox_config__free_unpacked(config, NULL);
 	if (!sandbox)
-		return -ENOMEM;
+		return usable ? -ENOMEM : -EBADMSG;
 	bulkhead__store__sandbox__free_unpacked(sandbox->record, NULL);
 	sandbox->record = (Bulkhead__Store__Sandbox *)message_copy(message);
 	if (!sandbox->record) {
@@ -165,6 +165,7 @@ static int revive(struct sandbox *sandbox, struct err *err)
 	}
 	pthread_mutex_lock(&rt->lock);
 	sandbox->machine = machine;
+	sandbox->settled = true;
 	pthread_mutex_unlock(&rt->lock);
 	return 0;
 }

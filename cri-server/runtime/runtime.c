@@ -151,13 +151,16 @@ static int open_hypervisor(struct runtime *rt, struct err *err)
 static int open_network(struct runtime *rt, struct err *err)
 {
 	_cleanup_free_ char *cache = str_printf("%s/cni", rt->config->state_dir);
-	if (!cache)
+	/* Not in /run/netns: what lies there may be another bulkheadd's, which start-up would take
+	 * for lost. */
+	_cleanup_free_ char *netns = str_printf("%s/netns", rt->config->run_dir);
+	if (!cache || !netns)
 		return err_nomem(err);
 	const struct net_config config = {
 		.conf_dir = rt->config->network.conf_dir,
 		.bin_dirs = rt->config->network.bin_dirs,
 		.cache_dir = cache,
-		.netns_dir = "/run/netns",
+		.netns_dir = netns,
 		.plugin_timeout_ms = rt->config->network.plugin_timeout_ms,
 	};
 	return net_open(&config, &rt->net, err);
@@ -231,7 +234,8 @@ struct runtime *runtime_close(struct runtime *rt)
 			if (c->sandbox == sandbox)
 				container_forget(c);
 		}
-		sandbox_forget(sandbox);
+		sandbox_leave_index(sandbox);
+		sandbox_unref(sandbox);
 	}
 	hv_close(rt->hv);
 	worker_stop(&rt->io);

@@ -2,7 +2,7 @@
  * One pod sandbox: how it comes up, and goes.
  *
  * States, as recorded: CREATING → READY → NOTREADY → (record gone), with REMOVING while it goes. A
- * sandbox is in the index from its first record on; list RPCs show READY and NOTREADY only.
+ * sandbox is in the index from its first record on; list RPCs show it once it has been READY.
  *
  * Every resource is named after the sandbox's id and recorded (by the CREATING record itself)
  * before it is made, so whatever a crash leaves is found by the id.
@@ -107,14 +107,22 @@ int sandbox_set_state(struct sandbox *sandbox, Bulkhead__Store__SandboxState sta
 	return r;
 }
 
-void sandbox_forget(struct sandbox *sandbox)
+void sandbox_leave_index(struct sandbox *sandbox)
 {
 	struct runtime *rt = sandbox->runtime;
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_REMOVE(&rt->sandboxes, sandbox, link);
 	sandbox->gone = true;
 	pthread_mutex_unlock(&rt->lock);
-	sandbox_unref(sandbox);
+}
+
+int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence)
+{
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	sandbox->record->event_sequence = sequence;
+	int r = sandbox->gone ? 0 : sandbox_save_locked(sandbox, NULL);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	return r;
 }
 
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err)
@@ -220,9 +228,11 @@ int sandbox_remove(struct sandbox *sandbox, struct err *err)
 	if (unlink(scratch) < 0 && errno != ENOENT)
 		return err_errno(err, "remove %s", scratch);
 	r = store_delete(rt->store, STORE_SANDBOX, sandbox->id, err);
-	if (r == 0)
-		sandbox_forget(sandbox);
-	return r;
+	if (r < 0)
+		return r;
+	sandbox_leave_index(sandbox);
+	sandbox_unref(sandbox); /* the index's; the caller has one of its own */
+	return 0;
 }
 
 /* ---- a machine that ended by itself ---- */
@@ -232,6 +242,18 @@ struct death {
 	char sandbox_id[ID_LEN + 1];
 	char reason[512];
 };
+
+static int record_death(struct sandbox *sandbox, const char *reason, struct err *err)
+{
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	int r = message_set_string(&sandbox->record->death, reason, err);
+	if (r == 0) {
+		sandbox->record->state = BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY;
+		r = sandbox_save_locked(sandbox, err);
+	}
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	return r;
+}
 
 static void handle_death(void *userdata)
 {
@@ -246,9 +268,7 @@ static void handle_death(void *userdata)
 			sandbox_drop_machine(sandbox);
 			hv_vm_destroy(death->rt->hv, sandbox->id, NULL);
 			containers_lost(sandbox, death->reason);
-			if (message_set_string(&sandbox->record->death, death->reason, &err) < 0 ||
-				sandbox_set_state(sandbox,
-					BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, &err) < 0)
+			if (record_death(sandbox, death->reason, &err) < 0)
 				log_event(death->rt->log, LOG_LEVEL_ERROR, "death not recorded",
 					"pod", sandbox->id, "err", err.msg, NULL);
 		}

@@ -127,10 +127,10 @@ METHOD(sandbox_service_remove)
 
 /* ---- status and list: under runtime->lock, from the records ---- */
 
+/* One whose removal did not finish is shown: whoever asked for it asks again. */
 static bool visible(const struct sandbox *sandbox)
 {
-	return sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY ||
-	       sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY;
+	return sandbox->record->state != BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_CREATING;
 }
 
 static Runtime__V1__PodSandboxState cri_state(const struct sandbox *sandbox)
