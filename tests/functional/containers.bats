@@ -315,13 +315,15 @@ capabilities() {
 	crictl rm -f "$other"
 }
 
-@test "two containers share the pod's network and IPC" {
-	server=$(run_script "$POD" server 'ipcmk() { :; }; echo hello | nc -l -p 7777')
+@test "two containers share the pod's network and IPC, and nothing else" {
+	namespaces='for n in net ipc mnt uts; do readlink /proc/self/ns/$n; done'
+	server=$(run_script "$POD" server "$namespaces; echo hello | nc -l -p 7777")
 	sleep 0.5
-	run once 'nc 127.0.0.1 7777 </dev/null; readlink /proc/self/ns/net /proc/self/ns/ipc'
-	client=$output
-	[ "${lines[0]}" = hello ]
-	run once 'readlink /proc/self/ns/net /proc/self/ns/ipc'
-	[ "$(tail -n 2 <<<"$client")" = "$output" ]
+	run once "nc 127.0.0.1 7777 </dev/null; $namespaces"
+	mapfile -t others < <(output_of pod server)
 	crictl rm -f "$server"
+	[ "${lines[0]}" = hello ]
+	[ "${lines[1]} ${lines[2]}" = "${others[0]} ${others[1]}" ]
+	[ "${lines[3]}" != "${others[2]}" ]
+	[ "${lines[4]}" != "${others[3]}" ]
 }

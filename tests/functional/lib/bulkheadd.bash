@@ -137,6 +137,19 @@ launch_bulkheadd() {
 		LSAN_OPTIONS=suppressions=$(lsan_suppressions) \
 		"$FT/bin/bulkheadd" --config "$D/config.yaml" >>"$D/log" 2>&1 </dev/null 3>&- &
 	echo $! >"$D/pid"
+	disown $!
+	# Until then the process bears the shell's name.
+	eventually 5 bulkheadd_was_executed $!
+	# Until then the process bears the shell's name.
+	eventually 5 bulkheadd_was_executed $!
+}
+
+bulkheadd_was_executed() {
+	! kill -0 "$1" 2>/dev/null || grep -qs config.yaml "/proc/$1/cmdline"
+}
+
+bulkheadd_was_executed() {
+	! kill -0 "$1" 2>/dev/null || grep -qs config.yaml "/proc/$1/cmdline"
 }
 
 lsan_suppressions() {
@@ -191,6 +204,10 @@ restart_bulkheadd() {
 
 crictl() {
 	"$TOOLS/crictl" --config "$D/crictl.yaml" "$@"
+}
+
+ctl() {
+	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" "$@"
 }
 
 # ---- images ----

@@ -1,0 +1,112 @@
+#!/usr/bin/env bats
+# The pod network: CNI's address answers, and the pod reaches what it should.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	start_bulkheadd
+	pull_busybox
+	# A machine elsewhere: a namespace behind a link of its own, with no route back to the pods.
+	export REMOTE=$NET-remote
+	ip netns add "$REMOTE"
+	ip link add "${NET}r0" type veth peer name r1 netns "$REMOTE"
+	ip address add "10.216.${SUBNET##*.}.1/24" dev "${NET}r0"
+	ip link set "${NET}r0" up
+	ip -n "$REMOTE" address add "10.216.${SUBNET##*.}.2/24" dev r1
+	ip -n "$REMOTE" link set r1 up
+	ip -n "$REMOTE" link set lo up
+	HOST_PORT=$((20000 + RANDOM % 10000))
+	POD=$(run_pod one ".dns_config = {servers: [\"192.0.2.1\", \"192.0.2.2\"], searches: [\"a.example\"],
+		options: [\"ndots:3\"]} | .port_mappings = [{protocol: 0, container_port: 8080,
+		host_port: $HOST_PORT}]")
+	OTHER=$(run_pod two)
+	ID=$(run_container "$POD" main)
+	ADDRESS=$(pod_field "$POD" .network.ip)
+	OTHER_ADDRESS=$(pod_field "$OTHER" .network.ip)
+	export HOST_PORT POD OTHER ID ADDRESS OTHER_ADDRESS
+}
+
+teardown_file() {
+	ip link delete "${NET}r0" || true
+	ip netns delete "$REMOTE" || true
+	instance_teardown
+}
+
+inside() {
+	crictl exec -s "$ID" "$@"
+}
+
+
+@test "the pod's address answers from the host" {
+	ping -c 1 -W 5 "$ADDRESS"
+}
+
+@test "the pod reaches its gateway, itself and the other pod" {
+	inside ping -c 1 -W 5 "$SUBNET.1"
+	inside ping -c 1 -W 5 127.0.0.1
+	inside ping -c 1 -W 5 "$ADDRESS"
+	inside ping -c 1 -W 5 "$OTHER_ADDRESS"
+}
+
+@test "the pod reaches outside under the host's address" {
+	# The remote has no route to the pods: it can answer only to an address of the host.
+	run ip -n "$REMOTE" route get "$ADDRESS"
+	[ "$status" -ne 0 ]
+	inside ping -c 1 -W 5 "10.216.${SUBNET##*.}.2"
+}
+
+@test "a host port leads to the container, from the host and from elsewhere" {
+	server=$(run_script "$POD" server 'exec nc -ll -p 8080 -e echo hello')
+	eventually 5 inside sh -c 'netstat -ltn | grep :8080'
+	sleep 1
+	[ "$(/bin/busybox nc -w 5 "10.216.${SUBNET##*.}.1" "$HOST_PORT" </dev/null)" = hello ]
+	[ "$(ip netns exec "$REMOTE" /bin/busybox nc -w 5 "10.216.${SUBNET##*.}.1" "$HOST_PORT" \
+		</dev/null)" = hello ]
+	crictl rm -f "$server"
+}
+
+@test "the DNS configuration is the containers' resolv.conf" {
+	[ "$(inside cat /etc/resolv.conf | grep . | sort)" = "$(printf '%s\n' "nameserver 192.0.2.1" \
+		"nameserver 192.0.2.2" "options ndots:3" "search a.example")" ]
+}
+
+@test "the guest's interface has the name, MAC, MTU, address and route that CNI gave" {
+	mac=$(ip -n "bh-$POD" -j link show eth0 | jq -r '.[0].address')
+	mtu=$(ip -n "bh-$POD" -j link show eth0 | jq -r '.[0].mtu')
+	run inside sh -c 'cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; ip -4 addr show eth0; ip route'
+	[ "${lines[0]}" = "$mac" ]
+	[ "${lines[1]}" = "$mtu" ]
+	[[ $output == *"inet $ADDRESS/24"* ]]
+	[[ $output == *"default via $SUBNET.1 dev eth0"* ]]
+}
+
+@test "a plugin's MTU is carried into the guest" {
+	jq '.plugins[0].mtu = 1400' "$FT/cni/10-$NET.conflist" >"$FT/cni/05.conflist"
+	id=$(run_pod small)
+	rm "$FT/cni/05.conflist"
+	c=$(run_container "$id" main)
+	[ "$(crictl exec -s "$c" cat /sys/class/net/eth0/mtu)" = 1400 ]
+	remove_pod "$id"
+}
+
+@test "a megabyte passes unchanged in both directions" {
+	server=$(run_script "$POD" echo 'nc -l -p 8081 -e cat')
+	eventually 5 inside sh -c 'netstat -ltn | grep :8081'
+	sleep 1
+	head -c 1048576 /dev/urandom >"$D/sent"
+	timeout 60 bash -c "exec 9<>/dev/tcp/$ADDRESS/8081; cat '$D/sent' >&9 & head -c 1048576 <&9 >'$D/back'"
+	cmp "$D/sent" "$D/back"
+	crictl rm -f "$server"
+}
+
+@test "a removed pod's address and port rules are given back" {
+	id=$(run_pod gone ".port_mappings = [{protocol: 0, container_port: 80, host_port: $((HOST_PORT + 1))}]")
+	iptables-save -t nat | grep -q -e "--dport $((HOST_PORT + 1)) "
+	address=$(pod_field "$id" .network.ip)
+	[ -e "/var/lib/cni/networks/$NET/$address" ]
+	remove_pod "$id"
+	! iptables-save -t nat | grep -e "--dport $((HOST_PORT + 1)) "
+	[ ! -e "/var/lib/cni/networks/$NET/$address" ]
+	! ping -c 1 -W 1 "$address"
+}

@@ -1,0 +1,140 @@
+
+
+teardown() {
+	remove_all_pods
+}#!/usr/bin/env bats
+# What the end of a process leaves: bulkheadd killed, a machine killed.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	start_bulkheadd
+	pull_busybox
+}
+
+teardown_file() {
+	instance_teardown
+}
+
+setup() {
+	bulkheadd_runs || start_bulkheadd
+}
+
+crash() {
+	kill_bulkheadd
+	start_bulkheadd
+}
+
+@test "killed five times, bulkheadd finds a container again that logs, and no line is lost or doubled" {
+	pod=$(run_pod logging)
+	id=$(run_script "$pod" main 'i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done; exit 9')
+	for _ in 1 2 3 4 5; do
+		sleep 0.5
+		crash
+		[ "$(pod_field "$pod" .state)" = SANDBOX_READY ]
+	done
+	wait_state "$id" CONTAINER_EXITED 120
+	[ "$(container_field "$id" .exitCode)" = 9 ]
+	cmp <(seq 20000) <(output_of logging main)
+	remove_pod "$pod"
+}
+
+@test "a container that ends while bulkheadd is down has its exit code, time and last output recorded" {
+	pod=$(run_pod away)
+	id=$(run_script "$pod" main 'sleep 2; seq 3000; exit 33')
+	kill_bulkheadd
+	sleep 4
+	start_bulkheadd
+	[ "$(finish "$id")" = 33 ]
+	cmp <(seq 3000) <(output_of away main)
+	# It ended before bulkheadd was back.
+	finished=$(date -d "$(container_field "$id" .finishedAt)" +%s)
+	[ "$finished" -le $(($(date +%s) - 1)) ]
+	remove_pod "$pod"
+}
+
+@test "after a crash a pod can be used as before" {
+	pod=$(run_pod used)
+	id=$(run_container "$pod" main)
+	created=$(create_container "$pod" created '.command = ["sh", "-c", "exit 3"]')
+	address=$(pod_field "$pod" .network.ip)
+	crash
+	[ "$(pod_field "$pod" .network.ip)" = "$address" ]
+	ping -c 1 -W 5 "$address"
+	[ "$(crictl exec -s "$id" echo hello)" = hello ]
+	crictl start "$created"
+	[ "$(finish "$created")" = 3 ]
+	other=$(run_script "$pod" other 'exit 0')
+	[ "$(finish "$other")" = 0 ]
+	crictl stop -t 1 "$id"
+	remove_pod "$pod"
+}
+
+@test "a graceful restart keeps pods, containers and images" {
+	pod=$(run_pod kept '.labels = {a: "b"}')
+	id=$(run_container "$pod" main)
+	restart_bulkheadd
+	[ "$(crictl pods -q --label a=b)" = "$pod" ]
+	[ "$(container_field "$id" .state)" = CONTAINER_RUNNING ]
+	crictl inspecti "$IMAGE" >/dev/null
+	remove_pod "$pod"
+}
+
+@test "a machine that is killed reads as NOTREADY, its containers as failed with a reason" {
+	pod=$(run_pod dying)
+	id=$(run_container "$pod" main)
+	pgrep -f "guest=bh-$pod," | xargs kill -KILL
+	wait_state "$id" CONTAINER_EXITED
+	[ "$(container_field "$id" .exitCode)" = 137 ]
+	[ "$(container_field "$id" .reason)" = Error ]
+	[ -n "$(container_field "$id" .message)" ]
+	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+	refused FailedPrecondition "does not run" create_container "$pod" more
+	crictl rm "$id"
+	remove_pod "$pod"
+}
+
+@test "a machine that is killed while bulkheadd is down reads the same" {
+	pod=$(run_pod alone)
+	id=$(run_container "$pod" main)
+	kill_bulkheadd
+	pgrep -f "guest=bh-$pod," | xargs kill -KILL
+	start_bulkheadd
+	wait_state "$id" CONTAINER_EXITED
+	[ "$(container_field "$id" .exitCode)" = 137 ]
+	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+	remove_pod "$pod"
+}
+
+@test "bulkheadd killed at ten moments of a pod's bring-up leaves nothing" {
+	crash
+	snapshot_host
+	for delay in 0.05 0.2 0.4 0.7 1 1.3 1.6 2 2.5 3; do
+		run_pod half 3>&- >/dev/null 2>&1 &
+		sleep "$delay"
+		kill_bulkheadd
+		wait $! || true
+		start_bulkheadd
+		# One that was ready is a pod; the client has only not heard of it.
+		crictl pods -q | xargs -r "$TOOLS/crictl" --config "$D/crictl.yaml" rmp -f
+		rm -f "$D"/pods/*
+		assert_host_unchanged
+	done
+}
+
+@test "bulkheadd killed while a pod is removed leaves nothing" {
+	snapshot_host
+	for delay in 0.02 0.1 0.3 0.6; do
+		pod=$(run_pod leaving)
+		run_container "$pod" main >/dev/null
+		crictl rmp -f "$pod" 3>&- >/dev/null 2>&1 &
+		sleep "$delay"
+		kill_bulkheadd
+		wait $! || true
+		start_bulkheadd
+		crictl rmp -f "$pod" >/dev/null 2>&1 || true
+		rm -rf "$D"/pods/* "$D/logs/leaving"
+		assert_host_unchanged
+	done
+}

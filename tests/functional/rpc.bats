@@ -1,0 +1,74 @@
+#!/usr/bin/env bats
+# The server itself: its socket, what it does not do yet, its end.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	start_bulkheadd
+	pull_busybox
+	POD=$(run_pod pod)
+	ID=$(run_container "$POD" main)
+	export POD ID
+}
+
+teardown_file() {
+	instance_teardown
+}
+
+@test "the socket is for root alone" {
+	[ "$(stat -c %a "$D/run/bulkhead.sock")" = 600 ]
+}
+
+@test "version and status tell what this is" {
+	crictl version | grep -q 'RuntimeName: *bulkhead'
+	crictl version | grep -q 'RuntimeApiVersion: *v1'
+	crictl info | jq -e '.status.conditions | map(select(.status)) | map(.type) | sort ==
+		["NetworkReady", "RuntimeReady"]'
+	crictl info | jq -e '.config | .accelerator == "tcg" or .accelerator == "kvm"'
+	crictl info | jq -e '.config.acceleratorReason | length > 0'
+	crictl runtime-config | jq -e .linux.cgroupDriver
+}
+
+@test "what is not built yet answers UNIMPLEMENTED by name" {
+	refused Unimplemented ContainerStats crictl stats --id "$ID"
+	refused Unimplemented PodSandboxStats crictl statsp --id "$POD"
+	refused Unimplemented PortForward crictl port-forward "$POD" 8080:80
+	refused Unimplemented Attach crictl attach "$ID"
+	refused Unimplemented Exec crictl exec "$ID" true
+	refused Unimplemented CheckpointContainer crictl checkpoint --export "$D/checkpoint" "$ID"
+	refused Unimplemented UpdateContainerResources crictl update --memory 1000000 "$ID"
+}
+
+@test "a stop while a call runs lets it end, and pods go on" {
+	crictl exec -s "$ID" sh -c 'sleep 2; echo finished' >"$D/out" 3>&- &
+	call=$!
+	sleep 0.5
+	stop_bulkheadd
+	wait "$call"
+	grep -q finished "$D/out"
+	[ ! -e "$D/run/bulkhead.sock" ]
+	pgrep -f "guest=bh-$POD,"
+	start_bulkheadd
+	[ "$(container_field "$ID" .state)" = CONTAINER_RUNNING ]
+}
+
+@test "a client that goes away while its pod comes up leaves nothing or a pod" {
+	snapshot_host
+	before=$(crictl pods -q | sort)
+	config=$D/pods/leaving
+	pod_config leaving >"$config"
+	for delay in 0.1 0.5 1 2; do
+		timeout "$delay" "$TOOLS/crictl" --config "$D/crictl.yaml" runp "$config" >/dev/null 2>&1 || true
+		eventually 60 no_creation
+		crictl pods -q --name leaving | xargs -r "$TOOLS/crictl" --config "$D/crictl.yaml" rmp -f
+	done
+	[ "$(crictl pods -q | sort)" = "$before" ]
+	assert_host_unchanged
+}
+
+# No pod is on its way up: there are as many machines as pods.
+no_creation() {
+	[ "$(sqlite3 "$D/state/state.db" 'SELECT count(*) FROM record WHERE kind = 0')" -eq \
+		"$(crictl pods -q | wc -l)" ]
+}
