@@ -120,10 +120,6 @@ end_processes() {
 	for pid in $(own_processes | cut -d' ' -f1); do
 		kill -KILL "$pid" 2>/dev/null || true
 	done
-	for pid in /run/netns/bh-*; do
-		[ -e "$pid" ] || continue
-		ip -n "${pid##*/}" address 2>/dev/null | grep -q " $SUBNET\." && ip netns delete "${pid##*/}"
-	done
 	return 0
 }
 
@@ -134,7 +130,6 @@ launch_bulkheadd() {
 	local options=log_path=$FT/sanitizer:exitcode=66
 	ASAN_OPTIONS=$options:detect_leaks=1 UBSAN_OPTIONS=$options:print_stacktrace=1 \
 		TSAN_OPTIONS=$options:suppressions=$REPOSITORY/tests/tsan.supp \
-		LSAN_OPTIONS=suppressions=$(lsan_suppressions) \
 		"$FT/bin/bulkheadd" --config "$D/config.yaml" >>"$D/log" 2>&1 </dev/null 3>&- &
 	echo $! >"$D/pid"
 	disown $!
@@ -150,12 +145,6 @@ bulkheadd_was_executed() {
 
 bulkheadd_was_executed() {
 	! kill -0 "$1" 2>/dev/null || grep -qs config.yaml "/proc/$1/cmdline"
-}
-
-lsan_suppressions() {
-	local file=$REPOSITORY/tests/lsan.supp
-	[ -e "$file" ] || file=/dev/null
-	echo "$file"
 }
 
 # Starts it and waits until it answers.
@@ -371,17 +360,16 @@ own_processes() {
 	done
 }
 
-# Ids of pods' namespaces with an address of our network, or without any link: what a failure leaves half-made.
+# Namespaces of pods.
 own_netns() {
-	local path ns
-	for path in /run/netns/bh-*; do
-		[ -e "$path" ] || continue
-		ns=${path##*/}
-		if ip -n "$ns" -4 address 2>/dev/null | grep -q " $SUBNET\." ||
-			! ip -n "$ns" -o link 2>/dev/null | grep -qv ': lo:'; then
-			echo "$ns"
-		fi
-	done
+	find "$D/run/netns" -name 'bh-*' 2>/dev/null
+}
+
+# in_netns POD COMMAND…: in the pod's network namespace on the host.
+in_netns() {
+	local pod=$1
+	shift
+	nsenter --net="$D/run/netns/bh-$pod" "$@"
 }
 
 # Cgroups of machines that hold no process, or one of ours.
