@@ -69,6 +69,8 @@ static int check_security(const Runtime__V1__LinuxContainerSecurityContext *sc, 
 	const Runtime__V1__NamespaceOption *ns = sc->namespace_options;
 	if (ns && ns->pid == RUNTIME__V1__NAMESPACE_MODE__TARGET)
 		return refuse("PID namespace of a target container", err);
+	if (ns && ns->pid > RUNTIME__V1__NAMESPACE_MODE__TARGET)
+		return err_set(err, -EINVAL, "unknown mode %d of the PID namespace", ns->pid);
 	if (ns && ns->userns_options &&
 		ns->userns_options->mode != RUNTIME__V1__NAMESPACE_MODE__NODE)
 		return refuse("user namespace", err);
@@ -86,6 +88,9 @@ static int check_resources(const Runtime__V1__LinuxContainerResources *res, stru
 {
 	if (!res)
 		return 0;
+	if (res->oom_score_adj < -1000 || res->oom_score_adj > 1000)
+		return err_set(err, -EINVAL, "oom_score_adj %lld is not within -1000 to 1000",
+			(long long)res->oom_score_adj);
 	for (size_t i = 0; i < res->n_hugepage_limits; i++)
 		if (res->hugepage_limits[i]->limit)
 			return refuse("hugepage limits", err);
@@ -162,7 +167,7 @@ static int fill_env(Bulkhead__Agent__Process *p, const struct sandbox *sandbox,
 		if (!from->key[0] || strchr(from->key, '='))
 			return err_set(
 				err, -EINVAL, "environment variable %zu has no usable name", i);
-		if (memchr(from->value.data, '\0', from->value.len))
+		if (from->value.len && memchr(from->value.data, '\0', from->value.len))
 			return err_set(err, -EINVAL,
 				"environment variable '%s' contains a NUL byte", from->key);
 		_cleanup_free_ char *assignment = str_printf("%s=%.*s", from->key,

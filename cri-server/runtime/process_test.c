@@ -1,0 +1,538 @@
+/*
+ * What the agent is asked for, composed from a container's configuration and an image's.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/internal.h"
+
+#define STRINGS(...) (char *[]){__VA_ARGS__}, sizeof((char *[]){__VA_ARGS__}) / sizeof(char *)
+
+/* A container's whole configuration, with nothing set but a command. */
+struct fixture {
+	Runtime__V1__PodSandboxConfig pod;
+	struct sandbox sandbox;
+	Bulkhead__Store__ImageConfig image;
+	Runtime__V1__ContainerConfig config;
+	Runtime__V1__LinuxContainerConfig linux;
+	Runtime__V1__LinuxContainerSecurityContext sc;
+	Runtime__V1__LinuxContainerResources resources;
+	Runtime__V1__NamespaceOption ns;
+	Runtime__V1__Capability caps;
+	struct err err;
+};
+
+static char *no_command[] = {(char *)"/bin/true"};
+
+static struct fixture *fixture(void)
+{
+	static struct fixture f;
+	f = (struct fixture){0};
+	runtime__v1__pod_sandbox_config__init(&f.pod);
+	bulkhead__store__image_config__init(&f.image);
+	runtime__v1__container_config__init(&f.config);
+	runtime__v1__linux_container_config__init(&f.linux);
+	runtime__v1__linux_container_security_context__init(&f.sc);
+	runtime__v1__linux_container_resources__init(&f.resources);
+	runtime__v1__namespace_option__init(&f.ns);
+	runtime__v1__capability__init(&f.caps);
+	f.sandbox.config = &f.pod;
+	f.config.command = no_command;
+	f.config.n_command = 1;
+	f.config.linux = &f.linux;
+	f.linux.security_context = &f.sc;
+	f.linux.resources = &f.resources;
+	f.sc.namespace_options = &f.ns;
+	f.sc.capabilities = &f.caps;
+	return &f;
+}
+
+static Bulkhead__Agent__CreateContainerRequest *compose(struct fixture *f)
+{
+	Bulkhead__Agent__CreateContainerRequest *request = NULL;
+	if (process_for_container(&f->sandbox, &f->config, &f->image, &request, &f->err) < 0)
+		fail_msg("%s", f->err.msg);
+	return request;
+}
+
+static void done(Bulkhead__Agent__CreateContainerRequest *request)
+{
+	bulkhead__agent__create_container_request__free_unpacked(request, NULL);
+}
+
+static void assert_refused(struct fixture *f, int code, const char *name)
+{
+	Bulkhead__Agent__CreateContainerRequest *request = NULL;
+	f->err = (struct err)ERR_INIT;
+	assert_int_equal(
+		process_for_container(&f->sandbox, &f->config, &f->image, &request, &f->err), code);
+	assert_null(request);
+	if (!strstr(f->err.msg, name))
+		fail_msg("'%s' does not say '%s'", f->err.msg, name);
+}
+
+/* The strings with a blank between them. */
+static void assert_joined(char *const *items, size_t n, const char *expected)
+{
+	char text[4096] = "";
+	size_t used = 0;
+	for (size_t i = 0; i < n; i++)
+		used += (size_t)snprintf(
+			text + used, sizeof(text) - used, "%s%s", i ? " " : "", items[i]);
+	assert_string_equal(text, expected);
+}
+
+/* ---- arguments ---- */
+
+static void assert_args(char *const *command, size_t n_command, char *const *args, size_t n_args,
+	const char *expected)
+{
+	struct fixture *f = fixture();
+	char *entrypoint[] = {(char *)"entry", (char *)"point"}, *cmd[] = {(char *)"cmd"};
+	f->image.entrypoint = entrypoint;
+	f->image.n_entrypoint = ARRAY_SIZE(entrypoint);
+	f->image.cmd = cmd;
+	f->image.n_cmd = ARRAY_SIZE(cmd);
+	f->config.command = (char **)command;
+	f->config.n_command = n_command;
+	f->config.args = (char **)args;
+	f->config.n_args = n_args;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_joined(request->process->args, request->process->n_args, expected);
+	done(request);
+}
+
+static void command_and_args_replace_the_images(void **state)
+{
+	(void)state;
+	assert_args(NULL, 0, NULL, 0, "entry point cmd");
+	assert_args(STRINGS((char *)"c"), NULL, 0, "c");
+	assert_args(NULL, 0, STRINGS((char *)"a", (char *)"b"), "entry point a b");
+	assert_args(STRINGS((char *)"c"), STRINGS((char *)"a"), "c a");
+}
+
+static void no_command_at_all_is_a_mistake(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->config.n_command = 0;
+	assert_refused(f, -EINVAL, "no command");
+	char *empty[] = {(char *)""};
+	f->config.command = empty;
+	f->config.n_command = 1;
+	assert_refused(f, -EINVAL, "no command");
+}
+
+/* ---- environment ---- */
+
+static void the_environment_is_overridden_in_place(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	char *image_env[] = {(char *)"PATH=/image", (char *)"A=image", (char *)"AB=image"};
+	Runtime__V1__KeyValue values[3], *envs[3];
+	static const char *const pairs[3][2] = {{"A", "own=1"}, {"EMPTY", ""}, {"A", "twice"}};
+	for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+		runtime__v1__key_value__init(&values[i]);
+		values[i].key = (char *)pairs[i][0];
+		values[i].value.len = strlen(pairs[i][1]);
+		values[i].value.data = values[i].value.len ? (uint8_t *)pairs[i][1] : NULL;
+		envs[i] = &values[i];
+	}
+	f->pod.hostname = (char *)"host";
+	f->config.tty = true;
+	f->image.env = image_env;
+	f->image.n_env = ARRAY_SIZE(image_env);
+	f->config.envs = envs;
+	f->config.n_envs = ARRAY_SIZE(envs);
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_joined(request->process->env, request->process->n_env,
+		"PATH=/image TERM=xterm HOSTNAME=host A=twice AB=image EMPTY=");
+	assert_true(request->process->terminal);
+	done(request);
+}
+
+static void there_is_always_a_path(void **state)
+{
+	(void)state;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(fixture());
+	assert_joined(request->process->env, request->process->n_env,
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+	done(request);
+}
+
+static void unusable_variables_are_refused(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	Runtime__V1__KeyValue value = RUNTIME__V1__KEY_VALUE__INIT, *envs[] = {&value};
+	f->config.envs = envs;
+	f->config.n_envs = 1;
+	assert_refused(f, -EINVAL, "no usable name");
+	value.key = (char *)"A=B";
+	assert_refused(f, -EINVAL, "no usable name");
+	value.key = (char *)"A";
+	value.value = (ProtobufCBinaryData){3, (uint8_t *)"a\0b"};
+	assert_refused(f, -EINVAL, "NUL");
+}
+
+static void the_working_directory_is_the_images_unless_given(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->image.working_dir = (char *)"/image";
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_string_equal(request->process->cwd, "/image");
+	done(request);
+	f->config.working_dir = (char *)"/own";
+	request = compose(f);
+	assert_string_equal(request->process->cwd, "/own");
+	done(request);
+}
+
+/* ---- user ---- */
+
+static void users_come_by_number_by_name_or_from_the_image(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->image.user = (char *)"nobody:nogroup";
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_string_equal(request->process->user->name, "nobody:nogroup");
+	assert_false(request->process->user->has_uid);
+	done(request);
+
+	f->sc.run_as_username = (char *)"daemon";
+	request = compose(f);
+	assert_string_equal(request->process->user->name, "daemon");
+	done(request);
+
+	Runtime__V1__Int64Value uid = RUNTIME__V1__INT64_VALUE__INIT, gid = uid;
+	int64_t groups[] = {10, 4294967294};
+	uid.value = 0;
+	gid.value = 7;
+	f->sc.run_as_user = &uid;
+	f->sc.run_as_group = &gid;
+	f->sc.supplemental_groups = groups;
+	f->sc.n_supplemental_groups = ARRAY_SIZE(groups);
+	request = compose(f);
+	const Bulkhead__Agent__User *user = request->process->user;
+	assert_string_equal(user->name, "");
+	assert_true(user->has_uid && user->uid == 0);
+	assert_true(user->has_gid && user->gid == 7);
+	assert_int_equal(user->n_supplementary_gids, 2);
+	assert_int_equal(user->supplementary_gids[1], 4294967294);
+	done(request);
+}
+
+static void impossible_ids_are_refused(void **state)
+{
+	(void)state;
+	static const int64_t impossible[] = {-1, UINT32_MAX, INT64_MAX, INT64_MIN};
+	for (size_t i = 0; i < ARRAY_SIZE(impossible); i++) {
+		struct fixture *f = fixture();
+		Runtime__V1__Int64Value id = RUNTIME__V1__INT64_VALUE__INIT, zero = id;
+		id.value = impossible[i];
+		f->sc.run_as_user = &id;
+		assert_refused(f, -EINVAL, "not a user or group id");
+		f->sc.run_as_user = &zero;
+		f->sc.run_as_group = &id;
+		assert_refused(f, -EINVAL, "not a user or group id");
+		f->sc.run_as_group = NULL;
+		f->sc.supplemental_groups = &id.value;
+		f->sc.n_supplemental_groups = 1;
+		assert_refused(f, -EINVAL, "not a user or group id");
+	}
+	struct fixture *f = fixture();
+	Runtime__V1__Int64Value gid = RUNTIME__V1__INT64_VALUE__INIT;
+	f->sc.run_as_group = &gid;
+	assert_refused(f, -EINVAL, "run_as_group needs");
+}
+
+/* ---- capabilities ---- */
+
+#define DEFAULTS                                                                                   \
+	"CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_KILL CAP_SETGID CAP_SETUID "         \
+	"CAP_SETPCAP CAP_NET_BIND_SERVICE CAP_NET_RAW CAP_SYS_CHROOT CAP_MKNOD CAP_AUDIT_WRITE "   \
+	"CAP_SETFCAP"
+
+static void assert_capabilities(
+	char *const *add, size_t n_add, char *const *drop, size_t n_drop, const char *expected)
+{
+	struct fixture *f = fixture();
+	f->caps.add_capabilities = (char **)add;
+	f->caps.n_add_capabilities = n_add;
+	f->caps.drop_capabilities = (char **)drop;
+	f->caps.n_drop_capabilities = n_drop;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_joined(request->process->capabilities, request->process->n_capabilities, expected);
+	done(request);
+}
+
+static void capabilities_are_added_and_dropped(void **state)
+{
+	(void)state;
+	assert_capabilities(NULL, 0, NULL, 0, DEFAULTS);
+	assert_capabilities(NULL, 0, STRINGS((char *)"ALL"), "");
+	assert_capabilities(STRINGS((char *)"NET_ADMIN"), STRINGS((char *)"ALL"), "CAP_NET_ADMIN");
+	assert_capabilities(STRINGS((char *)"CAP_NET_ADMIN", (char *)"kill"),
+		STRINGS((char *)"all"), "CAP_KILL CAP_NET_ADMIN");
+	/* What is dropped by its name stays dropped. */
+	assert_capabilities(STRINGS((char *)"KILL", (char *)"CHOWN"),
+		STRINGS((char *)"ALL", (char *)"KILL"), "CAP_CHOWN");
+}
+
+static size_t count_capabilities(struct fixture *f)
+{
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	size_t n = request->process->n_capabilities;
+	done(request);
+	return n;
+}
+
+static void all_is_every_one_that_the_kernel_has(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	char *all[] = {(char *)"ALL"}, *one[] = {(char *)"SYS_ADMIN"};
+	f->caps.add_capabilities = all;
+	f->caps.n_add_capabilities = 1;
+	size_t n = count_capabilities(f);
+	assert_int_equal(n, 41);
+	f->caps.drop_capabilities = one;
+	f->caps.n_drop_capabilities = 1;
+	assert_int_equal(count_capabilities(f), n - 1);
+	/* Privileged is all, whatever else is said. */
+	f->sc.privileged = true;
+	assert_int_equal(count_capabilities(f), n);
+}
+
+static void unknown_capabilities_are_refused(void **state)
+{
+	(void)state;
+	static const char *const unknown[] = {"NO_SUCH", "CAP_", "", "CAP_CAP_KILL", "CAP_63", "12",
+		"a very long name that no buffer for capability names has any room for, none"};
+	for (size_t i = 0; i < ARRAY_SIZE(unknown); i++) {
+		struct fixture *f = fixture();
+		char *names[] = {(char *)unknown[i]};
+		f->caps.add_capabilities = names;
+		f->caps.n_add_capabilities = 1;
+		assert_refused(f, -EINVAL, "unknown capability");
+		f->caps.n_add_capabilities = 0;
+		f->caps.drop_capabilities = names;
+		f->caps.n_drop_capabilities = 1;
+		assert_refused(f, -EINVAL, "unknown capability");
+	}
+}
+
+/* ---- security ---- */
+
+static void privileged_hides_nothing(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	char *masked[] = {(char *)"/proc/kcore"}, *read_only[] = {(char *)"/proc/sys"};
+	f->sc.masked_paths = masked;
+	f->sc.n_masked_paths = 1;
+	f->sc.readonly_paths = read_only;
+	f->sc.n_readonly_paths = 1;
+	f->sc.readonly_rootfs = true;
+	f->sc.no_new_privs = true;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_joined(request->masked_paths, request->n_masked_paths, "/proc/kcore");
+	assert_joined(request->read_only_paths, request->n_read_only_paths, "/proc/sys");
+	assert_true(request->read_only_root && request->process->no_new_privs);
+	assert_false(request->privileged);
+	done(request);
+	f->sc.privileged = true;
+	request = compose(f);
+	assert_true(request->privileged && request->read_only_root);
+	assert_int_equal(request->n_masked_paths + request->n_read_only_paths, 0);
+	done(request);
+}
+
+static void pid_namespaces_are_the_pods_the_containers_or_the_guests(void **state)
+{
+	(void)state;
+	static const struct {
+		Runtime__V1__NamespaceMode cri;
+		Bulkhead__Agent__PidNamespace agent;
+	} modes[] = {
+		{RUNTIME__V1__NAMESPACE_MODE__POD,
+			BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_POD},
+		{RUNTIME__V1__NAMESPACE_MODE__CONTAINER,
+			BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_CONTAINER},
+		{RUNTIME__V1__NAMESPACE_MODE__NODE,
+			BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_GUEST},
+	};
+	for (size_t i = 0; i < ARRAY_SIZE(modes); i++) {
+		struct fixture *f = fixture();
+		f->ns.pid = modes[i].cri;
+		Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+		assert_int_equal(request->pid_namespace, modes[i].agent);
+		done(request);
+	}
+	struct fixture *f = fixture();
+	f->ns.pid = (Runtime__V1__NamespaceMode)9;
+	assert_refused(f, -EINVAL, "PID namespace");
+}
+
+static void a_configuration_without_a_linux_part_is_enough(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->config.linux = NULL;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_null(request->resources);
+	assert_int_equal(request->pid_namespace, BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_POD);
+	assert_joined(request->process->capabilities, request->process->n_capabilities, DEFAULTS);
+	done(request);
+}
+
+/* ---- what is not built ---- */
+
+static void refuses_security_that_is_not_built(void **state)
+{
+	(void)state;
+	Runtime__V1__SecurityProfile profile = RUNTIME__V1__SECURITY_PROFILE__INIT;
+	struct fixture *f = fixture();
+	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault;
+	f->sc.seccomp = &profile;
+	assert_refused(f, -EOPNOTSUPP, "seccomp profile");
+	f = fixture();
+	f->sc.apparmor = &profile;
+	assert_refused(f, -EOPNOTSUPP, "AppArmor profile");
+	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined;
+	f->sc.seccomp = &profile;
+	done(compose(f));
+	f = fixture();
+	f->ns.pid = RUNTIME__V1__NAMESPACE_MODE__TARGET;
+	assert_refused(f, -EOPNOTSUPP, "target container");
+	f = fixture();
+	Runtime__V1__UserNamespace userns = RUNTIME__V1__USER_NAMESPACE__INIT;
+	f->ns.userns_options = &userns;
+	assert_refused(f, -EOPNOTSUPP, "user namespace");
+	f = fixture();
+	f->sc.supplemental_groups_policy = RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Strict;
+	assert_refused(f, -EOPNOTSUPP, "supplemental groups policy");
+	f = fixture();
+	f->caps.n_add_ambient_capabilities = 1;
+	assert_refused(f, -EOPNOTSUPP, "ambient");
+}
+
+static void refuses_what_else_is_not_built(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->config.n_mounts = 1;
+	assert_refused(f, -EOPNOTSUPP, "mounts");
+	f = fixture();
+	f->config.n_devices = 1;
+	assert_refused(f, -EOPNOTSUPP, "devices");
+	f = fixture();
+	f->config.n_cdi_devices = 1;
+	assert_refused(f, -EOPNOTSUPP, "devices");
+
+	f = fixture();
+	Runtime__V1__HugepageLimit huge = RUNTIME__V1__HUGEPAGE_LIMIT__INIT, *limits[] = {&huge};
+	f->resources.hugepage_limits = limits;
+	f->resources.n_hugepage_limits = 1;
+	done(compose(f)); /* kubelets send a limit of 0 for each size */
+	huge.limit = 1 << 21;
+	assert_refused(f, -EOPNOTSUPP, "hugepage");
+	f = fixture();
+	f->resources.n_unified = 1;
+	assert_refused(f, -EOPNOTSUPP, "unified");
+	f = fixture();
+	f->resources.cpuset_mems = (char *)"0";
+	assert_refused(f, -EOPNOTSUPP, "cpuset_mems");
+	f = fixture();
+	f->resources.memory_limit_in_bytes = 1 << 20;
+	f->resources.memory_swap_limit_in_bytes = 1 << 20;
+	done(compose(f));
+	f->resources.memory_swap_limit_in_bytes++;
+	assert_refused(f, -EOPNOTSUPP, "swap");
+}
+
+/* ---- resources ---- */
+
+static void resources_are_carried_over(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->resources.cpu_shares = 512;
+	f->resources.cpu_quota = 50000;
+	f->resources.cpu_period = 100000;
+	f->resources.memory_limit_in_bytes = INT64_C(5) << 30;
+	f->resources.cpuset_cpus = (char *)"0-1";
+	f->resources.oom_score_adj = -998;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	const Bulkhead__Agent__Resources *r = request->resources;
+	assert_int_equal(r->cpu_shares, 512);
+	assert_int_equal(r->cpu_quota_us, 50000);
+	assert_int_equal(r->cpu_period_us, 100000);
+	assert_true(r->memory_bytes == INT64_C(5) << 30);
+	assert_string_equal(r->cpuset_cpus, "0-1");
+	assert_int_equal(request->process->oom_score_adj, -998);
+	done(request);
+}
+
+static void negative_resources_are_no_limit(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->resources.cpu_shares = f->resources.cpu_period = INT64_MIN;
+	f->resources.cpu_quota = -1;
+	f->resources.memory_limit_in_bytes = -1;
+	f->resources.memory_swap_limit_in_bytes = -1;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_int_equal(request->resources->cpu_shares, 0);
+	assert_int_equal(request->resources->cpu_period_us, 0);
+	assert_true(request->resources->cpu_quota_us <= 0 && request->resources->memory_bytes <= 0);
+	done(request);
+}
+
+static void an_impossible_oom_score_is_refused(void **state)
+{
+	(void)state;
+	static const int64_t impossible[] = {1001, -1001, (INT64_C(1) << 32) + 5};
+	for (size_t i = 0; i < ARRAY_SIZE(impossible); i++) {
+		struct fixture *f = fixture();
+		f->resources.oom_score_adj = impossible[i];
+		assert_refused(f, -EINVAL, "oom_score_adj");
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(command_and_args_replace_the_images),
+		cmocka_unit_test(no_command_at_all_is_a_mistake),
+		cmocka_unit_test(the_environment_is_overridden_in_place),
+		cmocka_unit_test(there_is_always_a_path),
+		cmocka_unit_test(unusable_variables_are_refused),
+		cmocka_unit_test(the_working_directory_is_the_images_unless_given),
+		cmocka_unit_test(users_come_by_number_by_name_or_from_the_image),
+		cmocka_unit_test(impossible_ids_are_refused),
+		cmocka_unit_test(capabilities_are_added_and_dropped),
+		cmocka_unit_test(all_is_every_one_that_the_kernel_has),
+		cmocka_unit_test(unknown_capabilities_are_refused),
+		cmocka_unit_test(privileged_hides_nothing),
+		cmocka_unit_test(pid_namespaces_are_the_pods_the_containers_or_the_guests),
+		cmocka_unit_test(a_configuration_without_a_linux_part_is_enough),
+		cmocka_unit_test(refuses_security_that_is_not_built),
+		cmocka_unit_test(refuses_what_else_is_not_built),
+		cmocka_unit_test(resources_are_carried_over),
+		cmocka_unit_test(negative_resources_are_no_limit),
+		cmocka_unit_test(an_impossible_oom_score_is_refused),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
