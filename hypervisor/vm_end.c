@@ -3,6 +3,8 @@
  */
 #include <dirent.h>
 #include <errno.h>
+#include <ftw.h>
+#include <glob.h>
 #include <libvirt/virterror.h>
 #include <signal.h>
 #include <stdio.h>
@@ -138,6 +140,37 @@ static int remove_log(const struct hv *hv, const char *id, struct err *err)
 	return 0;
 }
 
+static int remove_group(const char *path, const struct stat *st, int kind, struct FTW *walk)
+{
+	(void)st;
+	(void)walk;
+	/* A group's files go with it. */
+	return kind == FTW_DP && rmdir(path) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/*
+ * The cgroups of a machine whose end libvirt saw only half, because its process died in the midst:
+ * it does not remove them when it looks at the dead machine again. With systemd they are scopes,
+ * and go by themselves.
+ */
+static int remove_cgroups(const char *id, struct err *err)
+{
+	_cleanup_free_ char *pattern =
+		str_printf("/sys/fs/cgroup/{.,*}/machine/qemu*-bh-%s.libvirt-qemu", id);
+	glob_t found;
+	int r = 0;
+
+	if (!pattern)
+		return err_nomem(err);
+	if (glob(pattern, GLOB_BRACE | GLOB_NOSORT, NULL, &found) != 0)
+		return 0;
+	for (size_t i = 0; i < found.gl_pathc && r == 0; i++)
+		if (nftw(found.gl_pathv[i], remove_group, 8, FTW_DEPTH | FTW_PHYS) != 0)
+			r = err_errno(err, "Remove cgroup %s", found.gl_pathv[i]);
+	globfree(&found);
+	return r;
+}
+
 int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 {
 	_cleanup_free_ char *dir = NULL;
@@ -155,6 +188,8 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 		r = helper_end(dir, "console", err);
 	if (r == 0)
 		r = remove_log(hv, id, err);
+	if (r == 0)
+		r = remove_cgroups(id, err);
 	return r < 0 ? r : fd_remove_tree(dir, err);
 }
 
