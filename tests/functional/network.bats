@@ -72,8 +72,8 @@ inside() {
 }
 
 @test "the guest's interface has the name, MAC, MTU, address and route that CNI gave" {
-	mac=$(ip -n "bh-$POD" -j link show eth0 | jq -r '.[0].address')
-	mtu=$(ip -n "bh-$POD" -j link show eth0 | jq -r '.[0].mtu')
+	mac=$(in_netns "$POD" ip -j link show eth0 | jq -r '.[0].address')
+	mtu=$(in_netns "$POD" ip -j link show eth0 | jq -r '.[0].mtu')
 	run inside sh -c 'cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; ip -4 addr show eth0; ip route'
 	[ "${lines[0]}" = "$mac" ]
 	[ "${lines[1]}" = "$mtu" ]

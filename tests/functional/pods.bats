@@ -95,7 +95,7 @@ listed() {
 	crictl stopp "$id"
 	[ "$(pod_field "$id" .state)" = SANDBOX_NOTREADY ]
 	! pgrep -f "guest=bh-$id,"
-	[ ! -e "/run/netns/bh-$id" ]
+	[ ! -e "$D/run/netns/bh-$id" ]
 	[ -z "$(pod_field "$id" '.network.ip // empty')" ]
 	[ "$(listed --state notready)" = stopped ]
 	crictl stopp "$id"

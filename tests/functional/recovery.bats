@@ -1,8 +1,4 @@
-
-
-teardown() {
-	remove_all_pods
-}#!/usr/bin/env bats
+#!/usr/bin/env bats
 # What the end of a process leaves: bulkheadd killed, a machine killed.
 
 load lib/bulkheadd
@@ -19,6 +15,10 @@ teardown_file() {
 
 setup() {
 	bulkheadd_runs || start_bulkheadd
+}
+
+teardown() {
+	remove_all_pods
 }
 
 crash() {
