@@ -220,12 +220,12 @@ static int measure(struct bench *bench, struct err *err)
 	double mib;
 	int r = prepare(bench, err);
 	for (unsigned round = 1; r == 0 && round <= bench->rounds; round++) {
-		fprintf(stderr, "round %u of %u\r", round, (unsigned)bench->rounds);
+		if (isatty(STDERR_FILENO))
+			fprintf(stderr, "round %u of %u\r", round, (unsigned)bench->rounds);
 		r = measure_raw(bench, err);
 		if (r == 0)
 			r = measure_pod(bench, round, err);
 	}
-	fputs("\n", stderr);
 	/* What the server has for itself alone and what it shares: the more severe figure. */
 	if (r == 0)
 		r = process_memory_mib((pid_t)bench->server_pid, "Rss", &mib, err);
@@ -275,6 +275,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (run(&bench, &err) < 0) {
 		fprintf(stderr, "bench: %s\n", err.msg);
 		return EXIT_FAILURE;
