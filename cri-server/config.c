@@ -14,6 +14,9 @@
 #include "common/fd.h"
 
 #define CONFIG_BYTES_MAX (1u << 20)
+/* ext4 with 4 KiB blocks and without 64-bit block numbers holds no more. */
+#define SCRATCH_MIB_MAX (16u << 20)
+#define MEMORY_MIB_MAX  (4u << 20)
 
 #define STRING(key, type, member)                                                                  \
 	CYAML_FIELD_STRING_PTR(                                                                    \
@@ -193,6 +196,20 @@ static int fill_defaults(struct config *c, struct err *err)
 	return r < 0 ? r : fill_handlers(c, err);
 }
 
+static int check_handler(const struct config_handler *h, struct err *err)
+{
+	if (h->memory_mib < 64 || h->memory_mib > MEMORY_MIB_MAX || h->vcpus > 64)
+		return err_set(err, -EINVAL,
+			"runtime_handlers: '%s': memory_mib must be within 64 to %u, vcpus 64 or "
+			"less",
+			h->name, MEMORY_MIB_MAX);
+	if (h->scratch_mib < 16 || h->scratch_mib > SCRATCH_MIB_MAX)
+		return err_set(err, -EINVAL,
+			"runtime_handlers: '%s': scratch_mib must be within 16 to %u", h->name,
+			SCRATCH_MIB_MAX);
+	return 0;
+}
+
 static int check(const struct config *c, struct err *err)
 {
 	const char *const accelerators[] = {"auto", "kvm", "tcg"};
@@ -213,12 +230,11 @@ static int check(const struct config *c, struct err *err)
 			c->cgroup_driver);
 	if (c->workers > 1024)
 		return err_set(err, -EINVAL, "workers is %u; the most is 1024", c->workers);
-	for (unsigned i = 0; i < c->n_handlers; i++)
-		if (c->handlers[i].memory_mib < 64 || c->handlers[i].vcpus > 64)
-			return err_set(err, -EINVAL,
-				"runtime_handlers: '%s': memory_mib must be 64 or more, vcpus 64 "
-				"or less",
-				c->handlers[i].name);
+	for (unsigned i = 0; i < c->n_handlers; i++) {
+		int r = check_handler(&c->handlers[i], err);
+		if (r < 0)
+			return r;
+	}
 	return 0;
 }
 
@@ -240,11 +256,11 @@ int config_load(const char *path, struct config **ret, struct err *err)
 		if (ce != CYAML_OK)
 			return err_set(err, -EINVAL, "configuration %s: %s: %s", path,
 				cyaml_strerror(ce), detail.msg);
-	} else {
-		c = calloc(1, sizeof(*c));
-		if (!c)
-			return err_nomem(err);
 	}
+	if (!c) /* no file, or an empty one */
+		c = calloc(1, sizeof(*c));
+	if (!c)
+		return err_nomem(err);
 	r = fill_defaults(c, err);
 	if (r == 0)
 		r = check(c, err);

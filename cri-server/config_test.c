@@ -38,6 +38,20 @@ static void everything_has_a_default(void **state)
 	config_free(c);
 }
 
+static void an_empty_file_is_all_defaults(void **state)
+{
+	(void)state;
+	static const char *const empty[] = {"", "\n", "# nothing\n", "{}\n"};
+	for (size_t i = 0; i < ARRAY_SIZE(empty); i++) {
+		struct config *c;
+		struct err err = ERR_INIT;
+		if (load(empty[i], &c, &err) < 0)
+			fail_msg("%s", err.msg);
+		assert_string_equal(c->run_dir, "/run/bulkhead");
+		config_free(c);
+	}
+}
+
 static void what_is_written_wins(void **state)
 {
 	(void)state;
@@ -71,6 +85,10 @@ static void refuses_with_the_reason(void **state)
 		{"workers: many\n", "workers"},
 		{"runtime_handlers:\n  - name: a\n  - name: a\n", "twice"},
 		{"runtime_handlers:\n  - name: a\n    memory_mib: 8\n", "memory_mib"},
+		{"runtime_handlers:\n  - name: a\n    memory_mib: 4294967295\n", "memory_mib"},
+		{"runtime_handlers:\n  - name: a\n    scratch_mib: 17592186044416\n",
+			"scratch_mib"},
+		{"runtime_handlers:\n  - vcpus: 2\n", "name"},
 		{"run_dir: [\n", "configuration"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -95,6 +113,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(everything_has_a_default),
+		cmocka_unit_test(an_empty_file_is_all_defaults),
 		cmocka_unit_test(what_is_written_wins),
 		cmocka_unit_test(refuses_with_the_reason),
 		cmocka_unit_test(a_missing_file_is_named),
