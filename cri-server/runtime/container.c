@@ -269,11 +269,7 @@ static void layers_undo(void *subject)
 	img_release(cr->sandbox->runtime->images, cr->container->id);
 }
 
-/*
- * What the guest does not find or may not do concerns the image's programs and users. NOT_FOUND or
- * PERMISSION_DENIED would speak of what the client named; containerd answers UNKNOWN.
- */
-static int of_the_image(int r, struct err *err)
+int container_image_error(int r, struct err *err)
 {
 	if (r == -ENOENT || r == -EACCES || r == -EPERM)
 		r = err->code = -EIO;
@@ -287,7 +283,7 @@ static int agent_run(void *subject, struct err *err)
 	if (r == 0)
 		r = agent_call(cr->machine->agent, "CreateContainer", &cr->request->base, CREATE_MS,
 			NULL, err);
-	return of_the_image(r, err);
+	return container_image_error(r, err);
 }
 
 static int agent_remove(struct machine *machine, const char *id, struct err *err)
@@ -490,7 +486,7 @@ static int start_in_guest(struct container *c, struct machine *machine, struct e
 		BULKHEAD__AGENT__START_CONTAINER_REQUEST__INIT;
 	request.container_id = c->id;
 	r = agent_call(machine->agent, "StartContainer", &request.base, CREATE_MS, NULL, err);
-	r = of_the_image(r, err);
+	r = container_image_error(r, err);
 	if (r < 0) {
 		/* An answer that did not come says nothing of what runs. */
 		signal_container(c, machine, SIGKILL, true, NULL);

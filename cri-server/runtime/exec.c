@@ -2,7 +2,8 @@
  * ExecSync: runs a command in a container and returns what it wrote.
  *
  * The command's streams are read here until both end; then its exit event, which the agent sends
- * after draining them, ends the wait. At the timeout its whole process tree is killed.
+ * after draining them, ends the wait: a command may close its output and run on. At the timeout
+ * its whole process tree is killed.
  */
 #include <errno.h>
 #include <poll.h>
@@ -15,7 +16,9 @@
 #include "cri-server/runtime/internal.h"
 
 #define CALL_MS       10000
-#define EXIT_MS       10000       /* from the end of the streams, or SIGKILL, to the event */
+#define EXIT_MS       10000       /* from the end of its container to the event */
+#define LOOK_MS       200         /* between looks at what no condition tells of */
+#define TIMEOUT_S_MAX 31536000    /* more is no limit */
 #define OUTPUT_MAX    (16u << 20) /* both streams together, as other runtimes */
 #define RESPONSE_ROOM 1024        /* so that the answer itself stays below gRPC's limit */
 
@@ -66,6 +69,7 @@ static int start(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *reques
 	ask.process_id = x->exec.id;
 	ask.process = process;
 	int r = agent_call(x->machine->agent, "Exec", &ask.base, CALL_MS, NULL, err);
+	r = container_image_error(r, err);
 	process->args = own_args;
 	process->n_args = n_own_args;
 	bulkhead__agent__process__free_unpacked(process, NULL);
@@ -109,12 +113,23 @@ static int read_stream(struct exec_sync *x, size_t i, struct err *err)
 	return 0;
 }
 
+/* With runtime->lock held. */
+static bool container_runs(const struct exec_sync *x)
+{
+	return x->container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+}
+
+static int timed_out(struct err *err)
+{
+	return err_set(err, -ETIMEDOUT, "it ran longer than its timeout");
+}
+
 static int read_output(struct exec_sync *x, struct err *err)
 {
 	while (x->fds[0] >= 0 || x->fds[1] >= 0) {
 		uint64_t now = ev_now_ms();
 		if (now >= x->deadline_ms)
-			return err_set(err, -ETIMEDOUT, "it ran longer than its timeout");
+			return timed_out(err);
 		uint64_t left = x->deadline_ms - now;
 		struct pollfd polls[] = {
 			{.fd = x->fds[0], .events = POLLIN},
@@ -136,15 +151,27 @@ static int read_output(struct exec_sync *x, struct err *err)
 	return 0;
 }
 
-static bool wait_exit(struct exec_sync *x, uint64_t deadline_ms)
+static int wait_exit(struct exec_sync *x, struct err *err)
 {
 	struct runtime *rt = x->container->runtime;
+	uint64_t end_ms = UINT64_MAX; /* its container ended, the event is late */
+	int r = 0;
 	pthread_mutex_lock(&rt->lock);
-	while (!x->exec.exited && wait_until(rt, &x->exec.changed, deadline_ms))
-		;
-	bool exited = x->exec.exited;
+	while (!x->exec.exited && r == 0) {
+		uint64_t now = ev_now_ms();
+		if (end_ms == UINT64_MAX && !container_runs(x))
+			end_ms = now + EXIT_MS;
+		if (now >= x->deadline_ms)
+			r = timed_out(err);
+		else if (now >= end_ms)
+			r = err_set(err, -EIO, "its container ended");
+		else if (rpc_call_cancelled(x->call))
+			r = err_set(err, -ECANCELED, "the caller went away");
+		else
+			wait_until(rt, &x->exec.changed, now + LOOK_MS);
+	}
 	pthread_mutex_unlock(&rt->lock);
-	return exited;
+	return r;
 }
 
 /* Kills what is left of it and lets the agent forget it. */
@@ -166,8 +193,8 @@ static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request,
 		r = open_streams(x, err);
 	if (r == 0)
 		r = read_output(x, err);
-	if (r == 0 && !wait_exit(x, ev_now_ms() + EXIT_MS))
-		r = err_set(err, -EIO, "its streams ended but its exit status did not arrive");
+	if (r == 0)
+		r = wait_exit(x, err);
 	discard(x); /* after a failed start too: an answer that did not come says nothing of what
 		       runs */
 	return r;
@@ -197,8 +224,7 @@ static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *requ
 	ProtobufCMessage **ret_response, struct err *err)
 {
 	pthread_mutex_lock(&x->container->runtime->lock);
-	bool runs =
-		x->container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	bool runs = container_runs(x);
 	pthread_mutex_unlock(&x->container->runtime->lock);
 	if (!runs)
 		return err_set(err, -EBADFD, "container %s does not run", x->container->id);
@@ -209,7 +235,7 @@ static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *requ
 	machine_unref(x->machine);
 	if (r < 0)
 		return err_wrap(
-			err, "exec '%s' in container %s", request->cmd[0], x->container->id);
+			err, "exec '%.64s' in container %s", request->cmd[0], x->container->id);
 	Runtime__V1__ExecSyncResponse response = RUNTIME__V1__EXEC_SYNC_RESPONSE__INIT;
 	response.stdout = (ProtobufCBinaryData){x->output[0].len, (uint8_t *)x->output[0].data};
 	response.stderr = (ProtobufCBinaryData){x->output[1].len, (uint8_t *)x->output[1].data};
@@ -224,11 +250,11 @@ METHOD(exec_service_sync)
 		return err_set(err, -EINVAL, "the command is empty");
 	if (req->timeout < 0)
 		return err_set(err, -EINVAL, "timeout %lld is negative", (long long)req->timeout);
+	bool limited = req->timeout > 0 && req->timeout <= TIMEOUT_S_MAX;
 	struct exec_sync x = {
 		.call = call,
 		.fds = {-EBADF, -EBADF},
-		.deadline_ms =
-			req->timeout ? ev_now_ms() + (uint64_t)req->timeout * 1000 : UINT64_MAX,
+		.deadline_ms = limited ? ev_now_ms() + (uint64_t)req->timeout * 1000 : UINT64_MAX,
 		.output = {buf_init(OUTPUT_MAX), buf_init(OUTPUT_MAX)},
 	};
 	x.container = container_find(call_runtime(call), req->container_id, err);

@@ -196,6 +196,12 @@ int container_stop(
 int container_open_log(struct container *container, struct machine *machine, struct err *err);
 /* On the agent's event thread: 0 when it is recorded. */
 int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
+/*
+ * What the guest does not find or may not do concerns the image's programs and users. NOT_FOUND or
+ * PERMISSION_DENIED would speak of what the client named; containerd answers UNKNOWN. Returns what
+ * the agent's answer r is for the client.
+ */
+int container_image_error(int r, struct err *err);
 /* Marks every unfinished container of the sandbox as ended with its machine. */
 void containers_lost(struct sandbox *sandbox, const char *reason);
 /* Calls fn with a reference for each container of the sandbox, stopping at an error. */

@@ -52,6 +52,15 @@ no_process() {
 	cmp <(seq 1000000) "$D/out"
 }
 
+@test "a command that closes its output is waited for" {
+	run sync "$ID" sh -c 'exec >&- 2>&-; sleep 12; exit 3'
+	[[ $output == *"exit code: 3"* || $output == *"code 3"* ]]
+}
+
+@test "a timeout beyond all bounds is none" {
+	sync --timeout 9223372036854775807 "$ID" true
+}
+
 @test "more than 16 MiB of output is refused" {
 	refused ResourceExhausted "more than" sync "$ID" head -c 20m /dev/zero
 	sync "$ID" true
