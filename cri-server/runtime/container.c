@@ -194,13 +194,24 @@ static int pack_into(ProtobufCBinaryData *to, const ProtobufCMessage *message, s
 	return 0;
 }
 
+/* Whether one of the path's components is "..". */
+static bool climbs(const char *path)
+{
+	for (const char *at = path; *at; at += strcspn(at, "/")) {
+		at += strspn(at, "/");
+		if (strncmp(at, "..", 2) == 0 && (!at[2] || at[2] == '/'))
+			return true;
+	}
+	return false;
+}
+
 static int record_log_path(struct container *c, struct err *err)
 {
 	const char *directory = c->sandbox->config->log_directory;
 	const char *path = c->config->log_path;
 	if (!directory[0] || !path[0])
 		return 0;
-	if (directory[0] != '/' || strstr(path, ".."))
+	if (directory[0] != '/' || climbs(directory) || climbs(path))
 		return err_set(
 			err, -EINVAL, "log path '%s' under '%s' is not usable", path, directory);
 	_cleanup_free_ char *full = str_printf("%s/%s", directory, path);
@@ -458,8 +469,6 @@ static int finish_locked(struct container *c, int32_t exit_code, const char *rea
 		r = message_set_string(&c->record->message, message, err);
 	if (r == 0)
 		r = container_save_locked(c, err);
-	if (r < 0) /* the event that told of it comes again */
-		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 	pthread_cond_broadcast(&c->changed);
 	return r;
 }
@@ -503,7 +512,9 @@ int container_start(struct container *c, struct err *err)
 	struct machine *machine = sandbox_machine(c->sandbox, err);
 	if (!machine)
 		return err_wrap(err, "start container %s", c->id);
+	pthread_mutex_lock(&c->runtime->lock);
 	c->record->started_ns = realtime_ns();
+	pthread_mutex_unlock(&c->runtime->lock);
 	int r = set_state(c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING, err);
 	if (r == 0)
 		r = start_in_guest(c, machine, err);
@@ -558,42 +569,54 @@ static struct container *own_container(struct sandbox *sandbox, const char *id)
 	return c;
 }
 
+/* The exit and the event's number in one transaction; where it fails, the event comes again. */
+static int record_exit(struct container *c, const Bulkhead__Agent__Event *event, struct err *err)
+{
+	struct runtime *rt = c->runtime;
+	Bulkhead__Store__Sandbox *record = c->sandbox->record;
+	int r = store_begin(rt->store, err);
+	if (r < 0)
+		return r;
+	c->record->finished_ns = believable_end(c, event->exit->finished_ns);
+	r = finish_locked(c, event->exit->code, exit_reason(event->exit), "", err);
+	record->event_sequence = event->sequence;
+	if (r == 0)
+		r = sandbox_save_locked(c->sandbox, err);
+	if (r == 0)
+		r = store_commit(rt->store, err);
+	if (r < 0) {
+		store_rollback(rt->store);
+		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+		c->record->finished_ns = 0;
+	}
+	return r;
+}
+
 int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
 {
 	struct runtime *rt = sandbox->runtime;
 	struct container *c = own_container(sandbox, event->container_id);
 	if (!c) /* removed meanwhile */
-		return sandbox_record_event(sandbox, event->sequence);
+		return sandbox_record_stray(sandbox, event->sequence);
 	struct err err = ERR_INIT;
 
 	/* All that it wrote is in its log before its exit is known to anybody. */
-	if (!drain_log(c))
+	bool drained = drain_log(c);
+	if (!drained)
 		log_event(rt->log, LOG_LEVEL_WARNING, "log not complete at exit", "container",
 			c->id, NULL);
 
 	pthread_mutex_lock(&rt->lock);
 	bool ran = running(c);
-	int r = store_begin(rt->store, &err);
-	if (r == 0) {
-		if (ran)
-			c->record->finished_ns = believable_end(c, event->exit->finished_ns);
-		r = finish_locked(c, event->exit->code, exit_reason(event->exit), "", &err);
-		sandbox->record->event_sequence = event->sequence;
-		if (r == 0)
-			r = sandbox_save_locked(sandbox, &err);
-		if (r == 0)
-			r = store_commit(rt->store, &err);
-		if (r < 0) {
-			store_rollback(rt->store);
-			if (ran)
-				c->record->state =
-					BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
-		}
-	}
+	int r = ran ? record_exit(c, event, &err) : 0;
 	pthread_mutex_unlock(&rt->lock);
-	if (r < 0)
+	if (!ran)
+		r = sandbox_record_stray(sandbox, event->sequence);
+	else if (r < 0)
 		log_event(rt->log, LOG_LEVEL_ERROR, "exit not recorded", "container", c->id, "err",
 			err.msg, NULL);
+	else if (drained)
+		close_log(c);
 	container_unref(c);
 	return r;
 }

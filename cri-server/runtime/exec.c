@@ -33,22 +33,25 @@ struct exec_sync {
 	struct buf output[2];
 };
 
-void exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
+bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
 {
 	struct runtime *rt = sandbox->runtime;
 	struct exec *exec;
+	bool awaited = false;
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(exec, &rt->execs, link)
 	{
-		if (strcmp(exec->sandbox_id, sandbox->id) != 0 ||
+		if (exec->exited || strcmp(exec->sandbox_id, sandbox->id) != 0 ||
 			strcmp(exec->id, event->process_id) != 0)
 			continue;
 		exec->exited = true;
 		exec->exit_code = event->exit->code;
+		awaited = true;
 		pthread_cond_broadcast(&exec->changed);
 		break;
 	}
 	pthread_mutex_unlock(&rt->lock);
+	return awaited;
 }
 
 /* The container's own process with another command, and without its terminal and input. */

@@ -148,6 +148,9 @@ int sandbox_save_locked(struct sandbox *sandbox, struct err *err);
 void sandbox_leave_index(struct sandbox *sandbox);
 /* All events of the agent up to this one are dealt with. 0 or -errno. */
 int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence);
+/* The same for one that tells of nothing: a guest may invent them without end, so it takes a while.
+ */
+int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
 /* The machine with a reference, or NULL with -EBADFD: the pod does not run. */
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err);
 /* Ends machine and network, keeps the record. `op` is held. */
@@ -214,7 +217,8 @@ int process_for_container(const struct sandbox *sandbox, const Runtime__V1__Cont
 	struct err *err);
 
 /* exec.c */
-void exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
+/* Whether somebody waited for it. */
+bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 
 /* recover.c */
 int runtime_recover(struct runtime *rt, struct err *err);

@@ -52,7 +52,7 @@ static unsigned memory_mib_wanted(const struct machine_spec *spec)
 	}
 	if (!bytes)
 		return spec->handler->memory_mib;
-	uint64_t mib = (bytes + (1u << 20) - 1) >> 20;
+	uint64_t mib = (bytes >> 20) + (bytes % (1u << 20) != 0);
 	if (mib > MEMORY_MIB_MAX)
 		return MEMORY_MIB_MAX;
 	return mib < MEMORY_MIB_MIN ? MEMORY_MIB_MIN : (unsigned)mib;
@@ -139,9 +139,9 @@ static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
 		return -EAGAIN; /* it comes again, when whose exit it tells of has its log */
 	if (event->exit && !event->process_id[0])
 		return container_exited(sandbox, event);
-	if (event->exit)
-		exec_exited(sandbox, event);
-	return sandbox_record_event(sandbox, event->sequence);
+	if (event->exit && exec_exited(sandbox, event))
+		return sandbox_record_event(sandbox, event->sequence);
+	return sandbox_record_stray(sandbox, event->sequence);
 }
 
 static void on_lost(void *userdata, const char *reason)

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -17,6 +18,7 @@
 
 #define CALL_MS     10000 /* an answer of the agent that needs no waiting in the guest */
 #define POWEROFF_MS 3000  /* for the guest to end by itself */
+#define STRAY_MS    20    /* each event is a write, which all pods share */
 
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,
 	const Runtime__V1__PodSandboxConfig *config, struct err *err)
@@ -107,13 +109,17 @@ int sandbox_set_state(struct sandbox *sandbox, Bulkhead__Store__SandboxState sta
 	return r;
 }
 
+static void leave_index_locked(struct sandbox *sandbox)
+{
+	TAILQ_REMOVE(&sandbox->runtime->sandboxes, sandbox, link);
+	sandbox->gone = true;
+}
+
 void sandbox_leave_index(struct sandbox *sandbox)
 {
-	struct runtime *rt = sandbox->runtime;
-	pthread_mutex_lock(&rt->lock);
-	TAILQ_REMOVE(&rt->sandboxes, sandbox, link);
-	sandbox->gone = true;
-	pthread_mutex_unlock(&rt->lock);
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	leave_index_locked(sandbox);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
 }
 
 int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence)
@@ -123,6 +129,13 @@ int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence)
 	int r = sandbox->gone ? 0 : sandbox_save_locked(sandbox, NULL);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return r;
+}
+
+int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence)
+{
+	const struct timespec pause = {.tv_nsec = STRAY_MS * 1000000};
+	nanosleep(&pause, NULL);
+	return sandbox_record_event(sandbox, sequence);
 }
 
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err)
@@ -227,10 +240,14 @@ int sandbox_remove(struct sandbox *sandbox, struct err *err)
 		return err_nomem(err);
 	if (unlink(scratch) < 0 && errno != ENOENT)
 		return err_errno(err, "remove %s", scratch);
+	/* Together, or an event that comes in between would write the record again. */
+	pthread_mutex_lock(&rt->lock);
 	r = store_delete(rt->store, STORE_SANDBOX, sandbox->id, err);
+	if (r == 0)
+		leave_index_locked(sandbox);
+	pthread_mutex_unlock(&rt->lock);
 	if (r < 0)
 		return r;
-	sandbox_leave_index(sandbox);
 	sandbox_unref(sandbox); /* the index's; the caller has one of its own */
 	return 0;
 }
