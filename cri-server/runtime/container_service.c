@@ -12,6 +12,8 @@
 #include "cri-server/runtime/signals.h"
 
 #define CONFIG_MAX (1u << 20)
+/* A grace period of more is a mistake, or means "as long as it takes". */
+#define GRACE_S_MAX 31536000
 
 static int check_config(const Runtime__V1__ContainerConfig *config, struct err *err)
 {
@@ -37,7 +39,9 @@ METHOD(container_service_create)
 		return err->code;
 	char id[ID_LEN + 1];
 	pthread_mutex_lock(&sandbox->op);
-	r = container_create(sandbox, req->config, id, err);
+	r = sandbox_check_found(sandbox, err);
+	if (r == 0)
+		r = container_create(sandbox, req->config, id, err);
 	pthread_mutex_unlock(&sandbox->op);
 	sandbox_unref(sandbox);
 	if (r < 0)
@@ -48,6 +52,15 @@ METHOD(container_service_create)
 	return respond(&response.base, ret_response, err);
 }
 
+/* It may have been removed while this waited for `op`. */
+static int check_found(struct container *c, struct err *err)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	bool gone = c->gone;
+	pthread_mutex_unlock(&c->runtime->lock);
+	return gone ? err_set(err, -ENOENT, "container '%s' not found", c->id) : 0;
+}
+
 METHOD(container_service_start)
 {
 	const Runtime__V1__StartContainerRequest *req =
@@ -56,7 +69,9 @@ METHOD(container_service_start)
 	if (!c)
 		return err->code;
 	pthread_mutex_lock(&c->sandbox->op);
-	int r = container_start(c, err);
+	int r = check_found(c, err);
+	if (r == 0)
+		r = container_start(c, err);
 	pthread_mutex_unlock(&c->sandbox->op);
 	container_unref(c);
 	if (r < 0)
@@ -71,7 +86,8 @@ METHOD(container_service_stop)
 		(const Runtime__V1__StopContainerRequest *)request;
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (c) {
-		uint64_t grace_ms = req->timeout > 0 ? (uint64_t)req->timeout * 1000 : 0;
+		int64_t grace_s = req->timeout < GRACE_S_MAX ? req->timeout : GRACE_S_MAX;
+		uint64_t grace_ms = grace_s > 0 ? (uint64_t)grace_s * 1000 : 0;
 		int r = container_stop(c, grace_ms, call, err);
 		container_unref(c);
 		if (r < 0)
@@ -107,21 +123,38 @@ METHOD(container_service_remove)
 	return respond(&response.base, ret_response, err);
 }
 
+/* Opens the log anew, or where start-up could not resume it, at last. `op` is held. */
+static int reopen_log(struct container *c, struct err *err)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	bool runs = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	/* A reference: its end may let go of it meanwhile. */
+	struct log_writer *writer = runs && c->log ? log_writer_ref(c->log) : NULL;
+	pthread_mutex_unlock(&c->runtime->lock);
+	if (!runs)
+		return err_set(err, -EBADFD, "container %s does not run", c->id);
+	if (writer) {
+		int r = log_writer_reopen(writer, err);
+		log_writer_unref(writer);
+		return r;
+	}
+	struct machine *machine = sandbox_machine(c->sandbox, err);
+	if (!machine)
+		return -EBADFD;
+	int r = container_open_log(c, machine, err);
+	machine_unref(machine);
+	return r;
+}
+
 METHOD(container_service_reopen_log)
 {
-	struct runtime *rt = call_runtime(call);
 	const Runtime__V1__ReopenContainerLogRequest *req =
 		(const Runtime__V1__ReopenContainerLogRequest *)request;
-	struct container *c = container_find(rt, req->container_id, err);
+	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (!c)
 		return err->code;
-	pthread_mutex_lock(&c->sandbox->op); /* nobody closes the log meanwhile */
-	pthread_mutex_lock(&rt->lock);
-	bool runs = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
-	struct log_writer *writer = c->log;
-	pthread_mutex_unlock(&rt->lock);
-	int r = runs && writer ? log_writer_reopen(writer, err)
-			       : err_set(err, -EBADFD, "container %s does not run", c->id);
+	pthread_mutex_lock(&c->sandbox->op);
+	int r = reopen_log(c, err);
 	pthread_mutex_unlock(&c->sandbox->op);
 	container_unref(c);
 	if (r < 0)

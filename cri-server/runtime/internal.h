@@ -142,6 +142,9 @@ struct sandbox *sandbox_new(struct runtime *rt, const char *id,
 /* By id or unique prefix, with a reference; NULL with -ENOENT. */
 struct sandbox *sandbox_find(struct runtime *rt, const char *id, struct err *err);
 void sandbox_unref(struct sandbox *sandbox);
+/* -ENOENT when it is gone: it was removed, or failed to come up, while the caller waited for `op`.
+ */
+int sandbox_check_found(struct sandbox *sandbox, struct err *err);
 /* With runtime->lock held. */
 int sandbox_save_locked(struct sandbox *sandbox, struct err *err);
 /* Nobody finds it any more; the index's reference is the caller's to drop. `op` is held. */

@@ -16,7 +16,7 @@
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
-#define CONNECT_MS 60000 /* to an agent that was up before */
+#define CONNECT_MS 15000 /* to an agent that was up before; one pod after the other */
 #define CALL_MS    10000
 
 static void complain(
@@ -94,7 +94,9 @@ static int settle_container(struct container *c,
 			continue;
 		if (info->state == BULKHEAD__AGENT__PROCESS_STATE__PROCESS_CREATED)
 			break;
-		return container_open_log(c, machine, err);
+		if (container_open_log(c, machine, err) < 0) /* ReopenContainerLog tries again */
+			complain(c->runtime, "log not resumed", c->id, err);
+		return 0;
 	}
 	pthread_mutex_lock(&c->runtime->lock);
 	c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED;

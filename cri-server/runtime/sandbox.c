@@ -93,6 +93,14 @@ struct sandbox *sandbox_find(struct runtime *rt, const char *id, struct err *err
 	return found;
 }
 
+int sandbox_check_found(struct sandbox *sandbox, struct err *err)
+{
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	bool gone = sandbox->gone;
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	return gone ? err_set(err, -ENOENT, "sandbox '%s' not found", sandbox->id) : 0;
+}
+
 int sandbox_save_locked(struct sandbox *sandbox, struct err *err)
 {
 	int r = store_put(

@@ -92,11 +92,7 @@ static int with_sandbox(struct runtime *rt, const char *id,
 	if (!sandbox)
 		return err->code == -ENOENT && id[0] ? 0 : err->code;
 	pthread_mutex_lock(&sandbox->op);
-	/* It may have failed to come up, or been removed, while this waited. */
-	pthread_mutex_lock(&rt->lock);
-	bool gone = sandbox->gone;
-	pthread_mutex_unlock(&rt->lock);
-	int r = gone ? 0 : fn(sandbox, err);
+	int r = sandbox_check_found(sandbox, NULL) < 0 ? 0 : fn(sandbox, err);
 	pthread_mutex_unlock(&sandbox->op);
 	sandbox_unref(sandbox);
 	return r;
