@@ -365,7 +365,9 @@ static void test_no_leaks(void **state)
 	size_t cgroups = count_entries("/sys/fs/cgroup/pod");
 	for (int i = 0; i < rounds; i++)
 		assert_int_equal(run_script(*state, "echo x > /file; exit 4", out), 4);
-	assert_int_equal(count_lines("/proc/self/mountinfo"), mounts);
+	/* Fewer they may be: the kernel takes a mount away everywhere when its file is unlinked
+	 * anywhere. */
+	assert_true(count_lines("/proc/self/mountinfo") <= mounts);
 	assert_int_equal(count_entries("/proc/self/fd"), fds);
 	assert_int_equal(count_entries("/sys/fs/cgroup/pod"), cgroups);
 	assert_int_equal(count_entries("/run/scratch"), 2);

@@ -152,12 +152,17 @@ static void must_tear_down(struct room *room, const char *id)
 		fail_msg("%s", err.msg);
 }
 
-/* All that a pod could leave behind: links, rules, and our files, as one text. */
+/*
+ * All that a pod could leave behind: links, rules, and our files and mounts, as one text. Others'
+ * mounts come and go here too: the kernel takes a mount away everywhere when its file is unlinked
+ * anywhere.
+ */
 static char *snapshot(const struct room *room)
 {
 	_cleanup_free_ char *script = str_printf(
 		"cd %s && find cache netns leases -type f ! -name lock ! -name 'last_reserved*';"
-		" cut -d: -f1 /proc/net/dev | sort; cut -d' ' -f5 /proc/self/mountinfo;"
+		" cut -d: -f1 /proc/net/dev | sort; cut -d' ' -f5 /proc/self/mountinfo | grep -F "
+		"\"$PWD/\";"
 		" iptables-save | grep -v '^[#:]'; ip6tables-save | grep -v '^[#:]'",
 		room->dir);
 	const char *const argv[] = {"/bin/sh", "-c", script, NULL};
