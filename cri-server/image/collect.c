@@ -146,7 +146,7 @@ static char *mountpoint_of(const char *path)
 		}
 	}
 	if (stat("/", &above) == 0 && above.st_dev == here.st_dev)
-		strcpy(work, "/");
+		work[1] = '\0'; /* it begins with a slash */
 	return work;
 }
 

@@ -58,14 +58,15 @@ static void close_images(struct place *p)
 static int setup(void **state)
 {
 	struct place *p = calloc(1, sizeof(*p));
-	strcpy(p->dir, "/tmp/image-test-XXXXXX");
+	snprintf(p->dir, sizeof(p->dir), "/tmp/image-test-XXXXXX");
 	if (!mkdtemp(p->dir))
 		return -1;
 	ssize_t n = readlink("/proc/self/exe", p->helper, sizeof(p->helper) - 32);
 	if (n < 0)
 		return -1;
 	p->helper[n] = '\0';
-	strcpy(strrchr(p->helper, '/') + 1, "bulkhead-unpack");
+	char *base = strrchr(p->helper, '/') + 1;
+	snprintf(base, sizeof(p->helper) - (size_t)(base - p->helper), "bulkhead-unpack");
 	snprintf(p->source, sizeof(p->source), "oci:%s/layout:latest", p->dir);
 	p->config = (struct img_config){
 		.dir = str_printf("%s/images", p->dir),
@@ -120,9 +121,9 @@ static void digest_of(const void *data, size_t len, char ret[72])
 {
 	unsigned char digest[32];
 	assert_true(EVP_Digest(data, len, digest, NULL, EVP_sha256(), NULL));
-	strcpy(ret, "sha256:");
+	snprintf(ret, 72, "sha256:");
 	for (int i = 0; i < 32; i++)
-		sprintf(ret + 7 + 2 * i, "%02x", digest[i]);
+		snprintf(ret + 7 + 2 * i, 3, "%02x", digest[i]);
 }
 
 static struct blob put_blob(const struct place *p, const void *data, size_t len)

@@ -14,6 +14,10 @@
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
+/* Each test fills the fixture, composes and frees within itself: what f points to then is not read.
+ */
+// NOLINTBEGIN(clang-analyzer-core.StackAddressEscape)
+
 #define STRINGS(...) (char *[]){__VA_ARGS__}, sizeof((char *[]){__VA_ARGS__}) / sizeof(char *)
 
 /* A container's whole configuration, with nothing set but a command. */
@@ -510,6 +514,8 @@ static void an_impossible_oom_score_is_refused(void **state)
 		assert_refused(f, -EINVAL, "oom_score_adj");
 	}
 }
+
+// NOLINTEND(clang-analyzer-core.StackAddressEscape)
 
 int main(void)
 {

@@ -67,7 +67,7 @@ static int print_host(struct bench *bench, const char *container, struct err *er
 	int r = cri_info(bench->client, NULL, &info, err);
 	if (r == 0)
 		r = cri_exec(bench->client, container, "uname", "-rv", &guest, err);
-	if (r < 0)
+	if (r < 0 || !guest)
 		return r;
 	guest[strcspn(guest, "\n")] = '\0';
 	uname(&host);
@@ -87,7 +87,7 @@ static int measure_raw(struct bench *bench, struct err *err)
 {
 	struct raw_boot boot = RAW_BOOT_INIT;
 	uint64_t ns;
-	double mib;
+	double mib = 0;
 	int r = raw_boot(&bench->raw, &boot, &ns, err);
 	if (r == 0)
 		r = results_add(&bench->results, "raw.boot", (double)ns / 1e6, err);
@@ -121,15 +121,17 @@ static int add_steps(struct bench *bench, const char *pod, struct err *err)
 static int add_memory(struct bench *bench, const char *pod, struct err *err)
 {
 	pid_t pids[PROCESSES_MAX];
-	double sum = 0, mib;
+	double sum = 0;
 	settle();
 	int n = process_find(pod, pids, err);
 	if (n <= 0)
 		return n < 0 ? n : err_set(err, -ESRCH, "pod %s has no process", pod);
-	for (int i = 0; i < n; i++, sum += mib) {
+	for (int i = 0; i < n; i++) {
+		double mib = 0;
 		int r = process_memory_mib(pids[i], "Pss", &mib, err);
 		if (r < 0)
 			return r;
+		sum += mib;
 	}
 	return results_add(&bench->results, "memory.pod", sum, err);
 }

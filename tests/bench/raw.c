@@ -148,7 +148,7 @@ static void __attribute__((noreturn)) run_qemu(char *const *argv, int console)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (dup2(null, 0) >= 0 && dup2(console, 1) >= 0)
+	if (argv[0] && dup2(null, 0) >= 0 && dup2(console, 1) >= 0)
 		execv(argv[0], argv);
 	_exit(127);
 }
