@@ -318,8 +318,9 @@ static int write_batch(struct log_writer *w, size_t stream, const struct buf *ba
 		note.before[i] = w->streams[i].written;
 		note.after[i] = w->streams[i].written + (i == stream ? used : 0);
 	}
-	if (pwrite(w->state_fd, &note, sizeof(note), 0) != (ssize_t)sizeof(note))
-		return errno ? -errno : -EIO;
+	ssize_t n = pwrite(w->state_fd, &note, sizeof(note), 0);
+	if (n != (ssize_t)sizeof(note))
+		return n < 0 ? -errno : -EIO;
 	int r = fd_write_all(w->fd, batch->data, batch->len, NULL);
 	if (r < 0 && ftruncate(w->fd, st.st_size) < 0)
 		return -errno;
@@ -384,8 +385,10 @@ static void on_readable(void *userdata, uint32_t events)
 	(void)events;
 
 	pthread_mutex_lock(&w->lock);
-	char *to = w->broken || s->fd < 0 ? NULL : buf_reserve(&s->line, READ_BYTES);
-	if (to) {
+	char *to = buf_reserve(&s->line, READ_BYTES);
+	if (!to) {
+		pause_writing(w, -ENOMEM);
+	} else {
 		ssize_t n = recv(s->fd, to, READ_BYTES, MSG_DONTWAIT);
 		bool ended = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
 		if (n > 0)
@@ -399,10 +402,10 @@ static void on_readable(void *userdata, uint32_t events)
 	pthread_mutex_unlock(&w->lock);
 }
 
-/* Reads the stream whenever there is something. On the loop's thread. */
+/* Reads the stream whenever there is something, once writing works. On the loop's thread. */
 static int watch(struct log_stream *s, struct err *err)
 {
-	if (s->fd < 0 || s->source)
+	if (s->fd < 0 || s->source || s->writer->broken)
 		return 0;
 	return ev_io_new(s->writer->logs->loop, s->fd, EPOLLIN, on_readable, s, &s->source, err);
 }

@@ -3,14 +3,17 @@
  */
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -228,6 +231,66 @@ static void without_a_path_it_only_drains(void **state)
 	log_writer_unref(w);
 }
 
+static uint64_t cpu_ms(void)
+{
+	struct timespec used;
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+	return (uint64_t)used.tv_sec * 1000 + (uint64_t)used.tv_nsec / 1000000;
+}
+
+/* The limit on a file's size makes the disk full. */
+static void waits_while_the_disk_is_full_and_loses_nothing(void **state)
+{
+	struct place *p = *state;
+	struct rlimit before, full = {.rlim_cur = 256};
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	full.rlim_max = before.rlim_max;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	say(out, "one\n");
+	wait_ack(out, 4);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
+	char line[302];
+	memset(line, 'x', 300);
+	strcpy(line + 300, "\n");
+	say(out, line);
+	usleep(100000);
+	/* Part of the batch fitted: it is not left there. A second stream comes, both end. */
+	int errs = follow(w, ERRS);
+	say(errs, "err\nend");
+	close(errs);
+	close(out);
+	uint64_t used = cpu_ms();
+	assert_false(log_writer_wait(w, 400));
+	assert_true(cpu_ms() - used < 200);
+	assert_lines(p->path, "stdout F one\n");
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	assert_true(log_writer_wait(w, 5000));
+	char expected[400];
+	snprintf(expected, sizeof(expected),
+		"stdout F one\nstdout F %sstderr F err\nstderr P end\n", line);
+	assert_lines(p->path, expected);
+	log_writer_unref(w);
+}
+
+/* A guest that never reads holds up itself alone. */
+static void writes_on_where_acknowledgements_are_not_read(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	for (size_t i = 0; i < 3000; i++) {
+		say(out, "line\n");
+		if (i % 10 == 0)
+			usleep(1000);
+	}
+	close(out);
+	assert_true(log_writer_wait(w, 5000));
+	assert_int_equal(log_writer_offset(w, OUT), 3000 * strlen("line\n"));
+	log_writer_unref(w);
+}
+
 static void refuses_what_is_no_regular_file(void **state)
 {
 	struct place *p = *state;
@@ -249,6 +312,8 @@ int main(void)
 		TEST(cuts_off_what_a_crash_left_in_part),
 		TEST(reopening_follows_a_rotation),
 		TEST(without_a_path_it_only_drains),
+		TEST(waits_while_the_disk_is_full_and_loses_nothing),
+		TEST(writes_on_where_acknowledgements_are_not_read),
 		TEST(refuses_what_is_no_regular_file),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
