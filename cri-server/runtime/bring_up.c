@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ struct bring_up {
 	char *scratch;
 	struct machine *machine;
 	size_t n_nics;
+	bool leftover; /* an undo failed: the record stays, for RemovePodSandbox to try again */
 	/* The network's thread: all below is its own until it is joined. */
 	pthread_t network_thread;
 	bool network_runs;
@@ -61,7 +63,11 @@ static int record_run(void *subject, struct err *err)
 static void record_undo(void *subject)
 {
 	struct bring_up *up = subject;
-	store_delete(up->rt->store, STORE_SANDBOX, up->sandbox->id, NULL);
+	if (up->leftover)
+		sandbox_set_state(
+			up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, NULL);
+	else
+		store_delete(up->rt->store, STORE_SANDBOX, up->sandbox->id, NULL);
 }
 
 /* The writable disk: a sparse file with an empty file system, which only the guest will ever mount.
@@ -200,9 +206,11 @@ static void network_undo(void *subject)
 	struct bring_up *up = subject;
 	struct err err = ERR_INIT;
 	join_network(up);
-	if (net_pod_teardown(up->rt->net, up->sandbox->id, &err) < 0)
+	if (net_pod_teardown(up->rt->net, up->sandbox->id, &err) < 0) {
+		up->leftover = true;
 		log_event(up->rt->log, LOG_LEVEL_ERROR, "network not released", "pod",
 			up->sandbox->id, "err", err.msg, NULL);
+	}
 }
 
 static int create_machine(struct bring_up *up, size_t n_nics, struct err *err)
@@ -228,9 +236,11 @@ static void create_undo(void *subject)
 	struct err err = ERR_INIT;
 	sandbox_drop_machine(up->sandbox);
 	up->machine = machine_unref(up->machine);
-	if (hv_vm_destroy(up->rt->hv, up->sandbox->id, &err) < 0)
+	if (hv_vm_destroy(up->rt->hv, up->sandbox->id, &err) < 0) {
+		up->leftover = true;
 		log_event(up->rt->log, LOG_LEVEL_ERROR, "machine not removed", "pod",
 			up->sandbox->id, "err", err.msg, NULL);
+	}
 }
 
 /* The network is there, or failed. Its step's time is what the plugins took, not the wait for them.
@@ -367,7 +377,11 @@ static int configure_guest(struct bring_up *up, struct guest_network *g, struct 
 		sysctls[i].value = config->linux->sysctls[i]->value;
 	}
 	fill_dns(&dns, config, up->network);
-	request.hostname = config->hostname[0] ? config->hostname : config->metadata->name;
+	/* A pod's name may be longer than a host's: kubelets cut it off, other clients leave it to
+	 * us. */
+	char hostname[64];
+	snprintf(hostname, sizeof(hostname), "%.63s", config->metadata->name);
+	request.hostname = config->hostname[0] ? config->hostname : hostname;
 	request.interfaces = g->pointers;
 	request.n_interfaces = up->network->n_interfaces;
 	request.dns = &dns;
@@ -477,13 +491,14 @@ int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *conf
 		bring_up_steps, ARRAY_SIZE(bring_up_steps), &up, caller_gone, &sandbox->times, err);
 	net_pod_info_free(up.network);
 	free(up.scratch);
-	if (r < 0)
+	bool nothing_left = r < 0 && !up.leftover;
+	if (nothing_left)
 		sandbox_leave_index(sandbox);
 	pthread_mutex_unlock(&sandbox->op);
-	if (r < 0) {
+	if (nothing_left)
 		sandbox_unref(sandbox);
+	if (r < 0)
 		return err_wrap(err, "run pod '%s'", config->metadata->name);
-	}
 	memcpy(ret_id, id, sizeof(id));
 	return 0;
 }

@@ -19,6 +19,7 @@
 #define CALL_MS     10000 /* an answer of the agent that needs no waiting in the guest */
 #define POWEROFF_MS 3000  /* for the guest to end by itself */
 #define STRAY_MS    20    /* each event is a write, which all pods share */
+#define BUSY_MS     20    /* until a pod that somebody changes is looked at again */
 
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,
 	const Runtime__V1__PodSandboxConfig *config, struct err *err)
@@ -139,10 +140,15 @@ int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence)
 	return r;
 }
 
+static void pause_ms(long ms)
+{
+	const struct timespec pause = {.tv_nsec = ms * 1000000};
+	nanosleep(&pause, NULL);
+}
+
 int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence)
 {
-	const struct timespec pause = {.tv_nsec = STRAY_MS * 1000000};
-	nanosleep(&pause, NULL);
+	pause_ms(STRAY_MS);
 	return sandbox_record_event(sandbox, sequence);
 }
 
@@ -280,25 +286,40 @@ static int record_death(struct sandbox *sandbox, const char *reason, struct err 
 	return r;
 }
 
+/* `op` is held. */
+static void end_dead(struct sandbox *sandbox, const char *reason)
+{
+	const struct log *log = sandbox->runtime->log;
+	struct err err = ERR_INIT;
+	if (sandbox->record->state != BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY)
+		return;
+	log_event(log, LOG_LEVEL_ERROR, "machine ended by itself", "pod", sandbox->id, "reason",
+		reason, NULL);
+	sandbox_drop_machine(sandbox);
+	hv_vm_destroy(sandbox->runtime->hv, sandbox->id, NULL);
+	containers_lost(sandbox, reason);
+	if (record_death(sandbox, reason, &err) < 0)
+		log_event(log, LOG_LEVEL_ERROR, "death not recorded", "pod", sandbox->id, "err",
+			err.msg, NULL);
+}
+
 static void handle_death(void *userdata)
 {
 	struct death *death = userdata;
 	struct sandbox *sandbox = sandbox_find(death->rt, death->sandbox_id, NULL);
-	if (sandbox) {
-		pthread_mutex_lock(&sandbox->op);
-		if (sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY) {
-			struct err err = ERR_INIT;
-			log_event(death->rt->log, LOG_LEVEL_ERROR, "machine ended by itself", "pod",
-				sandbox->id, "reason", death->reason, NULL);
-			sandbox_drop_machine(sandbox);
-			hv_vm_destroy(death->rt->hv, sandbox->id, NULL);
-			containers_lost(sandbox, death->reason);
-			if (record_death(sandbox, death->reason, &err) < 0)
-				log_event(death->rt->log, LOG_LEVEL_ERROR, "death not recorded",
-					"pod", sandbox->id, "err", err.msg, NULL);
-		}
+	bool busy = sandbox && pthread_mutex_trylock(&sandbox->op) != 0;
+	if (sandbox && !busy) {
+		end_dead(sandbox, death->reason);
 		pthread_mutex_unlock(&sandbox->op);
+	}
+	if (sandbox)
 		sandbox_unref(sandbox);
+	/* Not waited for: whoever is at it may take a minute, and other pods' deaths stand behind.
+	 */
+	if (busy) {
+		pause_ms(BUSY_MS);
+		if (ev_post(death->rt->keeper.loop, handle_death, death) == 0)
+			return;
 	}
 	free(death);
 }
