@@ -14,3 +14,6 @@ lint-flags: $(GENERATED)
 
 $(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c process.c raw.c results.c),\
 	cli rpc cri-proto common,grpc jansson libprotobuf-c)
+# For tests/functional/errors.bats and rpc.bats.
+$(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-proto common,\
+	grpc libprotobuf-c)

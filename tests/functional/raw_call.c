@@ -1,0 +1,55 @@
+/*
+ * raw_call SOCKET METHOD [SECONDS] <REQUEST: calls a method of the RuntimeService with a packed
+ * request, such as crictl would not make. A refusal is printed as "code = NAME desc = …", and the
+ * exit code is then 1.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/err.h"
+#include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/rpc/client.h"
+#include "cri-server/rpc/status.h"
+
+#define REQUEST_MAX (32u << 20)
+
+static ProtobufCMessage *read_request(const ProtobufCMethodDescriptor *method)
+{
+	uint8_t *bytes = malloc(REQUEST_MAX);
+	if (!bytes)
+		return NULL;
+	size_t len = fread(bytes, 1, REQUEST_MAX, stdin);
+	ProtobufCMessage *request = protobuf_c_message_unpack(method->input, NULL, len, bytes);
+	free(bytes);
+	return request;
+}
+
+int main(int argc, char **argv)
+{
+	const ProtobufCServiceDescriptor *service = &runtime__v1__runtime_service__descriptor;
+	if (argc < 3) {
+		fputs("Usage: raw_call SOCKET METHOD [SECONDS] <REQUEST\n", stderr);
+		return 2;
+	}
+	const ProtobufCMethodDescriptor *method =
+		protobuf_c_service_descriptor_get_method_by_name(service, argv[2]);
+	ProtobufCMessage *request = method ? read_request(method) : NULL;
+	if (!request) {
+		fputs("raw_call: no such method, or its request cannot be read\n", stderr);
+		return 2;
+	}
+	struct err err = ERR_INIT;
+	struct rpc_client *client = NULL;
+	ProtobufCMessage *response = NULL;
+	uint64_t timeout_ms = argc > 3 ? strtoull(argv[3], NULL, 10) * 1000 : 0;
+	int r = rpc_client_new(argv[1], &client, &err);
+	if (r == 0)
+		r = rpc_client_call(client, service, argv[2], request, timeout_ms, &response, &err);
+	if (r < 0)
+		printf("code = %s desc = %s\n", rpc_status_name(rpc_status_from_errno(r)), err.msg);
+	protobuf_c_message_free_unpacked(request, NULL);
+	if (response)
+		protobuf_c_message_free_unpacked(response, NULL);
+	rpc_client_free(client);
+	return r < 0;
+}
