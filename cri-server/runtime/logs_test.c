@@ -253,7 +253,7 @@ static void waits_while_the_disk_is_full_and_loses_nothing(void **state)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
 	char line[302];
 	memset(line, 'x', 300);
-	strcpy(line + 300, "\n");
+	memcpy(line + 300, "\n", sizeof("\n"));
 	say(out, line);
 	usleep(100000);
 	/* Part of the batch fitted: it is not left there. A second stream comes, both end. */
