@@ -11,12 +11,14 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -320,6 +322,17 @@ static int run_mode(const char *mode, char *uri)
 	return r < 0;
 }
 
+/* The directory and the tap have fixed names: a run of another variant or checkout is waited for.
+ */
+static int lock_names(void)
+{
+	int fd = open(ROOT ".lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	if (fd >= 0)
+		(void)flock(fd, LOCK_EX);
+	return fd;
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -331,5 +344,7 @@ int main(int argc, char **argv)
 
 	if (argc == 3)
 		return run_mode(argv[1], argv[2]);
+
+	_cleanup_close_ int lock = lock_names();
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
