@@ -27,6 +27,7 @@ instance_setup() {
 	mkdir "$FT/bin" "$FT/guest" "$FT/cni" "$FT/reports"
 	# The machine's helpers write there as another user.
 	chmod 1777 "$FT/reports"
+	sanitizer_setup
 	# Copies: the programs of a test run are the ones it began with, and libvirt-qemu must reach the guest's.
 	cp "$BUILD"/cri-server/bulkheadd "$BUILD"/cri-server/image/bulkhead-unpack \
 		"$BUILD"/hypervisor/vsock/bulkhead-vsock "$FT/bin/" || return 1
@@ -37,6 +38,15 @@ instance_setup() {
 	write_conflist >"$FT/cni/10-$NET.conflist"
 	make_instance "$FT"
 	use_instance "$FT"
+}
+
+# Of every program that a test starts. The distribution's libraries are built without TSan, which sees neither
+# their futexes nor their atomic operations: what they call (memset, free, locks) is left out of its account,
+# where each use of theirs would read as a race; what our code does, called by them too, stays in it.
+sanitizer_setup() {
+	local options=log_path=$FT/reports/r:exitcode=66
+	export ASAN_OPTIONS=$options:detect_leaks=1 UBSAN_OPTIONS=$options:print_stacktrace=1
+	export TSAN_OPTIONS=$options:ignore_noninstrumented_modules=1
 }
 
 write_conflist() {
@@ -130,24 +140,13 @@ end_processes() {
 
 # ---- bulkheadd ----
 
-# Starts it in the background, without waiting. The distribution's libraries are built without TSan, which sees
-# neither their futexes nor their atomic operations: what they call (memset, free, locks) is left out of its
-# account, where each use of theirs would read as a race; what our code does, called by them too, stays in it.
+# Starts it in the background, without waiting.
 launch_bulkheadd() {
-	local options=log_path=$FT/reports/r:exitcode=66
-	ASAN_OPTIONS=$options:detect_leaks=1 UBSAN_OPTIONS=$options:print_stacktrace=1 \
-		TSAN_OPTIONS=$options:ignore_noninstrumented_modules=1 \
-		"$FT/bin/bulkheadd" --config "$D/config.yaml" >>"$D/log" 2>&1 </dev/null 3>&- &
+	"$FT/bin/bulkheadd" --config "$D/config.yaml" >>"$D/log" 2>&1 </dev/null 3>&- &
 	echo $! >"$D/pid"
 	disown $!
 	# Until then the process bears the shell's name.
 	eventually 5 bulkheadd_was_executed $!
-	# Until then the process bears the shell's name.
-	eventually 5 bulkheadd_was_executed $!
-}
-
-bulkheadd_was_executed() {
-	! kill -0 "$1" 2>/dev/null || grep -qs config.yaml "/proc/$1/cmdline"
 }
 
 bulkheadd_was_executed() {
