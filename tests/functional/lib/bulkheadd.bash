@@ -115,6 +115,12 @@ instance_teardown() {
 		sed -e 's/^/# /' "$report" | head -n 200 >&3
 		reports=1
 	done
+	# gcc's UBSan beside ASan knows no log_path: it writes to stderr.
+	report=$(grep -sF -A 20 "runtime error: " "$FT"/log "$FT"/*/log || true)
+	if [ -n "$report" ]; then
+		echo "$report" | sed -e "s/^/# /" >&3
+		reports=1
+	fi
 	while read -r path; do
 		rmdir "$path"
 	done < <(for D in "$FT" "$FT"/*/; do D=${D%/} own_cgroups; done | sort -r) 2>/dev/null
