@@ -258,7 +258,7 @@ sequence() {
 	run once id '.linux.security_context.run_as_username = "nosuchuser"'
 	[ "$status" -eq 125 ]
 	[[ $output == *nosuchuser* ]]
-	crictl rm -f $(crictl ps -a -q --name once) >/dev/null 2>&1 || true
+	crictl ps -a -q --name once | xargs -r "$TOOLS/crictl" --config "$D/crictl.yaml" rm -f >/dev/null 2>&1 || true
 }
 
 @test "the pod's host name, and a root that can be read only" {

@@ -106,7 +106,8 @@ inside() {
 	address=$(pod_field "$id" .network.ip)
 	[ -e "/var/lib/cni/networks/$NET/$address" ]
 	remove_pod "$id"
-	! iptables-save -t nat | grep -e "--dport $((HOST_PORT + 1)) "
+	[ -z "$(iptables-save -t nat | grep -e "--dport $((HOST_PORT + 1)) ")" ]
 	[ ! -e "/var/lib/cni/networks/$NET/$address" ]
-	! ping -c 1 -W 1 "$address"
+	run ping -c 1 -W 1 "$address"
+	[ "$status" -ne 0 ]
 }

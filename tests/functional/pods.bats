@@ -94,7 +94,7 @@ listed() {
 	pgrep -f "guest=bh-$id,"
 	crictl stopp "$id"
 	[ "$(pod_field "$id" .state)" = SANDBOX_NOTREADY ]
-	! pgrep -f "guest=bh-$id,"
+	[ -z "$(pgrep -f "guest=bh-$id,")" ]
 	[ ! -e "$D/run/netns/bh-$id" ]
 	[ -z "$(pod_field "$id" '.network.ip // empty')" ]
 	[ "$(listed --state notready)" = stopped ]
