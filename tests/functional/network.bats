@@ -106,7 +106,8 @@ inside() {
 	address=$(pod_field "$id" .network.ip)
 	[ -e "/var/lib/cni/networks/$NET/$address" ]
 	remove_pod "$id"
-	[ -z "$(iptables-save -t nat | grep -e "--dport $((HOST_PORT + 1)) ")" ]
+	run grep -e "--dport $((HOST_PORT + 1)) " <(iptables-save -t nat)
+	[ "$status" -eq 1 ]
 	[ ! -e "/var/lib/cni/networks/$NET/$address" ]
 	run ping -c 1 -W 1 "$address"
 	[ "$status" -ne 0 ]
