@@ -48,6 +48,7 @@ struct child_plan {
 	int stderr_fd;
 	int status_fd;
 	int netns_fd;
+	bool outlives_us;
 };
 
 struct run {
@@ -112,9 +113,10 @@ _Noreturn static void child_main(const struct child_plan *plan)
 {
 	if (setpgid(0, 0) < 0)
 		child_fail(plan, "make a process group");
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+	if (!plan->outlives_us && prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
 		child_fail(plan, "set the death signal");
-	if (getppid() != plan->parent) /* it died before the line above took effect */
+	if (!plan->outlives_us &&
+		getppid() != plan->parent) /* it died before the line above took effect */
 		_exit(127);
 	if (plan->netns_fd >= 0 && setns(plan->netns_fd, CLONE_NEWNET) < 0)
 		child_fail(plan, "enter the netns");
@@ -229,6 +231,7 @@ static int start(struct run *run, const char *path, struct err *err)
 		.stderr_fd = errors,
 		.status_fd = status,
 		.netns_fd = options->netns_fd > 0 ? options->netns_fd : -EBADF,
+		.outlives_us = options->outlives_us,
 	};
 	run->pid = start_child(&plan);
 	if (run->pid < 0)

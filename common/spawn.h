@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,7 @@ struct spawn_options {
 	uint64_t timeout_ms; /* 0: none */
 	int cancel_fd;       /* becomes readable to cancel; 0 or negative: none */
 	int netns_fd;        /* enter this network namespace first; 0 or negative: stay */
+	bool outlives_us;    /* goes on when we die: half of what it does is worse than all of it */
 	/* Progress, in the calling thread, without the newline, lines of at most 4095 bytes; may be
 	 * NULL. */
 	void (*on_stderr_line)(void *userdata, const char *line);

@@ -104,6 +104,9 @@ static int spawn_plugin(const struct turn *turn, const char *path, const char *i
 			.timeout_ms = turn->runtime->timeout_ms,
 			.cancel_fd = -EBADF,
 			.netns_fd = -EBADF,
+			/* Killed between two iptables rules, a plugin fails at its own DEL ever
+			   after. */
+			.outlives_us = true,
 		},
 		result, err);
 }
