@@ -521,6 +521,9 @@ int container_start(struct container *c, struct err *err)
 	machine_unref(machine);
 	if (r < 0) {
 		pthread_mutex_lock(&c->runtime->lock);
+		/* The guest may have told of the end of what never began before it answered. */
+		if (c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED)
+			c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 		finish_locked(c, START_FAILED, "StartError", err->msg, NULL);
 		pthread_mutex_unlock(&c->runtime->lock);
 		return err_wrap(err, "start container %s", c->id);
