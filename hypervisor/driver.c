@@ -109,7 +109,8 @@ int driver_prepare(struct hv *hv, struct err *err)
 	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0) {
 		hv->state_dir = strdup("/run/libvirt/qemu");
 		hv->log_dir = strdup("/var/log/libvirt/qemu");
-		return hv->state_dir && hv->log_dir ? 0 : err_nomem(err);
+		hv->lib_dir = strdup("/var/lib/libvirt/qemu");
+		return hv->state_dir && hv->log_dir && hv->lib_dir ? 0 : err_nomem(err);
 	}
 	root = hv->config.libvirt_uri + strlen(EMBED_PREFIX);
 	if (root[0] != '/' || strpbrk(root, "%&#"))
@@ -118,7 +119,8 @@ int driver_prepare(struct hv *hv, struct err *err)
 			root);
 	hv->state_dir = str_printf("%s/run/qemu", root);
 	hv->log_dir = str_printf("%s/log/qemu", root);
-	if (!hv->state_dir || !hv->log_dir)
+	hv->lib_dir = str_printf("%s/lib/qemu", root);
+	if (!hv->state_dir || !hv->log_dir || !hv->lib_dir)
 		return err_nomem(err);
 	return 0;
 }

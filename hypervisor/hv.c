@@ -305,6 +305,7 @@ struct hv *hv_close(struct hv *hv)
 	config_done(&hv->config);
 	free(hv->state_dir);
 	free(hv->log_dir);
+	free(hv->lib_dir);
 	free(hv);
 	return NULL;
 }

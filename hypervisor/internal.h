@@ -23,6 +23,7 @@ struct hv {
 	struct hv_config config; /* strings owned */
 	char *state_dir;         /* where the driver keeps the pid files of domains */
 	char *log_dir;           /* likewise, what QEMU wrote */
+	char *lib_dir;           /* likewise, where each machine has a directory */
 	const struct log *log;
 	hv_died_fn on_died;
 	void *userdata;

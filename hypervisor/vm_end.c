@@ -171,6 +171,35 @@ static int remove_cgroups(const char *id, struct err *err)
 	return r;
 }
 
+/*
+ * The directory of QEMU's monitor socket and key: libvirt forgets it when it ends between making it
+ * and noting the machine down. Its name has the first 20 characters of the machine's.
+ */
+static int remove_lib_dir(const struct hv *hv, const char *id, struct err *err)
+{
+	_cleanup_free_ char *suffix = str_printf("-bh-%.17s", id);
+	struct dirent *entry;
+	int r = 0;
+
+	if (!suffix)
+		return err_nomem(err);
+	DIR *dir = opendir(hv->lib_dir);
+	if (!dir)
+		return errno == ENOENT || errno == ENOTDIR
+			       ? 0
+			       : err_errno(err, "Open directory %s", hv->lib_dir);
+	while (r == 0 && (entry = readdir(dir))) {
+		size_t len = strlen(entry->d_name), end = strlen(suffix);
+		if (strncmp(entry->d_name, "domain-", 7) != 0 || len < end ||
+			strcmp(entry->d_name + len - end, suffix) != 0)
+			continue;
+		_cleanup_free_ char *path = str_printf("%s/%s", hv->lib_dir, entry->d_name);
+		r = path ? fd_remove_tree(path, err) : err_nomem(err);
+	}
+	closedir(dir);
+	return r;
+}
+
 int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 {
 	_cleanup_free_ char *dir = NULL;
@@ -188,6 +217,8 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 		r = helper_end(dir, "console", err);
 	if (r == 0)
 		r = remove_log(hv, id, err);
+	if (r == 0)
+		r = remove_lib_dir(hv, id, err);
 	if (r == 0)
 		r = remove_cgroups(id, err);
 	return r < 0 ? r : fd_remove_tree(dir, err);
