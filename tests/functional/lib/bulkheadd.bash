@@ -404,10 +404,11 @@ host_state() {
 	grep -F " $D/" /proc/self/mountinfo | awk '$5 !~ "/run/netns$" {print "mount", $5}'
 	own_cgroups | sed -e 's/^/cgroup /'
 	find "$D/state" "$D/run" \( ! -type d -o -path "$D/run/vm/*" -o -path '*/images/tmp/*' \) \
-		! -name 'state.db*' ! -path '*/libvirt/cache/*' -printf 'file %y %p\n' 2>/dev/null
+		! -name 'state.db*' ! -path '*/libvirt/cache/*' -printf 'file %y %p\n' 2>/dev/null || true
 	iptables-save 2>/dev/null | grep -E "\"?$NET\"?[ \"]|$SUBNET\." | sed -e 's/^/rule /'
-	find "/var/lib/cni/networks/$NET" -name '[0-9]*' -printf 'lease %f\n' 2>/dev/null
-	sqlite3 "$D/state/state.db" 'SELECT "record", kind, id FROM record' 2>/dev/null
+	find "/var/lib/cni/networks/$NET" -name '[0-9]*' -printf 'lease %f\n' 2>/dev/null || true
+	[ ! -e "$D/state/state.db" ] ||
+		sqlite3 -cmd '.timeout 5000' "$D/state/state.db" 'SELECT "record", kind, id FROM record'
 }
 
 # Call it where nothing is in motion; then assert_host_unchanged after what must leave nothing.
