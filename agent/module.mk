@@ -4,7 +4,7 @@
 
 $(call proto,agent/proto/agent.proto)
 
-AGENT_PKGS := libprotobuf-c libseccomp libcap
+AGENT_PKGS := libprotobuf-c libcap
 
 # What runs containers. A library of its own: its tests bring a disk_wait() for loop devices.
 AGENT_CONTAINER_SOURCES := agent/container.c agent/container_exec.c agent/container_host.c \

@@ -447,15 +447,3 @@ void img_release(struct img *img, const char *name)
 	free_holder(holder);
 	img_collect(img, NULL);
 }
-
-int img_reference_normalize(const char *reference, char **ret, struct err *err)
-{
-	struct reference ref;
-	int r = reference_parse(reference, &ref, err);
-	if (r < 0)
-		return r;
-	*ret = ref.digest ? str_printf("%s@%s", ref.name, ref.digest)
-			  : str_printf("%s:%s", ref.name, ref.tag);
-	reference_done(&ref);
-	return *ret ? 0 : err_nomem(err);
-}

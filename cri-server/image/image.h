@@ -39,7 +39,6 @@ struct img_auth {
 	const char *username;
 	const char *password;
 	const char *auth; /* base64 of user:password */
-	const char *server_address;
 	const char *identity_token;
 	const char *registry_token;
 };
@@ -98,9 +97,3 @@ const char *img_directory(const struct img *img);
 /* Real bytes and inodes below path, and the mount point it is on (the caller frees it). */
 int img_directory_usage(const char *path, uint64_t *ret_bytes, uint64_t *ret_inodes,
 	char **ret_mountpoint, struct err *err);
-
-/*
- * A reference in its full form: "busybox" → "docker.io/library/busybox:latest"; with a digest the
- * tag is kept apart. -EINVAL names what is wrong. Pure.
- */
-int img_reference_normalize(const char *reference, char **ret, struct err *err);

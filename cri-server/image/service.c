@@ -39,7 +39,6 @@ static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
 			.username = req->auth->username,
 			.password = req->auth->password,
 			.auth = req->auth->auth,
-			.server_address = req->auth->server_address,
 			.identity_token = req->auth->identity_token,
 			.registry_token = req->auth->registry_token,
 		};

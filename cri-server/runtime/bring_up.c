@@ -130,30 +130,25 @@ static int port_mappings(const Runtime__V1__PodSandboxConfig *config, struct net
 	return 0;
 }
 
-/* What a restarted process must know of the network, for status and containers. */
+/* What a restarted process must know of the network, for status. */
 static int record_network(struct sandbox *sandbox, const struct net_pod_info *info, struct err *err)
 {
 	Bulkhead__Store__Sandbox *record = sandbox->record;
-	char *const *const from[] = {info->ips, info->dns_servers};
-	char ***const to[] = {&record->ips, &record->dns_servers};
-	size_t *const counts[] = {&record->n_ips, &record->n_dns_servers};
-
+	size_t n = 0;
 	int r = message_set_string(&record->netns, info->netns, err);
-	for (size_t list = 0; list < ARRAY_SIZE(from) && r == 0; list++) {
-		size_t n = 0;
-		while (from[list][n])
-			n++;
-		*to[list] = calloc(n + 1, sizeof(char *));
-		if (!*to[list])
+	if (r < 0)
+		return r;
+	while (info->ips[n])
+		n++;
+	record->ips = calloc(n + 1, sizeof(char *));
+	if (!record->ips)
+		return err_nomem(err);
+	for (; record->n_ips < n; record->n_ips++) {
+		record->ips[record->n_ips] = strdup(info->ips[record->n_ips]);
+		if (!record->ips[record->n_ips])
 			return err_nomem(err);
-		for (; *counts[list] < n; (*counts[list])++) {
-			char *copy = strdup(from[list][*counts[list]]);
-			if (!copy)
-				return err_nomem(err);
-			(*to[list])[*counts[list]] = copy;
-		}
 	}
-	return r;
+	return 0;
 }
 
 static int set_up_network(struct bring_up *up, struct err *err)

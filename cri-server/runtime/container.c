@@ -79,30 +79,16 @@ void container_unref(struct container *c)
 
 struct container *container_find(struct runtime *rt, const char *id, struct err *err)
 {
-	struct container *c, *found = NULL;
-	size_t len = strlen(id);
-	bool ambiguous = false;
+	struct id_search search = {.id = id};
+	struct container *c;
 
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(c, &rt->containers, link)
-	{
-		if (!len || strncmp(c->id, id, len) != 0)
-			continue;
-		ambiguous = found != NULL;
-		found = c;
-		if (ambiguous || len == ID_LEN)
-			break;
-	}
-	if (found && !ambiguous)
+	id_search_offer(&search, c->id, c);
+	struct container *found = id_search_end(&search, "container", err);
+	if (found)
 		found->refs++;
 	pthread_mutex_unlock(&rt->lock);
-	if (ambiguous) {
-		err_set(err, -EINVAL,
-			"container id '%.64s' is the beginning of several; give more of it", id);
-		return NULL;
-	}
-	if (!found)
-		err_set(err, -ENOENT, "container '%.64s' not found", id);
 	return found;
 }
 

@@ -109,6 +109,18 @@ int64_t realtime_ns(void);
 /* Waits on cond with runtime->lock held; false when the monotonic deadline passed. */
 bool wait_until(struct runtime *rt, pthread_cond_t *cond, uint64_t deadline_ms);
 int cond_init(pthread_cond_t *cond, struct err *err);
+/*
+ * A look-up by id or by the unique beginning of one: every candidate is offered, then the end asks
+ * what was found. An empty id finds nothing.
+ */
+struct id_search {
+	const char *id;
+	void *found;
+	bool ambiguous;
+};
+void id_search_offer(struct id_search *search, const char *id, void *candidate);
+/* What was found; NULL with -ENOENT, or -EINVAL where several begin so. noun: "sandbox". */
+void *id_search_end(const struct id_search *search, const char *noun, struct err *err);
 /* Whether every key=value of `wanted` is in `labels`: two arrays of the generated map entries. */
 bool labels_match(void *const *wanted, size_t n_wanted, void *const *labels, size_t n_labels);
 

@@ -79,6 +79,27 @@ bool wait_until(struct runtime *rt, pthread_cond_t *cond, uint64_t deadline_ms)
 	return pthread_cond_timedwait(cond, &rt->lock, &at) != ETIMEDOUT;
 }
 
+void id_search_offer(struct id_search *search, const char *id, void *candidate)
+{
+	size_t len = strlen(search->id);
+	if (!len || strncmp(id, search->id, len) != 0)
+		return;
+	search->ambiguous = search->found != NULL;
+	search->found = candidate;
+}
+
+void *id_search_end(const struct id_search *search, const char *noun, struct err *err)
+{
+	if (search->ambiguous) {
+		err_set(err, -EINVAL, "%s id '%.64s' is the beginning of several; give more of it",
+			noun, search->id);
+		return NULL;
+	}
+	if (!search->found)
+		err_set(err, -ENOENT, "%s '%.64s' not found", noun, search->id);
+	return search->found;
+}
+
 bool labels_match(void *const *wanted, size_t n_wanted, void *const *labels, size_t n_labels)
 {
 	/* protobuf-c makes one type for each map; all are {base, key, value}. */

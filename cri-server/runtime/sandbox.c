@@ -67,30 +67,16 @@ void sandbox_unref(struct sandbox *sandbox)
 
 struct sandbox *sandbox_find(struct runtime *rt, const char *id, struct err *err)
 {
-	struct sandbox *sandbox, *found = NULL;
-	size_t len = strlen(id);
-	bool ambiguous = false;
+	struct id_search search = {.id = id};
+	struct sandbox *sandbox;
 
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-	{
-		if (!len || strncmp(sandbox->id, id, len) != 0)
-			continue;
-		ambiguous = found != NULL;
-		found = sandbox;
-		if (ambiguous || len == ID_LEN)
-			break;
-	}
-	if (found && !ambiguous)
+	id_search_offer(&search, sandbox->id, sandbox);
+	struct sandbox *found = id_search_end(&search, "sandbox", err);
+	if (found)
 		found->refs++;
 	pthread_mutex_unlock(&rt->lock);
-	if (ambiguous) {
-		err_set(err, -EINVAL,
-			"sandbox id '%.64s' is the beginning of several; give more of it", id);
-		return NULL;
-	}
-	if (!found)
-		err_set(err, -ENOENT, "sandbox '%.64s' not found", id);
 	return found;
 }
 
