@@ -163,8 +163,7 @@ static json_t *derive_plugins(const struct cni_config *config, json_t *ports)
 
 	if (!plugins)
 		return NULL;
-	json_array_foreach(config->plugins, i, plugin)
-	{
+	json_array_foreach(config->plugins, i, plugin) {
 		if (json_array_append_new(plugins, derive_plugin(config, plugin, ports)) < 0)
 			return NULL;
 	}
@@ -233,8 +232,7 @@ static int take_root(json_t *root, const char *id, struct attachment *attachment
 	if (format != FORMAT || strcmp(own_id, id) != 0 || !attachment->version ||
 		!json_is_array(plugins))
 		return -EBADMSG;
-	json_array_foreach(plugins, i, plugin)
-	{
+	json_array_foreach(plugins, i, plugin) {
 		const char *type = json_string_value(json_object_get(plugin, "type"));
 
 		if (!type || !cni_type_is_valid(type))

@@ -172,8 +172,7 @@ int cni_add(const struct cni_runtime *runtime, struct attachment *attachment, st
 	size_t i;
 	int r;
 
-	json_array_foreach(attachment->plugins, i, plugin)
-	{
+	json_array_foreach(attachment->plugins, i, plugin) {
 		r = add_one(&turn, plugin, &result, err);
 		if (r < 0)
 			return r;

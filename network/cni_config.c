@@ -85,8 +85,7 @@ static int check_capabilities(const char *file, size_t i, json_t *plugin, struct
 	if (!json_is_object(capabilities))
 		return err_set(
 			err, -EINVAL, "%s: plugin %zu: 'capabilities' is not an object", file, i);
-	json_object_foreach(capabilities, key, value)
-	{
+	json_object_foreach(capabilities, key, value) {
 		if (!json_is_boolean(value))
 			return err_set(err, -EINVAL,
 				"%s: plugin %zu: a capability is neither true nor false", file, i);
@@ -298,8 +297,7 @@ int cni_config_check_plugins(const struct cni_config *config, const char *bin_di
 	size_t i, j;
 	int r;
 
-	json_array_foreach(config->plugins, i, plugin)
-	{
+	json_array_foreach(config->plugins, i, plugin) {
 		ipam = json_object_get(json_object_get(plugin, "ipam"), "type");
 		types[0] = json_string_value(json_object_get(plugin, "type"));
 		types[1] = json_string_value(ipam);

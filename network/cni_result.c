@@ -79,8 +79,7 @@ static int check_interfaces(const json_t *result, size_t *ret_n, struct err *err
 	r = want_array(result, "interfaces", INTERFACES_MAX, &interfaces, err);
 	if (r < 0)
 		return r;
-	json_array_foreach(interfaces, i, interface)
-	{
+	json_array_foreach(interfaces, i, interface) {
 		const json_t *sandbox = json_object_get(interface, "sandbox");
 
 		if (!json_is_string(json_object_get(interface, "name")) ||
@@ -124,8 +123,7 @@ static int take_ips(json_t *result, const char *version, size_t n_interfaces, st
 	r = want_array(result, "ips", IPS_MAX, &ips, err);
 	if (r < 0)
 		return r;
-	json_array_foreach(ips, i, ip)
-	{
+	json_array_foreach(ips, i, ip) {
 		r = take_ip(ip, i, n_interfaces, version[0] == '0', err);
 		if (r < 0)
 			return r;
@@ -155,8 +153,7 @@ static int check_dns_list(const json_t *dns, const char *key, struct err *err)
 	r = want_array(dns, key, DNS_MAX, &list, err);
 	if (r < 0)
 		return r;
-	json_array_foreach(list, i, value)
-	{
+	json_array_foreach(list, i, value) {
 		word = json_string_value(value);
 		if (!word || !dns_word_is_valid(word) ||
 			(addresses && address_family(word, false) == 0))
@@ -260,8 +257,7 @@ int cni_result_ips(const json_t *result, const char *primary, char ***ret, struc
 	if (!strv)
 		return err_nomem(err);
 	for (pass = 0; pass < 2; pass++) {
-		json_array_foreach(ips, i, ip)
-		{
+		json_array_foreach(ips, i, ip) {
 			if (ip_is_on(result, ip, primary) != (pass == 0))
 				continue;
 			strv[n] = strdup(json_string_value(json_object_get(ip, "address")));
@@ -287,8 +283,7 @@ int cni_result_dns(const json_t *result, const char *list, char ***ret, struct e
 	strv = calloc(json_array_size(words) + 1, sizeof(*strv));
 	if (!strv)
 		return err_nomem(err);
-	json_array_foreach(words, i, word)
-	{
+	json_array_foreach(words, i, word) {
 		strv[i] = strdup(json_string_value(word));
 		if (!strv[i]) {
 			cni_strv_free(strv);

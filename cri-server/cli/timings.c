@@ -39,8 +39,7 @@ static void add_steps(struct timings *t, const Runtime__V1__PodSandboxStatusResp
 			continue;
 		json_t *info = json_loads(status->info[i]->value, 0, NULL), *value;
 		const char *name;
-		json_object_foreach(json_object_get(info, "bringUpMs"), name, value)
-		{
+		json_object_foreach(json_object_get(info, "bringUpMs"), name, value) {
 			char indented[32];
 			snprintf(indented, sizeof(indented), "  %s", name);
 			add(t, indented, json_number_value(value));

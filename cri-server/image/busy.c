@@ -16,9 +16,9 @@ static struct busy *busy_find(struct img *img, const char *kind, const char *key
 	size_t len = strlen(kind);
 	struct busy *busy;
 	TAILQ_FOREACH(busy, &img->busy, link)
-	if (strncmp(busy->key, kind, len) == 0 && busy->key[len] == ':' &&
-		strcmp(busy->key + len + 1, key) == 0)
-		return busy;
+		if (strncmp(busy->key, kind, len) == 0 && busy->key[len] == ':' &&
+			strcmp(busy->key + len + 1, key) == 0)
+			return busy;
 	return NULL;
 }
 

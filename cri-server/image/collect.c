@@ -29,11 +29,11 @@ static bool layer_needed(struct img *img, const char *hex)
 	struct image_entry *entry;
 	struct holder *holder;
 	TAILQ_FOREACH(entry, &img->images, link)
-	if (names(entry->record->layers, entry->record->n_layers, "sha256:", hex))
-		return true;
+		if (names(entry->record->layers, entry->record->n_layers, "sha256:", hex))
+			return true;
 	TAILQ_FOREACH(holder, &img->holders, link)
-	if (names(holder->layers, holder->n, "sha256:", hex))
-		return true;
+		if (names(holder->layers, holder->n, "sha256:", hex))
+			return true;
 	return false;
 }
 
@@ -41,8 +41,8 @@ static bool blob_needed(struct img *img, const char *hex)
 {
 	struct image_entry *entry;
 	TAILQ_FOREACH(entry, &img->images, link)
-	if (names(entry->record->blobs, entry->record->n_blobs, "sha256:", hex))
-		return true;
+		if (names(entry->record->blobs, entry->record->n_blobs, "sha256:", hex))
+			return true;
 	return false;
 }
 

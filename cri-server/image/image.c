@@ -184,11 +184,11 @@ static struct image_entry *by_id(struct img *img, const char *text)
 	if (!len || strspn(text, "0123456789abcdef") != len)
 		return NULL;
 	TAILQ_FOREACH(entry, &img->images, link)
-	if (strncmp(entry->id + 7, text, len) == 0) {
-		if (found)
-			return NULL;
-		found = entry;
-	}
+		if (strncmp(entry->id + 7, text, len) == 0) {
+			if (found)
+				return NULL;
+			found = entry;
+		}
 	return found;
 }
 
@@ -196,9 +196,9 @@ static struct image_entry *by_name(struct img *img, const char *tag, const char 
 {
 	struct image_entry *entry;
 	TAILQ_FOREACH(entry, &img->images, link)
-	if (digest ? in_list(entry->record->digests, entry->record->n_digests, digest)
-		   : in_list(entry->record->tags, entry->record->n_tags, tag))
-		return entry;
+		if (digest ? in_list(entry->record->digests, entry->record->n_digests, digest)
+			   : in_list(entry->record->tags, entry->record->n_tags, tag))
+			return entry;
 	return NULL;
 }
 
@@ -270,11 +270,11 @@ int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err
 	size_t n = 0, done = 0;
 	pthread_mutex_lock(&img->lock);
 	TAILQ_FOREACH(entry, &img->images, link)
-	n++;
+		n++;
 	struct img_image **images = calloc(n + 1, sizeof(*images));
 	TAILQ_FOREACH(entry, &img->images, link)
-	if (images && (images[done] = snapshot(entry)))
-		done++;
+		if (images && (images[done] = snapshot(entry)))
+			done++;
 	pthread_mutex_unlock(&img->lock);
 	if (!images || done < n) {
 		if (images)
@@ -303,8 +303,7 @@ static int take_names(
 {
 	struct image_entry *other;
 	int r = 0;
-	TAILQ_FOREACH(other, &img->images, link)
-	{
+	TAILQ_FOREACH(other, &img->images, link) {
 		if (strcmp(other->id, id) == 0)
 			continue;
 		Bulkhead__Store__Image *copy =
@@ -355,7 +354,7 @@ static int add_locked(struct img *img, struct image_entry *entry, struct err *er
 	}
 	struct image_entry *other;
 	TAILQ_FOREACH(other, &img->images, link)
-	drop_tags(other->record, entry->record);
+		drop_tags(other->record, entry->record);
 	TAILQ_INSERT_TAIL(&img->images, entry, link);
 	return 0;
 }
@@ -404,8 +403,8 @@ static struct holder *find_holder(struct img *img, const char *name)
 {
 	struct holder *holder;
 	TAILQ_FOREACH(holder, &img->holders, link)
-	if (strcmp(holder->name, name) == 0)
-		return holder;
+		if (strcmp(holder->name, name) == 0)
+			return holder;
 	return NULL;
 }
 

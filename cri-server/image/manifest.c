@@ -203,8 +203,7 @@ static int get_volumes(json_t *object, Bulkhead__Store__ImageConfig *c, struct e
 	c->volumes = calloc(json_object_size(volumes) + 1, sizeof(char *));
 	if (!c->volumes)
 		return err_nomem(err);
-	json_object_foreach(volumes, path, value)
-	{
+	json_object_foreach(volumes, path, value) {
 		c->volumes[c->n_volumes] = strdup(path);
 		if (!c->volumes[c->n_volumes])
 			return err_nomem(err);
@@ -225,8 +224,7 @@ static int get_labels(json_t *object, Bulkhead__Store__ImageConfig *c, struct er
 	c->labels = calloc(json_object_size(labels) + 1, sizeof(*c->labels));
 	if (!c->labels)
 		return err_nomem(err);
-	json_object_foreach(labels, key, value)
-	{
+	json_object_foreach(labels, key, value) {
 		Bulkhead__Store__Label *label = calloc(1, sizeof(*label));
 		if (!label)
 			return err_nomem(err);

@@ -444,14 +444,15 @@ static int reserve(struct runtime *rt, struct sandbox *sandbox, struct err *err)
 	int r = 0;
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(other, &rt->sandboxes, link)
-	if (same_metadata(other->config->metadata, sandbox->config->metadata)) {
-		r = err_set(err, -EEXIST,
-			"a sandbox for pod '%s' in namespace '%s', attempt %u, exists: %s; remove "
-			"it first",
-			other->config->metadata->name, other->config->metadata->namespace_,
-			other->config->metadata->attempt, other->id);
-		break;
-	}
+		if (same_metadata(other->config->metadata, sandbox->config->metadata)) {
+			r = err_set(err, -EEXIST,
+				"a sandbox for pod '%s' in namespace '%s', attempt %u, exists: %s; "
+				"remove "
+				"it first",
+				other->config->metadata->name, other->config->metadata->namespace_,
+				other->config->metadata->attempt, other->id);
+			break;
+		}
 	if (r == 0)
 		TAILQ_INSERT_TAIL(&rt->sandboxes, sandbox, link);
 	pthread_mutex_unlock(&rt->lock);

@@ -84,7 +84,7 @@ struct container *container_find(struct runtime *rt, const char *id, struct err 
 
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(c, &rt->containers, link)
-	id_search_offer(&search, c->id, c);
+		id_search_offer(&search, c->id, c);
 	struct container *found = id_search_end(&search, "container", err);
 	if (found)
 		found->refs++;
@@ -118,13 +118,13 @@ int containers_each(struct sandbox *sandbox, int (*fn)(struct container *, void 
 
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(c, &rt->containers, link)
-	n += c->sandbox == sandbox;
+		n += c->sandbox == sandbox;
 	_cleanup_free_ struct container **all = calloc(n + 1, sizeof(struct container *));
 	TAILQ_FOREACH(c, &rt->containers, link)
-	if (all && c->sandbox == sandbox) {
-		c->refs++;
-		all[i++] = c;
-	}
+		if (all && c->sandbox == sandbox) {
+			c->refs++;
+			all[i++] = c;
+		}
 	pthread_mutex_unlock(&rt->lock);
 	if (!all)
 		return err_nomem(err);
@@ -330,8 +330,7 @@ static int reserve(struct runtime *rt, struct container *container, struct err *
 	struct container *other;
 	int r = 0;
 	pthread_mutex_lock(&rt->lock);
-	TAILQ_FOREACH(other, &rt->containers, link)
-	{
+	TAILQ_FOREACH(other, &rt->containers, link) {
 		const Runtime__V1__ContainerMetadata *has = other->config->metadata;
 		if (other->sandbox != container->sandbox || has->attempt != wanted->attempt ||
 			strcmp(has->name, wanted->name) != 0)

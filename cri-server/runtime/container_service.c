@@ -320,7 +320,7 @@ static int answer_list(struct runtime *rt, const Runtime__V1__ContainerFilter *f
 	struct container *c;
 	size_t n = 0;
 	TAILQ_FOREACH(c, &rt->containers, link)
-	n += wanted(c, filter);
+		n += wanted(c, filter);
 	_cleanup_free_ Runtime__V1__Container *items = calloc(n + 1, sizeof(*items));
 	_cleanup_free_ Runtime__V1__Container **pointers = calloc(n + 1, sizeof(*pointers));
 	if (!items || !pointers)
@@ -328,11 +328,11 @@ static int answer_list(struct runtime *rt, const Runtime__V1__ContainerFilter *f
 	Runtime__V1__ListContainersResponse response = RUNTIME__V1__LIST_CONTAINERS_RESPONSE__INIT;
 	response.containers = pointers;
 	TAILQ_FOREACH(c, &rt->containers, link)
-	if (wanted(c, filter)) {
-		fill_item(&items[response.n_containers], c);
-		pointers[response.n_containers] = &items[response.n_containers];
-		response.n_containers++;
-	}
+		if (wanted(c, filter)) {
+			fill_item(&items[response.n_containers], c);
+			pointers[response.n_containers] = &items[response.n_containers];
+			response.n_containers++;
+		}
 	return respond(&response.base, ret_response, err);
 }
 

@@ -118,8 +118,7 @@ static bool layer_needed(struct sandbox *sandbox, const char *layer, const struc
 	struct container *c;
 	bool needed = false;
 	pthread_mutex_lock(&rt->lock);
-	TAILQ_FOREACH(c, &rt->containers, link)
-	{
+	TAILQ_FOREACH(c, &rt->containers, link) {
 		if (c->sandbox != sandbox || c == except)
 			continue;
 		for (size_t i = 0; i < c->record->n_layers && !needed; i++)

@@ -39,8 +39,7 @@ bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
 	struct exec *exec;
 	bool awaited = false;
 	pthread_mutex_lock(&rt->lock);
-	TAILQ_FOREACH(exec, &rt->execs, link)
-	{
+	TAILQ_FOREACH(exec, &rt->execs, link) {
 		if (exec->exited || strcmp(exec->sandbox_id, sandbox->id) != 0 ||
 			strcmp(exec->id, event->process_id) != 0)
 			continue;

@@ -225,13 +225,13 @@ static int each_sandbox(struct runtime *rt, void (*fn)(struct sandbox *), struct
 	size_t n = 0, i = 0;
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-	n++;
+		n++;
 	_cleanup_free_ struct sandbox **all = calloc(n + 1, sizeof(struct sandbox *));
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-	if (all) {
-		sandbox->refs++;
-		all[i++] = sandbox;
-	}
+		if (all) {
+			sandbox->refs++;
+			all[i++] = sandbox;
+		}
 	pthread_mutex_unlock(&rt->lock);
 	if (!all)
 		return err_nomem(err);

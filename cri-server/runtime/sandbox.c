@@ -72,7 +72,7 @@ struct sandbox *sandbox_find(struct runtime *rt, const char *id, struct err *err
 
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-	id_search_offer(&search, sandbox->id, sandbox);
+		id_search_offer(&search, sandbox->id, sandbox);
 	struct sandbox *found = id_search_end(&search, "sandbox", err);
 	if (found)
 		found->refs++;

@@ -261,7 +261,7 @@ static int answer_list(struct runtime *rt, const Runtime__V1__PodSandboxFilter *
 	struct sandbox *sandbox;
 	size_t n = 0;
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-	n += wanted(sandbox, filter);
+		n += wanted(sandbox, filter);
 	_cleanup_free_ Runtime__V1__PodSandbox *items = calloc(n + 1, sizeof(*items));
 	_cleanup_free_ Runtime__V1__PodSandbox **pointers = calloc(n + 1, sizeof(*pointers));
 	if (!items || !pointers)
@@ -269,11 +269,11 @@ static int answer_list(struct runtime *rt, const Runtime__V1__PodSandboxFilter *
 	Runtime__V1__ListPodSandboxResponse response = RUNTIME__V1__LIST_POD_SANDBOX_RESPONSE__INIT;
 	response.items = pointers;
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-	if (wanted(sandbox, filter)) {
-		fill_item(&items[response.n_items], sandbox);
-		pointers[response.n_items] = &items[response.n_items];
-		response.n_items++;
-	}
+		if (wanted(sandbox, filter)) {
+			fill_item(&items[response.n_items], sandbox);
+			pointers[response.n_items] = &items[response.n_items];
+			response.n_items++;
+		}
 	return respond(&response.base, ret_response, err);
 }
 

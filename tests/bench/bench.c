@@ -107,8 +107,7 @@ static int add_steps(struct bench *bench, const char *pod, struct err *err)
 	int r = cri_info(bench->client, pod, &info, err);
 	if (r < 0)
 		return r;
-	json_object_foreach(json_object_get(info, "bringUpMs"), name, value)
-	{
+	json_object_foreach(json_object_get(info, "bringUpMs"), name, value) {
 		char row[RESULTS_NAME_MAX];
 		snprintf(row, sizeof(row), "sandbox.run.%s", name);
 		r = results_add(&bench->results, row, json_number_value(value), err);
