@@ -83,6 +83,12 @@ static int share_dir(const char *dir, struct err *err)
 	return 0;
 }
 
+void netns_release_dir(const char *dir)
+{
+	/* Busy while a namespace is mounted below. */
+	(void)umount2(dir, UMOUNT_NOFOLLOW);
+}
+
 static int mount_own_netns(void *userdata, struct err *err)
 {
 	const char *path = userdata;

@@ -1,6 +1,6 @@
 /*
  * Network namespaces with a name: nsfs files bind-mounted in a directory, in the way of
- * `ip netns` (whose list they appear in, and whose commands work on them).
+ * `ip netns` (whose commands work on them where the directory is its own, /run/netns).
  *
  * A namespace lives as long as its name does: nothing of ours holds it open. The calling thread's
  * own namespace never changes: work inside one is done by a thread made for it, which ends with it.
@@ -15,6 +15,12 @@
  * names reach mount namespaces that are made later. -EEXIST when the name is taken.
  */
 int netns_create(const char *dir, const char *name, struct err *err);
+
+/*
+ * Takes back what netns_create() made of dir, unless there are namespaces in it: then it stays, for
+ * whoever finds them again. Cannot fail otherwise.
+ */
+void netns_release_dir(const char *dir);
 
 /*
  * Opens the namespace at path. -ENOENT when there is none: no file, or one that no namespace is

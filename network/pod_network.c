@@ -35,6 +35,8 @@ struct net *net_close(struct net *net)
 {
 	if (!net)
 		return NULL;
+	if (net->netns_dir)
+		netns_release_dir(net->netns_dir);
 	free(net->conf_dir);
 	free(net->bin_dirs);
 	free(net->cache_dir);

@@ -571,6 +571,47 @@ static void test_attach_tap(void **state)
 	net_pod_info_free(info);
 }
 
+static int open_net(struct room *room)
+{
+	_cleanup_free_ char *cache = str_printf("%s/cache", room->dir);
+	_cleanup_free_ char *netns = str_printf("%s/netns", room->dir);
+	struct err err = ERR_INIT;
+
+	assert_true(cache && netns);
+	return net_open(&(struct net_config){.conf_dir = room->conf,
+				.bin_dirs = PLUGIN_DIR,
+				.cache_dir = cache,
+				.netns_dir = netns,
+				.plugin_timeout_ms = 20000},
+		&room->net, &err);
+}
+
+static bool is_mount_point(const struct room *room)
+{
+	_cleanup_free_ char *script = str_printf(
+		"cut -d' ' -f5 /proc/self/mountinfo | grep -c -x %s/netns || true", room->dir);
+	const char *const argv[] = {"/bin/sh", "-c", script, NULL};
+	_cleanup_free_ char *count = testing_output(argv);
+
+	return count && count[0] != '0';
+}
+
+static void test_close_leaves_no_mount_but_of_pods(void **state)
+{
+	struct room *room = *state;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	net_pod_info_free(must_set_up(room, "stays"));
+	room->net = net_close(room->net);
+	assert_true(is_mount_point(room));
+
+	assert_int_equal(open_net(room), 0);
+	must_tear_down(room, "stays");
+	room->net = net_close(room->net);
+	assert_false(is_mount_point(room));
+}
+
 int main(void)
 {
 #define POD_TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -590,6 +631,7 @@ int main(void)
 		POD_TEST(test_setup_twice),
 		POD_TEST(test_check),
 		POD_TEST(test_attach_tap),
+		POD_TEST(test_close_leaves_no_mount_but_of_pods),
 	};
 
 	is_isolated = testing_isolate();
