@@ -78,8 +78,8 @@ static int open_store(const struct config *config, struct store **ret, struct er
 	return path ? store_open(path, ret, err) : err_nomem(err);
 }
 
-static int open_images(
-	const struct config *config, struct store *store, struct img **ret, struct err *err)
+static int open_images(const struct config *config, const struct log *log, struct store *store,
+	struct img **ret, struct err *err)
 {
 	_cleanup_free_ char *dir = str_printf("%s/images", config->state_dir);
 	if (!dir)
@@ -92,6 +92,7 @@ static int open_images(
 		.layer_bytes_max = config->images.layer_bytes_max,
 		.layer_files_max = config->images.layer_files_max,
 		.pull_timeout_ms = config->images.pull_timeout_ms,
+		.log = log,
 	};
 	return img_open(&images, store, ret, err);
 }
@@ -139,7 +140,7 @@ static int run(
 	struct store *store = NULL;
 	int r = scratch_dir ? open_store(config, &store, err) : err_nomem(err);
 	if (r == 0)
-		r = open_images(config, store, &daemon.images, err);
+		r = open_images(config, log, store, &daemon.images, err);
 	if (r == 0)
 		r = runtime_open(config, log, store, daemon.images, &daemon.runtime, err);
 	if (r == 0)

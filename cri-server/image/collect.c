@@ -1,168 +1,209 @@
 /*
- * Garbage and usage. Garbage is what no image names and no holder needs: layers (their file and
- * record) and blobs. Nothing is collected while a pull is in progress, whose blobs no image names
- * yet; its end collects.
+ * Needs of pulls and holders, and the sweep: files that nobody needs, and whose end nobody saw
+ * because it came with a crash, or while a pull could not say yet what it needs.
  */
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/image/internal.h"
+#include "cri-server/image/reference.h"
 
-static bool names(char *const *list, size_t n, const char *prefix, const char *hex)
+/* ---- lists of needs ---- */
+
+void img_needs_release(struct img *img, enum img_kind kind, char *const *digests, size_t n)
 {
-	size_t skip = strlen(prefix);
 	for (size_t i = 0; i < n; i++)
-		if (strncmp(list[i], prefix, skip) == 0 && strcmp(list[i] + skip, hex) == 0)
-			return true;
-	return false;
+		img_file_release(img, kind, digests[i]);
 }
 
-static bool layer_needed(struct img *img, const char *hex)
+int img_needs_add(
+	struct img *img, enum img_kind kind, char *const *digests, size_t n, struct err *err)
 {
-	struct image_entry *entry;
-	struct holder *holder;
-	TAILQ_FOREACH(entry, &img->images, link)
-		if (names(entry->record->layers, entry->record->n_layers, "sha256:", hex))
-			return true;
-	TAILQ_FOREACH(holder, &img->holders, link)
-		if (names(holder->layers, holder->n, "sha256:", hex))
-			return true;
-	return false;
-}
-
-static bool blob_needed(struct img *img, const char *hex)
-{
-	struct image_entry *entry;
-	TAILQ_FOREACH(entry, &img->images, link)
-		if (names(entry->record->blobs, entry->record->n_blobs, "sha256:", hex))
-			return true;
-	return false;
-}
-
-/* The record goes first: a file without one is found again by its name, the reverse would be a
- * broken layer. */
-static int remove_layer(
-	struct img *img, const char *hex, int dir_fd, const char *file, struct err *err)
-{
-	_cleanup_free_ char *diff_id = str_printf("sha256:%s", hex);
-	if (!diff_id)
-		return err_nomem(err);
-	int r = store_delete(img->store, STORE_LAYER, diff_id, err);
-	if (r == 0 && unlinkat(dir_fd, file, 0) < 0 && errno != ENOENT)
-		r = err_errno(err, "remove layer %s", file);
-	return r;
-}
-
-static int collect_layers(struct img *img, struct err *err)
-{
-	DIR *dir = opendir(img->layers);
-	int r = 0;
-	if (!dir)
-		return err_errno(err, "open %s", img->layers);
-	for (struct dirent *entry; r == 0 && (entry = readdir(dir));) {
-		char hex[65];
-		if (strlen(entry->d_name) != 64 + strlen(".erofs"))
-			continue;
-		snprintf(hex, sizeof(hex), "%.64s", entry->d_name);
-		if (!layer_needed(img, hex))
-			r = remove_layer(img, hex, dirfd(dir), entry->d_name, err);
+	for (size_t i = 0; i < n; i++) {
+		int r = img_file_need(img, kind, digests[i], err);
+		if (r < 0) {
+			img_needs_release(img, kind, digests, i);
+			return r;
+		}
 	}
-	closedir(dir);
-	return r;
+	return 0;
 }
 
-static int collect_blobs(struct img *img, struct err *err)
+/* ---- the sweep ---- */
+
+/* "<hex><suffix>" → the digest; false for any other name. */
+static bool digest_of_name(const char *name, const char *suffix, char ret[72])
 {
-	_cleanup_free_ char *path = str_printf("%s/sha256", img->blobs);
-	if (!path)
-		return err_nomem(err);
+	size_t len = strlen(name), end = strlen(suffix);
+	if (len != 64 + end || strcmp(name + 64, suffix) != 0)
+		return false;
+	snprintf(ret, 72, "sha256:%.64s", name);
+	return reference_is_digest(ret);
+}
+
+static int sweep_directory(
+	struct img *img, enum img_kind kind, const char *path, const char *suffix, struct err *err)
+{
 	DIR *dir = opendir(path);
-	int r = 0;
 	if (!dir)
 		return errno == ENOENT ? 0 : err_errno(err, "open %s", path);
-	for (struct dirent *entry; r == 0 && (entry = readdir(dir));) {
-		if (entry->d_name[0] == '.' || blob_needed(img, entry->d_name))
-			continue;
-		if (unlinkat(dirfd(dir), entry->d_name, 0) < 0 && errno != ENOENT)
-			r = err_errno(err, "remove blob %s", entry->d_name);
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		char digest[72];
+		if (!digest_of_name(entry->d_name, suffix, digest)) {
+			/* Of a pull that goes on, or of one that was killed. */
+			if (entry->d_name[0] != '.' && !img->n_needs)
+				unlinkat(dirfd(dir), entry->d_name, 0);
+		} else if (!img_file_is_needed(img, kind, digest)) {
+			img_file_discard(img, kind, digest);
+		}
 	}
 	closedir(dir);
+	return 0;
+}
+
+struct stray_layers {
+	struct img *img;
+	char **digests;
+	size_t n;
+};
+
+static int note_stray_layer(void *userdata, const char *id, const ProtobufCMessage *record)
+{
+	struct stray_layers *strays = userdata;
+	(void)record;
+	if (img_file_is_needed(strays->img, IMG_LAYER, id))
+		return 0;
+	char **longer = realloc(strays->digests, (strays->n + 1) * sizeof(char *));
+	if (!longer)
+		return -ENOMEM;
+	strays->digests = longer;
+	longer[strays->n] = strdup(id);
+	return longer[strays->n++] ? 0 : -ENOMEM;
+}
+
+/* Records of layers that nobody needs, whether their files are there or not. */
+static int sweep_records(struct img *img, struct err *err)
+{
+	struct stray_layers strays = {.img = img};
+	int r = store_each(img->store, STORE_LAYER, note_stray_layer, &strays, err);
+	for (size_t i = 0; i < strays.n; i++) {
+		if (r == 0)
+			r = store_delete(img->store, STORE_LAYER, strays.digests[i], err);
+		free(strays.digests[i]);
+	}
+	free(strays.digests);
+	return r;
+}
+
+static int sweep(struct img *img, struct err *err)
+{
+	_cleanup_free_ char *blobs = str_printf("%s/sha256", img->blobs);
+	if (!blobs)
+		return err_nomem(err);
+	img->sweep_wanted = img->unsettled;
+	if (img->unsettled)
+		return 0;
+	int r = sweep_records(img, err);
+	if (r == 0)
+		r = sweep_directory(img, IMG_LAYER, img->layers, ".erofs", err);
+	if (r == 0)
+		r = sweep_directory(img, IMG_BLOB, blobs, "", err);
 	return r;
 }
 
 int img_collect(struct img *img, struct err *err)
 {
 	pthread_mutex_lock(&img->lock);
-	int r = 0;
-	if (!img->pulls) {
-		r = collect_layers(img, err);
-		if (r == 0)
-			r = collect_blobs(img, err);
-	}
-	pthread_mutex_unlock(&img->lock);
+	int r = sweep(img, err);
+	img_unlock(img);
 	return r;
 }
 
-static void add_usage(int dir_fd, const char *name, uint64_t *bytes, uint64_t *inodes)
+/* ---- what pulls need ---- */
+
+struct img_need {
+	struct img *img;
+	bool settled;
+	struct {
+		char **digests;
+		size_t n;
+	} files[IMG_KINDS];
+};
+
+struct img_need *img_need_new(struct img *img)
 {
-	struct stat st;
-	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return; /* gone meanwhile */
-	*bytes += (uint64_t)st.st_blocks * 512;
-	(*inodes)++;
-	if (!S_ISDIR(st.st_mode))
+	struct img_need *need = calloc(1, sizeof(*need));
+	if (!need)
+		return NULL;
+	need->img = img;
+	pthread_mutex_lock(&img->lock);
+	img->n_needs++;
+	img->unsettled++;
+	img_unlock(img);
+	return need;
+}
+
+int img_need_file(struct img_need *need, enum img_kind kind, const char *digest, struct err *err)
+{
+	char **longer =
+		realloc(need->files[kind].digests, (need->files[kind].n + 1) * sizeof(*longer));
+	if (!longer)
+		return err_nomem(err);
+	need->files[kind].digests = longer;
+	char *copy = strdup(digest);
+	if (!copy)
+		return err_nomem(err);
+	pthread_mutex_lock(&need->img->lock);
+	int r = img_file_need(need->img, kind, digest, err);
+	img_unlock(need->img);
+	if (r < 0)
+		free(copy);
+	else
+		longer[need->files[kind].n++] = copy;
+	return r;
+}
+
+static void settle_locked(struct img_need *need)
+{
+	struct img *img = need->img;
+	if (need->settled)
 		return;
-	int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	if (!dir) {
-		fd_close(fd);
-		return;
+	need->settled = true;
+	img->unsettled--;
+	if (img->sweep_wanted && !img->unsettled)
+		sweep(img, NULL);
+}
+
+void img_need_settle(struct img_need *need)
+{
+	pthread_mutex_lock(&need->img->lock);
+	settle_locked(need);
+	img_unlock(need->img);
+}
+
+struct img_need *img_need_free(struct img_need *need)
+{
+	if (!need)
+		return NULL;
+	struct img *img = need->img;
+	pthread_mutex_lock(&img->lock);
+	img->n_needs--;
+	/* It may have brought what it never got to name. */
+	img->sweep_wanted |= !need->settled;
+	for (int kind = 0; kind < IMG_KINDS; kind++)
+		img_needs_release(img, kind, need->files[kind].digests, need->files[kind].n);
+	settle_locked(need);
+	img_unlock(img);
+	for (int kind = 0; kind < IMG_KINDS; kind++) {
+		for (size_t i = 0; i < need->files[kind].n; i++)
+			free(need->files[kind].digests[i]);
+		free(need->files[kind].digests);
 	}
-	for (struct dirent *entry; (entry = readdir(dir));)
-		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			add_usage(dirfd(dir), entry->d_name, bytes, inodes);
-	closedir(dir);
-}
-
-/* The mount point: the highest directory above path on the same device. */
-static char *mountpoint_of(const char *path)
-{
-	char *work = realpath(path, NULL);
-	struct stat here, above;
-	if (!work || stat(work, &here) < 0)
-		return work;
-	for (char *slash; (slash = strrchr(work, '/')) && slash != work;) {
-		*slash = '\0';
-		if (stat(work, &above) < 0 || above.st_dev != here.st_dev) {
-			*slash = '/';
-			return work;
-		}
-	}
-	if (stat("/", &above) == 0 && above.st_dev == here.st_dev)
-		work[1] = '\0'; /* it begins with a slash */
-	return work;
-}
-
-int img_directory_usage(const char *path, uint64_t *ret_bytes, uint64_t *ret_inodes,
-	char **ret_mountpoint, struct err *err)
-{
-	char *mountpoint = mountpoint_of(path);
-	if (!mountpoint)
-		return err_errno(err, "find the file system of %s", path);
-	*ret_bytes = *ret_inodes = 0;
-	add_usage(AT_FDCWD, path, ret_bytes, ret_inodes);
-	*ret_mountpoint = mountpoint;
-	return 0;
-}
-
-const char *img_directory(const struct img *img)
-{
-	return img->config.dir;
+	free(need);
+	return NULL;
 }

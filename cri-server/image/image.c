@@ -1,52 +1,210 @@
-#include <dirent.h>
+#include "cri-server/image/image.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/image/internal.h"
 #include "cri-server/image/reference.h"
 #include "cri-server/message.h"
 
-struct img_image *img_image_free(struct img_image *image)
+/* ---- one image ---- */
+
+struct img_image *img_image_new(const char *id, Bulkhead__Store__Image *record)
 {
-	if (!image)
+	struct img_image *image = calloc(1, sizeof(*image));
+	char *copy = strdup(id);
+	if (!image || !copy) {
+		free(image);
+		free(copy);
+		bulkhead__store__image__free_unpacked(record, NULL);
+		return NULL;
+	}
+	image->id = copy;
+	image->record = record;
+	atomic_init(&image->users, 1);
+	return image;
+}
+
+static struct img_image *image_ref(struct img_image *image)
+{
+	atomic_fetch_add(&image->users, 1);
+	return image;
+}
+
+struct img_image *img_image_unref(struct img_image *image)
+{
+	if (!image || atomic_fetch_sub(&image->users, 1) > 1)
 		return NULL;
 	free(image->id);
-	if (image->record)
-		bulkhead__store__image__free_unpacked(image->record, NULL);
+	bulkhead__store__image__free_unpacked(image->record, NULL);
 	free(image);
 	return NULL;
 }
 
+/* ---- the list ---- */
+
+size_t img_list_place(const struct img *img, const char *id)
+{
+	size_t low = 0, high = img->n_images;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (strcmp(img->images[middle]->id, id) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+int img_list_reserve(struct img *img, struct err *err)
+{
+	struct img_image **longer =
+		realloc(img->images, (img->n_images + 1) * sizeof(struct img_image *));
+	if (!longer)
+		return err_nomem(err);
+	img->images = longer;
+	return 0;
+}
+
+void img_list_put(struct img *img, struct img_image *image)
+{
+	size_t at = img_list_place(img, image->id);
+	if (at < img->n_images && strcmp(img->images[at]->id, image->id) == 0) {
+		img_image_unref(img->images[at]);
+		img->images[at] = image;
+		return;
+	}
+	memmove(img->images + at + 1, img->images + at,
+		(img->n_images - at) * sizeof(struct img_image *));
+	img->images[at] = image;
+	img->n_images++;
+}
+
+void img_list_remove(struct img *img, size_t at)
+{
+	img_image_unref(img->images[at]);
+	img->n_images--;
+	memmove(img->images + at, img->images + at + 1,
+		(img->n_images - at) * sizeof(struct img_image *));
+}
+
+int img_find(struct img *img, const char *reference, struct img_image **ret, struct err *err)
+{
+	_cleanup_free_ char *name = NULL;
+	size_t at;
+	pthread_mutex_lock(&img->lock);
+	int r = img_look_up(img, reference, &at, &name, err);
+	if (r == 0)
+		*ret = image_ref(img->images[at]);
+	img_unlock(img);
+	return r;
+}
+
+void img_list_free(struct img_image **images, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		img_image_unref(images[i]);
+	free(images);
+}
+
+int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err *err)
+{
+	pthread_mutex_lock(&img->lock);
+	size_t n = img->n_images;
+	struct img_image **images = calloc(n + 1, sizeof(*images));
+	for (size_t i = 0; images && i < n; i++)
+		images[i] = image_ref(img->images[i]);
+	img_unlock(img);
+	if (!images)
+		return err_nomem(err);
+	*ret = images;
+	*ret_n = n;
+	return 0;
+}
+
 /* ---- open and close ---- */
 
-static void free_entry(struct image_entry *entry)
+static bool all_digests(char *const *list, size_t n)
 {
-	free(entry->id);
-	if (entry->record)
-		bulkhead__store__image__free_unpacked(entry->record, NULL);
-	free(entry);
+	for (size_t i = 0; i < n; i++)
+		if (!reference_is_digest(list[i]))
+			return false;
+	return true;
 }
 
 static int load_image(void *userdata, const char *id, const ProtobufCMessage *record)
 {
 	struct img *img = userdata;
-	struct image_entry *entry = calloc(1, sizeof(*entry));
-	if (!entry)
+	Bulkhead__Store__Image *copy = (Bulkhead__Store__Image *)message_copy(record);
+	struct img_image *image = copy ? img_image_new(id, copy) : NULL;
+	if (!image)
 		return -ENOMEM;
-	entry->id = strdup(id);
-	entry->record = (Bulkhead__Store__Image *)message_copy(record);
-	if (!entry->id || !reference_is_digest(entry->id) || !entry->record ||
-		!entry->record->config) {
-		free_entry(entry);
+	if (!reference_is_digest(id) || !copy->config || !all_digests(copy->blobs, copy->n_blobs) ||
+		!all_digests(copy->layers, copy->n_layers)) {
+		img_image_unref(image);
 		return -EBADMSG;
 	}
-	TAILQ_INSERT_TAIL(&img->images, entry, link);
-	return 0;
+	int r = img_list_reserve(img, NULL);
+	if (r < 0) {
+		img_image_unref(image);
+		return r;
+	}
+	img_list_put(img, image);
+	r = img_needs_add(img, IMG_BLOB, copy->blobs, copy->n_blobs, NULL);
+	return r < 0 ? r : img_needs_add(img, IMG_LAYER, copy->layers, copy->n_layers, NULL);
+}
+
+/* All its files are there and whole. */
+static int check_image(struct img *img, const Bulkhead__Store__Image *record, struct err *err)
+{
+	int r = 0;
+	uint64_t bytes;
+	bool opaque;
+	for (size_t i = 0; i < record->n_blobs && r == 0; i++)
+		r = img_file_measure(img, IMG_BLOB, record->blobs[i], &bytes, err);
+	for (size_t i = 0; i < record->n_layers && r == 0; i++) {
+		r = img_layer_is_opaque(img, record->layers[i], &opaque, err);
+		if (r == 0)
+			r = img_file_measure(img, IMG_LAYER, record->layers[i], &bytes, err);
+	}
+	return r;
+}
+
+/* A record whose files are gone would promise what no container can have; a pull brings all again.
+ * The files that are left stay until img_collect(): containers may hold them. */
+static int drop_unusable(struct img *img, struct err *err)
+{
+	int r = 0;
+	img->unsettled++;
+	for (size_t at = 0; at < img->n_images && r == 0;) {
+		const struct img_image *image = img->images[at];
+		const Bulkhead__Store__Image *record = image->record;
+		struct err why = ERR_INIT;
+		if (check_image(img, record, &why) == 0) {
+			at++;
+			continue;
+		}
+		if (img->config.log)
+			log_event(img->config.log, LOG_LEVEL_WARNING,
+				"image dropped: a file of it is missing; pull it again", "image",
+				image->id, "name", record->n_tags ? record->tags[0] : NULL, "err",
+				why.msg, NULL);
+		r = store_delete(img->store, STORE_IMAGE, image->id, err);
+		img_needs_release(img, IMG_BLOB, record->blobs, record->n_blobs);
+		img_needs_release(img, IMG_LAYER, record->layers, record->n_layers);
+		img_list_remove(img, at);
+	}
+	img->unsettled--;
+	return r;
+}
+
+static int load(struct img *img, struct err *err)
+{
+	int r = store_each(img->store, STORE_IMAGE, load_image, img, err);
+	return r < 0 ? r : drop_unusable(img, err);
 }
 
 static int make_directories(struct img *img, struct err *err)
@@ -89,12 +247,12 @@ int img_open(
 	img->store = store;
 	pthread_mutex_init(&img->lock, NULL);
 	pthread_cond_init(&img->busy_changed, NULL);
-	TAILQ_INIT(&img->images);
 	TAILQ_INIT(&img->holders);
 	TAILQ_INIT(&img->busy);
+	TAILQ_INIT(&img->gone);
 	int r = img->config.dir ? make_directories(img, err) : err_nomem(err);
 	if (r == 0)
-		r = store_each(store, STORE_IMAGE, load_image, img, err);
+		r = load(img, err);
 	if (r < 0) {
 		img_close(img);
 		return err_wrap(err, "open the image store");
@@ -116,16 +274,13 @@ struct img *img_close(struct img *img)
 {
 	if (!img)
 		return NULL;
-	struct image_entry *entry;
 	struct holder *holder;
-	while ((entry = TAILQ_FIRST(&img->images))) {
-		TAILQ_REMOVE(&img->images, entry, link);
-		free_entry(entry);
-	}
 	while ((holder = TAILQ_FIRST(&img->holders))) {
 		TAILQ_REMOVE(&img->holders, holder, link);
 		free_holder(holder);
 	}
+	img_list_free(img->images, img->n_images);
+	img_files_done(img);
 	pthread_cond_destroy(&img->busy_changed);
 	pthread_mutex_destroy(&img->lock);
 	free((char *)img->config.dir);
@@ -139,264 +294,6 @@ struct img *img_close(struct img *img)
 	return NULL;
 }
 
-/* ---- names ---- */
-
-static bool in_list(char *const *list, size_t n, const char *text)
-{
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(list[i], text) == 0)
-			return true;
-	return false;
-}
-
-static void drop_from_list(char **list, size_t *n, const char *text)
-{
-	for (size_t i = 0; i < *n; i++)
-		if (strcmp(list[i], text) == 0) {
-			free(list[i]);
-			list[i] = list[--*n];
-			return;
-		}
-}
-
-static int add_to_list(char ***list, size_t *n, const char *text, struct err *err)
-{
-	if (in_list(*list, *n, text))
-		return 0;
-	char **longer = realloc(*list, (*n + 1) * sizeof(*longer));
-	if (!longer)
-		return err_nomem(err);
-	*list = longer;
-	longer[*n] = strdup(text);
-	if (!longer[*n])
-		return err_nomem(err);
-	(*n)++;
-	return 0;
-}
-
-/* An id whole, or its unique beginning, with "sha256:" or without. */
-static struct image_entry *by_id(struct img *img, const char *text)
-{
-	struct image_entry *entry, *found = NULL;
-	if (strncmp(text, "sha256:", 7) == 0)
-		text += 7;
-	size_t len = strlen(text);
-	if (!len || strspn(text, "0123456789abcdef") != len)
-		return NULL;
-	TAILQ_FOREACH(entry, &img->images, link)
-		if (strncmp(entry->id + 7, text, len) == 0) {
-			if (found)
-				return NULL;
-			found = entry;
-		}
-	return found;
-}
-
-static struct image_entry *by_name(struct img *img, const char *tag, const char *digest)
-{
-	struct image_entry *entry;
-	TAILQ_FOREACH(entry, &img->images, link)
-		if (digest ? in_list(entry->record->digests, entry->record->n_digests, digest)
-			   : in_list(entry->record->tags, entry->record->n_tags, tag))
-			return entry;
-	return NULL;
-}
-
-static struct image_entry *by_reference(struct img *img, const struct reference *ref)
-{
-	_cleanup_free_ char *name = ref->digest ? str_printf("%s@%s", ref->name, ref->digest)
-						: str_printf("%s:%s", ref->name, ref->tag);
-	return name ? by_name(img, name, ref->digest ? name : NULL) : NULL;
-}
-
-/*
- * 0 with the entry, or positive 1. The lock is held. A name goes before the beginning of an id:
- * 'cafe' must not turn out as another image because its digest begins so.
- */
-static int find_locked(struct img *img, const char *text, struct image_entry **ret, struct err *err)
-{
-	struct image_entry *entry = by_name(img, text, NULL); /* "oci:…" stands as it was pulled */
-	int r = 0;
-	if (!entry && !img_source_is_local(text) && !reference_is_digest(text)) {
-		struct reference ref;
-		r = reference_parse(text, &ref, err);
-		if (r == 0) {
-			entry = by_reference(img, &ref);
-			reference_done(&ref);
-		}
-	}
-	if (!entry)
-		entry = by_id(img, text);
-	*ret = entry;
-	return entry ? 0 : r < 0 ? r : 1;
-}
-
-static struct img_image *snapshot(const struct image_entry *entry)
-{
-	struct img_image *image = calloc(1, sizeof(*image));
-	if (!image)
-		return NULL;
-	image->id = strdup(entry->id);
-	image->record = (Bulkhead__Store__Image *)message_copy(&entry->record->base);
-	return image->id && image->record ? image : img_image_free(image);
-}
-
-int img_find(struct img *img, const char *reference, struct img_image **ret, struct err *err)
-{
-	struct image_entry *entry;
-	pthread_mutex_lock(&img->lock);
-	int r = find_locked(img, reference, &entry, err);
-	if (r == 0) {
-		struct img_image *image = snapshot(entry);
-		if (image)
-			*ret = image;
-		else
-			r = err_nomem(err);
-	}
-	pthread_mutex_unlock(&img->lock);
-	return r;
-}
-
-void img_list_free(struct img_image **images, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		img_image_free(images[i]);
-	free(images);
-}
-
-int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err *err)
-{
-	struct image_entry *entry;
-	size_t n = 0, done = 0;
-	pthread_mutex_lock(&img->lock);
-	TAILQ_FOREACH(entry, &img->images, link)
-		n++;
-	struct img_image **images = calloc(n + 1, sizeof(*images));
-	TAILQ_FOREACH(entry, &img->images, link)
-		if (images && (images[done] = snapshot(entry)))
-			done++;
-	pthread_mutex_unlock(&img->lock);
-	if (!images || done < n) {
-		if (images)
-			img_list_free(images, done);
-		return err_nomem(err);
-	}
-	*ret = images;
-	*ret_n = n;
-	return 0;
-}
-
-/* ---- add and remove ---- */
-
-static bool drop_tags(Bulkhead__Store__Image *from, const Bulkhead__Store__Image *taken)
-{
-	size_t before = from->n_tags;
-	for (size_t i = 0; i < taken->n_tags; i++)
-		drop_from_list(from->tags, &from->n_tags, taken->tags[i]);
-	return from->n_tags != before;
-}
-
-/* The names leave whichever other image had them: a tag moved. In the records, not yet in memory.
- */
-static int take_names(
-	struct img *img, const char *id, const Bulkhead__Store__Image *record, struct err *err)
-{
-	struct image_entry *other;
-	int r = 0;
-	TAILQ_FOREACH(other, &img->images, link) {
-		if (strcmp(other->id, id) == 0)
-			continue;
-		Bulkhead__Store__Image *copy =
-			(Bulkhead__Store__Image *)message_copy(&other->record->base);
-		if (!copy)
-			return err_nomem(err);
-		if (drop_tags(copy, record))
-			r = store_put(img->store, STORE_IMAGE, other->id, &copy->base, err);
-		bulkhead__store__image__free_unpacked(copy, NULL);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
-/* The same image again: what was known of its names stays. */
-static int merge_names(
-	Bulkhead__Store__Image *record, const Bulkhead__Store__Image *old, struct err *err)
-{
-	int r = 0;
-	for (size_t i = 0; i < old->n_tags && r == 0; i++)
-		r = add_to_list(&record->tags, &record->n_tags, old->tags[i], err);
-	for (size_t i = 0; i < old->n_digests && r == 0; i++)
-		r = add_to_list(&record->digests, &record->n_digests, old->digests[i], err);
-	return r;
-}
-
-static int add_locked(struct img *img, struct image_entry *entry, struct err *err)
-{
-	struct image_entry *old = by_id(img, entry->id);
-	int r = old ? merge_names(entry->record, old->record, err) : 0;
-	if (r == 0)
-		r = store_begin(img->store, err);
-	if (r < 0)
-		return r;
-	r = take_names(img, entry->id, entry->record, err);
-	if (r == 0)
-		r = store_put(img->store, STORE_IMAGE, entry->id, &entry->record->base, err);
-	if (r == 0)
-		r = store_commit(img->store, err);
-	if (r < 0) {
-		store_rollback(img->store);
-		return r;
-	}
-	if (old) {
-		TAILQ_REMOVE(&img->images, old, link);
-		free_entry(old);
-	}
-	struct image_entry *other;
-	TAILQ_FOREACH(other, &img->images, link)
-		drop_tags(other->record, entry->record);
-	TAILQ_INSERT_TAIL(&img->images, entry, link);
-	return 0;
-}
-
-int img_add(struct img *img, const char *id, Bulkhead__Store__Image *record, struct err *err)
-{
-	struct image_entry *entry = calloc(1, sizeof(*entry));
-	char *copy = strdup(id);
-	if (!entry || !copy) {
-		free(entry);
-		free(copy);
-		bulkhead__store__image__free_unpacked(record, NULL);
-		return err_nomem(err);
-	}
-	entry->id = copy;
-	entry->record = record;
-	pthread_mutex_lock(&img->lock);
-	int r = add_locked(img, entry, err);
-	pthread_mutex_unlock(&img->lock);
-	if (r < 0)
-		free_entry(entry);
-	return r;
-}
-
-int img_remove(struct img *img, const char *reference, struct err *err)
-{
-	struct image_entry *entry;
-	pthread_mutex_lock(&img->lock);
-	int r = find_locked(img, reference, &entry, err);
-	if (r == 0) {
-		r = store_delete(img->store, STORE_IMAGE, entry->id, err);
-		if (r == 0) {
-			TAILQ_REMOVE(&img->images, entry, link);
-			free_entry(entry);
-		}
-	}
-	pthread_mutex_unlock(&img->lock);
-	if (r < 0)
-		return r;
-	return r == 0 ? img_collect(img, err) : 0;
-}
-
 /* ---- holders ---- */
 
 static struct holder *find_holder(struct img *img, const char *name)
@@ -408,11 +305,11 @@ static struct holder *find_holder(struct img *img, const char *name)
 	return NULL;
 }
 
-int img_hold(struct img *img, const char *name, char *const *layers, size_t n, struct err *err)
+static struct holder *new_holder(const char *name, char *const *layers, size_t n)
 {
 	struct holder *holder = calloc(1, sizeof(*holder));
 	if (!holder)
-		return err_nomem(err);
+		return NULL;
 	holder->name = strdup(name);
 	holder->layers = calloc(n + 1, sizeof(char *));
 	bool ok = holder->name && holder->layers;
@@ -420,29 +317,38 @@ int img_hold(struct img *img, const char *name, char *const *layers, size_t n, s
 		ok = (holder->layers[i] = strdup(layers[i]));
 		holder->n += ok;
 	}
-	if (!ok) {
-		free_holder(holder);
+	if (ok)
+		return holder;
+	free_holder(holder);
+	return NULL;
+}
+
+int img_hold(struct img *img, const char *name, char *const *layers, size_t n, struct err *err)
+{
+	struct holder *holder = new_holder(name, layers, n);
+	if (!holder)
 		return err_nomem(err);
-	}
 	pthread_mutex_lock(&img->lock);
 	bool known = find_holder(img, name);
-	if (!known)
+	int r = known ? 0 : img_needs_add(img, IMG_LAYER, holder->layers, n, err);
+	bool taken = !known && r == 0;
+	if (taken)
 		TAILQ_INSERT_TAIL(&img->holders, holder, link);
-	pthread_mutex_unlock(&img->lock);
-	if (known)
+	img_unlock(img);
+	if (!taken)
 		free_holder(holder);
-	return 0;
+	return r;
 }
 
 void img_release(struct img *img, const char *name)
 {
 	pthread_mutex_lock(&img->lock);
 	struct holder *holder = find_holder(img, name);
-	if (holder)
+	if (holder) {
 		TAILQ_REMOVE(&img->holders, holder, link);
-	pthread_mutex_unlock(&img->lock);
-	if (!holder)
-		return;
-	free_holder(holder);
-	img_collect(img, NULL);
+		img_needs_release(img, IMG_LAYER, holder->layers, holder->n);
+	}
+	img_unlock(img);
+	if (holder)
+		free_holder(holder);
 }

@@ -4,19 +4,21 @@
  * An image is known by its id, "sha256:" and the digest of its config. It has tags and digests
  * (names that lead to it) and layers, by diff id, each one read-only EROFS file in <dir>/layers
  * that any number of images share. Blobs lie in <dir>/blobs (one OCI layout's shared blob
- * directory). Records are in the store; a file that no record names is garbage: img_collect()
- * removes it.
+ * directory). Records are in the store. A file lives as long as an image, a holder or a pull in
+ * progress needs it, and goes at once when none does; what a crash left, img_collect() removes.
  *
  * Threads: any. Pulls of one reference go one after the other, and share what is there; a layer is
- * converted once. Snapshots returned (struct img_image) belong to the caller and never change.
+ * converted once. A struct img_image that was returned never changes; a change makes another.
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "common/err.h"
+#include "common/log.h"
 #include "cri-server/store/records.pb-c.h"
 #include "cri-server/store/store.h"
 
@@ -32,6 +34,7 @@ struct img_config {
 	uint64_t layer_bytes_max;  /* unpacked size of one layer; error names the limit */
 	uint64_t layer_files_max;
 	uint64_t pull_timeout_ms;
+	const struct log *log; /* NULL: none */
 };
 
 /* Credentials of one pull; never on a command line, in a log or in a record. All may be NULL. */
@@ -46,8 +49,10 @@ struct img_auth {
 struct img_image {
 	char *id; /* "sha256:…" */
 	Bulkhead__Store__Image *record;
+	atomic_uint users; /* image/ only */
 };
-struct img_image *img_image_free(struct img_image *image);
+/* Gives it back; NULL is allowed. Returns NULL. */
+struct img_image *img_image_unref(struct img_image *image);
 
 int img_open(
 	const struct img_config *config, struct store *store, struct img **ret, struct err *err);
@@ -63,8 +68,10 @@ struct img *img_close(struct img *img);
 int img_pull(struct img *img, const char *reference, const struct img_auth *auth, int cancel_fd,
 	char **ret_id, struct err *err);
 
-/* By tag, digest, id ("sha256:…" or hex) or, where no name fits, the unique beginning of an id. 0;
- * positive 1: none. */
+/*
+ * By tag, digest (a tag beside it does not matter), id ("sha256:…" or hex) or, where no name fits,
+ * the unique beginning of an id. 0; positive 1: none. -EINVAL: it is no name. Give it back.
+ */
 int img_find(struct img *img, const char *reference, struct img_image **ret, struct err *err);
 
 /* All images, by id, a new array; free with img_list_free(). */
@@ -72,9 +79,10 @@ int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err
 void img_list_free(struct img_image **images, size_t n);
 
 /*
- * Removes the image that the reference leads to, with all its tags; layers and blobs that nothing
- * else needs are freed at once, those in use by a container when it is removed (img_release()).
- * None: success.
+ * By id: removes the image with all its names. By name: removes the name, and the image when it was
+ * the last. The last tag in a repository takes the digests in it along, a digest the tags. Layers
+ * and blobs that nothing else needs are freed at once, those in use by a container when it is
+ * removed (img_release()). None: success.
  */
 int img_remove(struct img *img, const char *reference, struct err *err);
 
@@ -85,15 +93,18 @@ int img_remove(struct img *img, const char *reference, struct err *err);
  */
 int img_hold(struct img *img, const char *holder, char *const *layers, size_t n, struct err *err);
 void img_release(struct img *img, const char *holder);
-/* Removes every layer and blob that neither an image nor a holder needs. */
+/* Removes every layer and blob that nothing needs. */
 int img_collect(struct img *img, struct err *err);
 
 /* The path of a layer's EROFS file; the caller frees. -ENOENT when the store has no such layer. */
 int img_layer_path(struct img *img, const char *diff_id, char **ret_path, struct err *err);
 
-/* Where all of it lies. Valid as long as img. */
-const char *img_directory(const struct img *img);
-
-/* Real bytes and inodes below path, and the mount point it is on (the caller frees it). */
-int img_directory_usage(const char *path, uint64_t *ret_bytes, uint64_t *ret_inodes,
-	char **ret_mountpoint, struct err *err);
+struct img_usage {
+	uint64_t bytes; /* allocated on the disk */
+	uint64_t inodes;
+	char *mountpoint; /* the caller frees */
+};
+/* What the store takes, files of pulls in progress included. Looks only at these. */
+int img_usage(struct img *img, struct img_usage *ret, struct err *err);
+/* What lies below a directory; walks it. */
+int img_directory_usage(const char *path, struct img_usage *ret, struct err *err);

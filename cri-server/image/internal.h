@@ -1,10 +1,10 @@
 /*
  * What the files of image/ share.
  *
- * `lock` protects the list of images, the holders and `pulls`; records are written holding it. Work
- * that takes long (a pull, a conversion) runs without it, under a key in `busy`: whoever wants the
- * same key waits for its end and then finds the work done. Keys: "pull:<reference>", "layer:<diff
- * id>".
+ * `lock` protects the images, the holders, the account of files and what pulls need; records are
+ * written holding it, and img_unlock() gives it back. Work that takes long (a pull, a conversion)
+ * runs without it, under a key in `busy`: whoever wants the same key waits for its end and then
+ * finds the work done. Keys: "pull:<reference>", "layer:<diff id>".
  */
 #pragma once
 
@@ -15,10 +15,11 @@
 #include "cri-server/image/image.h"
 #include "cri-server/image/manifest.h"
 
-struct image_entry {
-	TAILQ_ENTRY(image_entry) link;
-	char *id;
-	Bulkhead__Store__Image *record;
+/* The store's files: a blob by its digest, a layer's EROFS file by its diff id. */
+enum img_kind {
+	IMG_BLOB,
+	IMG_LAYER,
+	IMG_KINDS,
 };
 
 struct holder {
@@ -38,11 +39,17 @@ struct img {
 	char *blobs, *layers, *tmp;
 	struct store *store;
 	pthread_mutex_t lock;
-	TAILQ_HEAD(, image_entry) images;
+	struct img_image **images; /* ordered by id */
+	size_t n_images;
 	TAILQ_HEAD(, holder) holders;
 	TAILQ_HEAD(, busy) busy;
 	pthread_cond_t busy_changed;
-	unsigned pulls; /* in progress: their blobs have no record yet, so nothing is collected */
+	void *files[IMG_KINDS];  /* files.c: a tree each */
+	struct img_usage usage;  /* of the files that were measured */
+	TAILQ_HEAD(, gone) gone; /* files.c */
+	unsigned long long gone_number;
+	unsigned n_needs, unsettled; /* collect.c */
+	bool sweep_wanted;
 };
 
 /* busy.c */
@@ -51,10 +58,60 @@ int img_busy_enter(
 	struct img *img, const char *kind, const char *key, int cancel_fd, struct err *err);
 void img_busy_leave(struct img *img, const char *kind, const char *key);
 
-/* image.c */
-/* Puts a pulled image into records and list: its names move to it from others, all or nothing.
- * Takes the record. */
+/* files.c: all of it is called with the lock held. */
+/* One more needs the file, be it there or still to come. */
+int img_file_need(struct img *img, enum img_kind kind, const char *digest, struct err *err);
+/* One less; without any the file goes, a layer's record with it. */
+void img_file_release(struct img *img, enum img_kind kind, const char *digest);
+bool img_file_is_needed(struct img *img, enum img_kind kind, const char *digest);
+/* What the file takes, which from now on is in the sum. -ENOENT: it is not there. */
+int img_file_measure(struct img *img, enum img_kind kind, const char *digest, uint64_t *ret_bytes,
+	struct err *err);
+void img_file_discard(struct img *img, enum img_kind kind, const char *digest);
+struct img_usage img_files_usage(struct img *img);
+/* Gives back the lock, then the space of files that went meanwhile. */
+void img_unlock(struct img *img);
+void img_files_done(struct img *img);
+
+/* collect.c */
+/* The same for lists, with the lock held; all or nothing. */
+int img_needs_add(
+	struct img *img, enum img_kind kind, char *const *digests, size_t n, struct err *err);
+void img_needs_release(struct img *img, enum img_kind kind, char *const *digests, size_t n);
+
+/*
+ * What a pull in progress needs and no image names yet. Name a file before you look whether it is
+ * there: from then on it stays. Until settled, it may need anything: nothing at all is removed
+ * meanwhile, so settle as soon as all blobs are named (layers may follow, each before it is looked
+ * for). Freeing removes what nobody else needs; of an unsettled one also what was never named.
+ */
+struct img_need;
+struct img_need *img_need_new(struct img *img); /* NULL: no memory */
+int img_need_file(struct img_need *need, enum img_kind kind, const char *digest, struct err *err);
+void img_need_settle(struct img_need *need);
+struct img_need *img_need_free(struct img_need *need);
+
+/* names.c */
+/* Puts a pulled image, whose files are there, into records and list, with its size filled in: its
+ * names move to it from others, all or nothing. Takes the record. */
 int img_add(struct img *img, const char *id, Bulkhead__Store__Image *record, struct err *err);
+/* With the lock held: 0 with the place of an image in the list, and the name by which it was found,
+ * which the caller frees; NULL: by its id. Positive 1: none. */
+int img_look_up(
+	struct img *img, const char *text, size_t *ret_at, char **ret_name, struct err *err);
+/* "busybox" → "docker.io/library/busybox:latest"; a digest leaves no tag. The caller frees. */
+int img_reference_name(const char *text, char **ret, struct err *err);
+
+/* image.c */
+/* Takes the record, on failure too; NULL: no memory. */
+struct img_image *img_image_new(const char *id, Bulkhead__Store__Image *record);
+/* With the lock held: in its place by id, instead of one with this id, or where img_list_reserve()
+ * has made room. Takes the image. */
+void img_list_put(struct img *img, struct img_image *image);
+int img_list_reserve(struct img *img, struct err *err);
+void img_list_remove(struct img *img, size_t at);
+/* Where an image of this id is, or belongs. */
+size_t img_list_place(const struct img *img, const char *id);
 
 /* layer.c */
 /* Converts a blob to the layer's EROFS file, unless it is there; verifies the diff id. */

@@ -1,4 +1,4 @@
-$(call library,image,$(addprefix cri-server/image/,image.c busy.c collect.c pull.c fetch.c layer.c manifest.c \
+$(call library,image,$(addprefix cri-server/image/,image.c names.c files.c busy.c collect.c usage.c pull.c fetch.c layer.c manifest.c \
 	reference.c service.c) cri-server/message.c)
 $(call library,unpack,cri-server/image/unpack.c)
 UNPACK_PKGS := libarchive libcrypto libcap libseccomp
@@ -8,7 +8,8 @@ $(call library,unpack-fixture,cri-server/image/unpack_fixture.c)
 $(call unit_test,cri-server/image/unpack_test.c,unpack-fixture unpack common,libarchive libcrypto)
 $(call unit_test,cri-server/image/unpack_hostile_test.c,unpack-fixture unpack common,libarchive libcrypto)
 $(call unit_test,cri-server/image/manifest_test.c,image store common,jansson libprotobuf-c)
-$(call unit_test,cri-server/image/image_test.c,image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c)
-$(B)/cri-server/image/image_test: | $(B)/cri-server/image/bulkhead-unpack
+$(call library,image-fixture,cri-server/image/image_fixture.c)
+$(foreach t,image collect pull,$(call unit_test,cri-server/image/$(t)_test.c,image-fixture image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c))
+$(foreach t,image collect pull,$(B)/cri-server/image/$(t)_test): | $(B)/cri-server/image/bulkhead-unpack
 $(call fuzz_target,cri-server/image/manifest_fuzz.c,image store common,jansson libprotobuf-c)
 $(call fuzz_target,cri-server/image/unpack_fuzz.c,unpack common,libarchive libcrypto)

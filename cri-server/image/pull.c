@@ -20,8 +20,8 @@ struct pull {
 	char manifest_digest[72];
 	char repo_digest[72]; /* "" for a local source */
 	struct manifest manifest;
-	uint64_t manifest_size;
 	char *diff_ids[MANIFEST_LAYERS_MAX];
+	struct img_need *need;
 	Bulkhead__Store__Image *record;
 };
 
@@ -42,7 +42,6 @@ static int read_documents(struct pull *p, struct err *err)
 		r = manifest_parse(manifest, manifest_len, &p->manifest, err);
 	if (r < 0)
 		return r;
-	p->manifest_size = manifest_len;
 	r = read_blob(
 		p->img, p->manifest.config_digest, CONFIG_BYTES_MAX, &config, &config_len, err);
 	return r < 0 ? r
@@ -59,6 +58,23 @@ static int check_platform(const struct pull *p, struct err *err)
 		return 0;
 	return err_set(err, -EBADMSG, "the image is for %.32s/%.32s; this node runs linux/amd64",
 		c->os, c->architecture);
+}
+
+/* So that others may remove images meanwhile. */
+static int name_needs(struct pull *p, struct err *err)
+{
+	const struct manifest *m = &p->manifest;
+	int r = img_need_file(p->need, IMG_BLOB, p->manifest_digest, err);
+	if (r == 0)
+		r = img_need_file(p->need, IMG_BLOB, m->config_digest, err);
+	for (size_t i = 0; i < m->n_layers && r == 0; i++) {
+		r = img_need_file(p->need, IMG_BLOB, m->layers[i].digest, err);
+		if (r == 0)
+			r = img_need_file(p->need, IMG_LAYER, p->diff_ids[i], err);
+	}
+	if (r == 0)
+		img_need_settle(p->need);
+	return r;
 }
 
 static int convert_layers(struct pull *p, struct err *err)
@@ -79,7 +95,8 @@ static int append(char ***list, size_t *n, const char *text, struct err *err)
 	return 0;
 }
 
-/* The names that lead to the image: tag and repo digest, or a local source as it was written. */
+/* The names that lead to the image: tag and repo digest, or a local source as it was written. A tag
+ * beside a digest is only a note of the writer's: it is not asked what it stands for. */
 static int fill_names(struct pull *p, struct err *err)
 {
 	Bulkhead__Store__Image *record = p->record;
@@ -93,9 +110,9 @@ static int fill_names(struct pull *p, struct err *err)
 	int r = reference_parse(p->source, &ref, err);
 	if (r < 0)
 		return r;
-	_cleanup_free_ char *tag = ref.tag ? str_printf("%s:%s", ref.name, ref.tag) : NULL;
+	_cleanup_free_ char *tag = ref.digest ? NULL : str_printf("%s:%s", ref.name, ref.tag);
 	_cleanup_free_ char *digest = str_printf("%s@%s", ref.name, p->repo_digest);
-	if (!digest || (ref.tag && !tag))
+	if (!digest || (!ref.digest && !tag))
 		r = err_nomem(err);
 	if (r == 0 && tag)
 		r = append(&record->tags, &record->n_tags, tag, err);
@@ -143,15 +160,13 @@ static int fill_record(struct pull *p, struct err *err)
 	record->blobs = calloc(m->n_layers + 2, sizeof(char *));
 	if (!record->layers || !record->blobs)
 		return err_nomem(err);
-	record->size = m->config_size + p->manifest_size;
 	record->pulled_ns = (int64_t)time(NULL) * 1000000000;
 	int r = append(&record->blobs, &record->n_blobs, p->manifest_digest, err);
 	if (r == 0)
 		r = append(&record->blobs, &record->n_blobs, m->config_digest, err);
-	for (size_t i = 0; i < m->n_layers && r == 0; i++) {
-		record->size += m->layers[i].size;
+	for (size_t i = 0; i < m->n_layers && r == 0; i++)
 		r = append(&record->blobs, &record->n_blobs, m->layers[i].digest, err);
-	}
+
 	if (r == 0)
 		r = fill_layers(p, err);
 	if (r == 0)
@@ -162,7 +177,8 @@ static int fill_record(struct pull *p, struct err *err)
 static int run(struct pull *p, const struct img_auth *auth, char **ret_id, struct err *err)
 {
 	p->record = calloc(1, sizeof(*p->record));
-	if (!p->record)
+	p->need = img_need_new(p->img);
+	if (!p->record || !p->need)
 		return err_nomem(err);
 	bulkhead__store__image__init(p->record);
 	int r = img_fetch(
@@ -171,6 +187,8 @@ static int run(struct pull *p, const struct img_auth *auth, char **ret_id, struc
 		r = read_documents(p, err);
 	if (r == 0)
 		r = check_platform(p, err);
+	if (r == 0)
+		r = name_needs(p, err);
 	if (r == 0)
 		r = convert_layers(p, err);
 	if (r == 0)
@@ -185,18 +203,12 @@ static int run(struct pull *p, const struct img_auth *auth, char **ret_id, struc
 
 static void done(struct pull *p)
 {
+	img_need_free(p->need);
 	if (p->record)
 		bulkhead__store__image__free_unpacked(p->record, NULL);
 	for (size_t i = 0; i < p->manifest.n_layers; i++)
 		free(p->diff_ids[i]);
 	manifest_done(&p->manifest);
-}
-
-static void count_pulls(struct img *img, int change)
-{
-	pthread_mutex_lock(&img->lock);
-	img->pulls += (unsigned)change;
-	pthread_mutex_unlock(&img->lock);
 }
 
 int img_pull(struct img *img, const char *reference, const struct img_auth *auth, int cancel_fd,
@@ -210,7 +222,6 @@ int img_pull(struct img *img, const char *reference, const struct img_auth *auth
 	if (r < 0)
 		return r;
 	struct pull *p = calloc(1, sizeof(*p));
-	count_pulls(img, 1);
 	if (p) {
 		*p = (struct pull){.img = img, .source = source, .cancel_fd = cancel_fd};
 		r = run(p, auth, ret_id, err);
@@ -219,8 +230,6 @@ int img_pull(struct img *img, const char *reference, const struct img_auth *auth
 	} else {
 		r = err_nomem(err);
 	}
-	count_pulls(img, -1);
 	img_busy_leave(img, "pull", source);
-	img_collect(img, NULL); /* what the image replaced, or a failed pull left */
 	return r < 0 ? err_wrap(err, "pull '%.200s'", reference) : 0;
 }

@@ -11,12 +11,14 @@
 #define TAG_MAX_LEN  128
 #define SHA256_HEX   64
 
-int reference_is_digest(const char *text)
+bool reference_is_hex(const char *text)
 {
-	if (strncmp(text, "sha256:", 7) != 0)
-		return false;
-	text += 7;
 	return strlen(text) == SHA256_HEX && strspn(text, "0123456789abcdef") == SHA256_HEX;
+}
+
+bool reference_is_digest(const char *text)
+{
+	return strncmp(text, "sha256:", 7) == 0 && reference_is_hex(text + 7);
 }
 
 static bool is_domain(const char *text, size_t len)
@@ -149,6 +151,8 @@ int reference_parse(const char *text, struct reference *ret, struct err *err)
 		return err_set(err, -EINVAL, "the image reference is empty");
 	if (strlen(text) > REFERENCE_MAX)
 		return invalid(text, "it is too long", err);
+	if (reference_is_hex(text))
+		return invalid(text, "64 hexadecimal digits are the id of an image, no name", err);
 	_cleanup_free_ char *work = strdup(text);
 	if (!work)
 		return err_nomem(err);

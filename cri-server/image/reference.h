@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 #include "common/err.h"
 
 #define REFERENCE_MAX 1024
@@ -19,5 +21,7 @@ struct reference {
 int reference_parse(const char *text, struct reference *ret, struct err *err);
 void reference_done(struct reference *reference);
 
+/* 64 lower-case hexadecimal digits: an id, and no name. */
+bool reference_is_hex(const char *text);
 /* "sha256:" and 64 lower-case hexadecimal digits. */
-int reference_is_digest(const char *text);
+bool reference_is_digest(const char *text);

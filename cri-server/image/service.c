@@ -135,7 +135,7 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 		response.n_info = 1;
 	}
 	r = respond(&response.base, ret_response, err);
-	img_image_free(image);
+	img_image_unref(image);
 	return r;
 }
 
@@ -167,7 +167,7 @@ static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
 		if (r < 0)
 			return r;
 		r = answer_list(&one, r == 0, ret_response, err);
-		img_image_free(one);
+		img_image_unref(one);
 		return r;
 	}
 	struct img_image **images;
@@ -199,26 +199,23 @@ struct usage_answer {
 	Runtime__V1__FilesystemUsage usage;
 	Runtime__V1__FilesystemIdentifier id;
 	Runtime__V1__UInt64Value bytes, inodes;
-	char *mountpoint;
 };
 
-static int fill_usage(struct usage_answer *a, const char *path, struct err *err)
+static void fill_usage(struct usage_answer *a, const struct img_usage *from)
 {
 	runtime__v1__filesystem_usage__init(&a->usage);
 	runtime__v1__filesystem_identifier__init(&a->id);
 	runtime__v1__uint64_value__init(&a->bytes);
 	runtime__v1__uint64_value__init(&a->inodes);
-	int r = img_directory_usage(path, &a->bytes.value, &a->inodes.value, &a->mountpoint, err);
-	if (r < 0)
-		return r;
+	a->bytes.value = from->bytes;
+	a->inodes.value = from->inodes;
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	a->usage.timestamp = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-	a->id.mountpoint = a->mountpoint;
+	a->id.mountpoint = from->mountpoint;
 	a->usage.fs_id = &a->id;
 	a->usage.used_bytes = &a->bytes;
 	a->usage.inodes_used = &a->inodes;
-	return 0;
 }
 
 static int image_fs_info(struct rpc_call *call, const ProtobufCMessage *request,
@@ -226,13 +223,16 @@ static int image_fs_info(struct rpc_call *call, const ProtobufCMessage *request,
 {
 	(void)request;
 	const struct daemon *daemon = rpc_call_userdata(call);
-	struct usage_answer images = {0}, containers = {0};
+	struct usage_answer images, containers;
+	struct img_usage image_files = {0}, container_files = {0};
 	Runtime__V1__FilesystemUsage *image_usage[] = {&images.usage};
 	Runtime__V1__FilesystemUsage *container_usage[] = {&containers.usage};
-	int r = fill_usage(&images, img_directory(daemon->images), err);
+	int r = img_usage(daemon->images, &image_files, err);
 	if (r == 0)
-		r = fill_usage(&containers, daemon->scratch_dir, err);
+		r = img_directory_usage(daemon->scratch_dir, &container_files, err);
 	if (r == 0) {
+		fill_usage(&images, &image_files);
+		fill_usage(&containers, &container_files);
 		Runtime__V1__ImageFsInfoResponse response =
 			RUNTIME__V1__IMAGE_FS_INFO_RESPONSE__INIT;
 		response.image_filesystems = image_usage;
@@ -241,8 +241,8 @@ static int image_fs_info(struct rpc_call *call, const ProtobufCMessage *request,
 		response.n_container_filesystems = 1;
 		r = respond(&response.base, ret_response, err);
 	}
-	free(images.mountpoint);
-	free(containers.mountpoint);
+	free(image_files.mountpoint);
+	free(container_files.mountpoint);
 	return r;
 }
 

@@ -378,7 +378,7 @@ int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig
 	}
 	r = run_creation(&cr, err);
 	machine_unref(cr.machine);
-	img_image_free(cr.image);
+	img_image_unref(cr.image);
 	if (cr.request)
 		bulkhead__agent__create_container_request__free_unpacked(cr.request, NULL);
 	if (r < 0) {

@@ -1,0 +1,230 @@
+/*
+ * Which files stay and which go: needs of images, containers and pulls; what is found at start-up;
+ * what all of it takes.
+ */
+#include "cri-server/image/image_fixture.h"
+
+static void test_hold(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	struct img_image *image = find(p, id);
+	assert_int_equal(img_hold(p->img, "c1", image->record->layers, 1, &p->err), 0);
+	assert_int_equal(img_hold(p->img, "c2", image->record->layers, 2, &p->err), 0);
+	assert_int_equal(img_hold(p->img, "c2", image->record->layers, 2, &p->err), 0);
+	assert_int_equal(img_remove(p->img, id, &p->err), 0);
+	holds(p, 0, 2);
+	_cleanup_free_ char *path = NULL;
+	assert_int_equal(img_layer_path(p->img, image->record->layers[1], &path, &p->err), 0);
+	img_release(p->img, "c2");
+	holds(p, 0, 1);
+	assert_int_equal(img_layer_path(p->img, image->record->layers[1], &path, &p->err), -ENOENT);
+	img_release(p->img, "c1");
+	img_release(p->img, "c1");
+	holds(p, 0, 0);
+	img_image_unref(image);
+}
+
+static void test_collect(void **state)
+{
+	struct place *p = begin(state);
+	char id[72], path[200];
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	pull(p, id);
+	snprintf(path, sizeof(path), "%s/layers/%064d.erofs", p->config.dir, 0);
+	assert_int_equal(fd_write_file(path, "x", 1, 0644, NULL), 0);
+	snprintf(path, sizeof(path), "%s/blobs/sha256/%064d", p->config.dir, 0);
+	assert_int_equal(fd_write_file(path, "x", 1, 0644, NULL), 0);
+	holds(p, BLOBS(1) + 1, 2);
+	assert_int_equal(img_collect(p->img, &p->err), 0);
+	holds(p, BLOBS(1), 1);
+}
+
+static void test_damaged_layer(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	pull(p, id);
+	struct img_image *image = find(p, id);
+	_cleanup_free_ char *path = NULL, *path2 = NULL;
+	assert_int_equal(img_layer_path(p->img, image->record->layers[0], &path, &p->err), 0);
+	assert_int_equal(truncate(path, 100), 0);
+	assert_int_equal(
+		img_layer_path(p->img, image->record->layers[0], &path2, &p->err), -ENOENT);
+	pull(p, id);
+	assert_int_equal(img_layer_path(p->img, image->record->layers[0], &path2, &p->err), 0);
+	img_image_unref(image);
+	holds(p, BLOBS(1), 1);
+}
+
+static struct img_need *need_of(struct place *p, const struct img_image *image)
+{
+	const Bulkhead__Store__Image *record = image->record;
+	struct img_need *need = img_need_new(p->img);
+	assert_non_null(need);
+	for (size_t i = 0; i < record->n_blobs; i++)
+		assert_int_equal(img_need_file(need, IMG_BLOB, record->blobs[i], &p->err), 0);
+	for (size_t i = 0; i < record->n_layers; i++)
+		assert_int_equal(img_need_file(need, IMG_LAYER, record->layers[i], &p->err), 0);
+	return need;
+}
+
+/* Two images that share a layer: one is removed while a pull of the other goes on. */
+static void test_removal_during_a_pull(void **state)
+{
+	struct place *p = begin(state);
+	char small[72], large[72];
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	pull(p, small);
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, large);
+	struct img_image *image = find(p, small);
+	struct img_need *need = need_of(p, image);
+	img_need_settle(need);
+	assert_int_equal(img_remove(p->img, small, &p->err), 0);
+	assert_int_equal(img_remove(p->img, large, &p->err), 0);
+	holds(p, BLOBS(1), 1);
+	img_need_free(need);
+	holds(p, 0, 0);
+	img_image_unref(image);
+}
+
+/* As long as one pull may need anything, nothing goes; what it never named goes at its end. */
+static void test_removal_during_an_unsettled_pull(void **state)
+{
+	struct place *p = begin(state);
+	char id[72], path[200];
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	pull(p, id);
+	struct img_need *first = img_need_new(p->img), *second = img_need_new(p->img);
+	snprintf(path, sizeof(path), "%s/blobs/sha256/%064d", p->config.dir, 0);
+	assert_int_equal(fd_write_file(path, "x", 1, 0644, NULL), 0);
+	assert_int_equal(img_remove(p->img, id, &p->err), 0);
+	img_need_free(first);
+	holds(p, BLOBS(1) + 1, 1);
+	img_need_settle(second);
+	holds(p, 0, 0);
+	img_need_free(second);
+}
+
+static void remove_file_of(struct place *p, const char *id, bool layer)
+{
+	struct img_image *image = find(p, id);
+	_cleanup_free_ char *path = layer ? img_layer_file(p->img, image->record->layers[0])
+					  : img_blob_path(p->img, image->record->blobs[2]);
+	assert_int_equal(unlink(path), 0);
+	img_image_unref(image);
+}
+
+/* A record whose files are not all there is none. */
+static void test_start_with_files_missing(void **state)
+{
+	struct place *p = begin(state);
+	char small[72], large[72];
+	for (int layer = 0; layer < 2; layer++) {
+		make_layout(p, &(struct layout_options){.layers = {two, one}});
+		pull(p, large);
+		make_layout(p, &(struct layout_options){.layers = {one}});
+		pull(p, small);
+		remove_file_of(p, large, layer);
+		close_images(p);
+		open_images(p);
+		assert_null(find(p, large));
+		assert_true(leads_to(p, p->source, small));
+		assert_int_equal(img_collect(p->img, &p->err), 0);
+		holds(p, BLOBS(1), 1);
+		make_layout(p, &(struct layout_options){.layers = {two, one}});
+		pull(p, large);
+		assert_true(leads_to(p, p->source, large));
+	}
+}
+
+static void test_start_with_strays(void **state)
+{
+	struct place *p = begin(state);
+	char id[72], path[200];
+	const char *stray = "sha256:"
+			    "0000000000000000000000000000000000000000000000000000000000000000";
+	ProtobufCMessage *record = NULL;
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	pull(p, id);
+	Bulkhead__Store__Layer layer = BULKHEAD__STORE__LAYER__INIT;
+	assert_int_equal(store_put(p->store, STORE_LAYER, stray, &layer.base, &p->err), 0);
+	snprintf(path, sizeof(path), "%s/blobs/sha256/half", p->config.dir);
+	assert_int_equal(fd_write_file(path, "x", 1, 0644, NULL), 0);
+	snprintf(path, sizeof(path), "%s/tmp/tree/deep", p->config.dir);
+	assert_int_equal(fd_mkdir_all(path, 0700, NULL), 0);
+	close_images(p);
+	open_images(p);
+	assert_int_equal(img_collect(p->img, &p->err), 0);
+	holds(p, BLOBS(1), 1);
+	assert_int_equal(store_get(p->store, STORE_LAYER, stray, &record, &p->err), 1);
+}
+
+static void same_as_walked(struct place *p)
+{
+	struct img_usage kept, walked;
+	assert_int_equal(img_usage(p->img, &kept, &p->err), 0);
+	assert_int_equal(img_directory_usage(p->config.dir, &walked, &p->err), 0);
+	assert_int_equal(kept.bytes, walked.bytes);
+	assert_int_equal(kept.inodes, walked.inodes);
+	assert_string_equal(kept.mountpoint, walked.mountpoint);
+	assert_true(kept.mountpoint[0] == '/');
+	free(kept.mountpoint);
+	free(walked.mountpoint);
+}
+
+static void test_usage(void **state)
+{
+	struct place *p = begin(state);
+	char id[72], path[200];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	same_as_walked(p);
+	close_images(p);
+	open_images(p);
+	same_as_walked(p);
+	struct img_image *image = find(p, id);
+	assert_int_equal(
+		img_hold(p->img, "c", image->record->layers, image->record->n_layers, &p->err), 0);
+	/* What a pull has brought so far. */
+	struct img_need *need = img_need_new(p->img);
+	snprintf(path, sizeof(path), "sha256:%064d", 7);
+	assert_int_equal(img_need_file(need, IMG_BLOB, path, &p->err), 0);
+	same_as_walked(p);
+	_cleanup_free_ char *file = img_blob_path(p->img, path);
+	assert_int_equal(fd_write_file(file, "some", 4, 0600, NULL), 0);
+	snprintf(path, sizeof(path), "%s/tmp/f", p->config.dir);
+	assert_int_equal(fd_write_file(path, "more", 4, 0600, NULL), 0);
+	same_as_walked(p);
+	assert_int_equal(unlink(path), 0);
+	img_need_free(need);
+	assert_int_equal(img_remove(p->img, id, &p->err), 0);
+	same_as_walked(p);
+	close_images(p);
+	open_images(p);
+	assert_int_equal(
+		img_hold(p->img, "c", image->record->layers, image->record->n_layers, &p->err), 0);
+	same_as_walked(p);
+	img_release(p->img, "c");
+	same_as_walked(p);
+	img_image_unref(image);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		image_test(test_hold),
+		image_test(test_collect),
+		image_test(test_damaged_layer),
+		image_test(test_removal_during_a_pull),
+		image_test(test_removal_during_an_unsettled_pull),
+		image_test(test_start_with_files_missing),
+		image_test(test_start_with_strays),
+		image_test(test_usage),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
