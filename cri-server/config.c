@@ -22,6 +22,8 @@
 	CYAML_FIELD_STRING_PTR(                                                                    \
 		key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, type, member, 0, CYAML_UNLIMITED)
 #define NUMBER(key, type, member) CYAML_FIELD_UINT(key, CYAML_FLAG_OPTIONAL, type, member)
+#define BOOLEAN(key, type, member)                                                                 \
+	CYAML_FIELD_BOOL_PTR(key, CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, type, member)
 
 static const cyaml_schema_field_t hypervisor_fields[] = {
 	STRING("libvirt_uri", struct config_hypervisor, libvirt_uri),
@@ -39,6 +41,7 @@ static const cyaml_schema_field_t network_fields[] = {
 	STRING("conf_dir", struct config_network, conf_dir),
 	STRING("bin_dirs", struct config_network, bin_dirs),
 	NUMBER("plugin_timeout_ms", struct config_network, plugin_timeout_ms),
+	BOOLEAN("antispoof", struct config_network, antispoof),
 	CYAML_FIELD_END,
 };
 
@@ -126,6 +129,13 @@ static bool default_string(char **field, const char *value)
 	return *field;
 }
 
+static bool default_boolean(bool **field, bool value)
+{
+	if (!*field && (*field = malloc(sizeof(**field))))
+		**field = value;
+	return *field;
+}
+
 static void default_number(unsigned *field, unsigned value)
 {
 	if (!*field)
@@ -180,7 +190,8 @@ static int fill_defaults(struct config *c, struct err *err)
 		  default_string(&c->log_level, "info") &&
 		  default_string(&c->cgroup_driver, "cgroupfs") &&
 		  default_string(&c->network.conf_dir, "/etc/cni/net.d") &&
-		  default_string(&c->network.bin_dirs, "/opt/cni/bin:/usr/lib/cni");
+		  default_string(&c->network.bin_dirs, "/opt/cni/bin:/usr/lib/cni") &&
+		  default_boolean(&c->network.antispoof, true);
 	if (ok && !c->socket)
 		c->socket = str_printf("%s/bulkhead.sock", c->run_dir);
 	if (!ok || !c->socket)

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/err.h"
@@ -24,6 +25,7 @@ struct config_network {
 	char *conf_dir;
 	char *bin_dirs; /* colon-separated */
 	unsigned plugin_timeout_ms;
+	bool *antispoof; /* never NULL after loading */
 };
 
 struct config_images {

@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <net/if.h>
 #include <netlink/route/link.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "network/antispoof.h"
 #include "network/attachment.h"
 #include "network/cni.h"
 #include "network/cni_config.h"
@@ -29,6 +31,7 @@ struct net {
 	char *cache_dir;
 	char *netns_dir;
 	uint64_t plugin_timeout_ms;
+	bool antispoof;
 };
 
 struct net *net_close(struct net *net)
@@ -62,6 +65,7 @@ int net_open(const struct net_config *config, struct net **ret, struct err *err)
 	net->cache_dir = strdup(config->cache_dir);
 	net->netns_dir = strdup(config->netns_dir);
 	net->plugin_timeout_ms = config->plugin_timeout_ms;
+	net->antispoof = config->antispoof;
 	if (!net->conf_dir || !net->bin_dirs || !net->cache_dir || !net->netns_dir)
 		return err_nomem(err);
 	r = fd_mkdir_all(net->cache_dir, 0700, err);
@@ -309,7 +313,8 @@ int net_pod_teardown(struct net *net, const char *id, struct err *err)
 }
 
 struct tap_job {
-	const char *interface;
+	const struct net_interface *interface;
+	bool antispoof;
 	char tap[IFNAMSIZ];
 };
 
@@ -323,7 +328,7 @@ static int join_tap(void *userdata, struct err *err)
 	r = netlink_open(&sock, err);
 	if (r < 0)
 		return r;
-	interface = netlink_link_index(sock, job->interface, err);
+	interface = netlink_link_index(sock, job->interface->name, err);
 	if (interface < 0)
 		return interface;
 	tap = netlink_link_index(sock, job->tap, err);
@@ -332,10 +337,14 @@ static int join_tap(void *userdata, struct err *err)
 	r = interface_quieten(job->tap, true, err);
 	if (r < 0)
 		return r;
-	r = interface_quieten(job->interface, false, err);
+	r = interface_quieten(job->interface->name, false, err);
 	if (r < 0)
 		return r;
 	r = redirect_join(sock, interface, tap, err);
+	if (r < 0)
+		return r;
+	if (job->antispoof)
+		r = antispoof_attach(sock, tap, job->interface, err);
 	if (r < 0)
 		return r;
 	return interface_up(sock, tap, err);
@@ -361,7 +370,8 @@ int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_inf
 	r = netlink_open(&sock, err);
 	if (r < 0)
 		return r;
-	job.interface = info->interfaces[interface].name;
+	job.interface = &info->interfaces[interface];
+	job.antispoof = net->antispoof;
 	(void)snprintf(job.tap, sizeof(job.tap), "tap%u", (unsigned int)interface);
 	place = (struct interface_place){netns, job.tap, info->interfaces[interface].mtu};
 	r = interface_move(sock, tap, &place, err);
@@ -369,7 +379,7 @@ int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_inf
 		return r;
 	r = netns_call(netns, join_tap, &job, err);
 	if (r < 0)
-		err_wrap(err, "join %s to the machine's tap", job.interface);
+		err_wrap(err, "join %s to the machine's tap", job.interface->name);
 	return r;
 }
 

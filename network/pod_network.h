@@ -36,6 +36,7 @@ struct net_config {
 	const char *cache_dir; /* our results, for DEL: survives a reboot; made when missing */
 	const char *netns_dir; /* ours alone; made when missing */
 	uint64_t plugin_timeout_ms;
+	bool antispoof; /* a guest sends under its own MAC and addresses only: network/antispoof.h */
 };
 
 int net_open(const struct net_config *config, struct net **ret, struct err *err);

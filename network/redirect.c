@@ -11,9 +11,6 @@
 #include "common/fd.h"
 #include "network/netlink.h"
 
-/* The handle that an ingress qdisc always has. */
-#define INGRESS_HANDLE 0xffff0000u
-
 static void qdisc_putp(struct rtnl_qdisc **qdisc)
 {
 	rtnl_qdisc_put(*qdisc);
@@ -37,7 +34,7 @@ static struct rtnl_qdisc *ingress_of(int link)
 		return NULL;
 	rtnl_tc_set_ifindex(TC_CAST(qdisc), link);
 	rtnl_tc_set_parent(TC_CAST(qdisc), TC_H_INGRESS);
-	rtnl_tc_set_handle(TC_CAST(qdisc), INGRESS_HANDLE);
+	rtnl_tc_set_handle(TC_CAST(qdisc), REDIRECT_INGRESS);
 	if (rtnl_tc_set_kind(TC_CAST(qdisc), "ingress") < 0) {
 		rtnl_qdisc_put(qdisc);
 		return NULL;
@@ -91,8 +88,8 @@ static int add_filter(struct nl_sock *sock, int from, int to, struct err *err)
 	if (!cls || !act)
 		return err_nomem(err);
 	rtnl_tc_set_ifindex(TC_CAST(cls), from);
-	rtnl_tc_set_parent(TC_CAST(cls), INGRESS_HANDLE);
-	rtnl_cls_set_prio(cls, 1);
+	rtnl_tc_set_parent(TC_CAST(cls), REDIRECT_INGRESS);
+	rtnl_cls_set_prio(cls, REDIRECT_PRIORITY);
 	rtnl_cls_set_protocol(cls, ETH_P_ALL);
 	/* No bit of the first byte has to have any value: every frame matches. */
 	if (rtnl_tc_set_kind(TC_CAST(cls), "u32") < 0 ||

@@ -14,6 +14,11 @@
 
 #include "common/err.h"
 
+/* The hook on a link that redirection makes, and in which order filters stand there. */
+#define REDIRECT_INGRESS        0xffff0000u
+#define REDIRECT_PRIORITY_GUARD 1 /* what drops frames: network/antispoof.h */
+#define REDIRECT_PRIORITY       2
+
 /*
  * Joins the links with these indices, in the namespace of the socket. Neither may have an ingress
  * qdisc yet. On failure neither is left with one.

@@ -183,6 +183,7 @@ static int open_network(struct runtime *rt, struct err *err)
 		.cache_dir = cache,
 		.netns_dir = netns,
 		.plugin_timeout_ms = rt->config->network.plugin_timeout_ms,
+		.antispoof = *rt->config->network.antispoof,
 	};
 	return net_open(&config, &rt->net, err);
 }

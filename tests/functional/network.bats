@@ -112,3 +112,40 @@ inside() {
 	run ping -c 1 -W 1 "$address"
 	[ "$status" -ne 0 ]
 }
+
+# What the host believes of an address.
+believed_mac() {
+	ip -j neigh show "$1" dev "$NET" | jq -r '.[0].lladdr'
+}
+
+# The guest of POD claims the other pod's address, and sends from it; whoever is lied to believes what the
+# second command says of it.
+claim_other_address() {
+	ping -c 1 -W 5 "$OTHER_ADDRESS"
+	# A neighbour that was learnt in this second is not changed.
+	sleep 1.1
+	crictl exec -s "$1" sh -c "ip address add $OTHER_ADDRESS/32 dev eth0
+		arping -c 2 -A -I eth0 -s $OTHER_ADDRESS $OTHER_ADDRESS
+		ip address del $OTHER_ADDRESS/32 dev eth0"
+	[ "$(believed_mac "$OTHER_ADDRESS")" = "$2" ]
+}
+
+@test "a guest cannot send under another's address or MAC, unless the node permits it" {
+	own=$(in_netns "$POD" ip -j link show eth0 | jq -r '.[0].address')
+	other=$(in_netns "$OTHER" ip -j link show eth0 | jq -r '.[0].address')
+	attacker=$(run_script "$POD" attacker 'exec sleep 600' \
+		'.linux.security_context.capabilities = {add_capabilities: ["NET_ADMIN", "NET_RAW"]}')
+	claim_other_address "$attacker" "$other"
+	# From an address of its network that nobody gave it, and from a MAC that it made up.
+	crictl exec -s "$attacker" ip address add "$SUBNET.250/24" dev eth0
+	run crictl exec -s "$attacker" ping -c 1 -W 1 -I "$SUBNET.250" "$SUBNET.1"
+	[ "$status" -ne 0 ]
+	[ -z "$(ip neigh show "$SUBNET.250" dev "$NET")" ]
+	crictl exec -s "$attacker" ip address del "$SUBNET.250/24" dev eth0
+	inside ping -c 1 -W 5 "$SUBNET.1"
+	# The same claim without the filter is believed: it is the filter that held.
+	in_netns "$POD" tc filter delete dev tap0 parent ffff: prio 1
+	claim_other_address "$attacker" "$own"
+	crictl rm -f "$attacker"
+	ip neigh flush dev "$NET"
+}

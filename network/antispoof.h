@@ -1,0 +1,47 @@
+/*
+ * What a guest may send: frames under its interface's own MAC and addresses, and no others.
+ *
+ * The guest owns its NIC and its kernel, so it can send whatever a process with CAP_NET_RAW could:
+ * frames of another MAC, packets of another pod's address, ARP and neighbour discovery that divert
+ * others' traffic, router advertisements, tagged and unknown frames. A classic BPF program on the
+ * tap's ingress hook drops these before they are redirected into the pod's namespace:
+ *
+ *	every frame   no VLAN tag, the interface's MAC as source, IPv4, IPv6 or ARP
+ *	ARP           Ethernet and IPv4, sender of the interface's MAC and addresses (or no address)
+ *	IPv4          source one of the interface's addresses
+ *	IPv6          source one of the interface's or its link-local address; "::" for duplicate
+ *	              address detection and listener reports alone; no extension header but the
+ *	              hop-by-hop one of those reports, fragments and ESP; no router advertisement
+ *and no redirect; a neighbour advertisement for own addresses, link-layer options of the own MAC
+ *
+ * IPv6 link-local addresses are those of the MAC (EUI-64), as the guest's kernel makes them.
+ * An interface without addresses of a family may send none of it. A frame that ends before what is
+ * compared is not redirected either: the namespace's stack gets it, to which it is not addressed.
+ *Sources: packet(7), bpf(2), RFC 826, 4861, 4862, 3810, 2710, 6980.
+ */
+#pragma once
+
+#include <linux/filter.h>
+#include <netlink/netlink.h>
+#include <stddef.h>
+
+#include "common/err.h"
+#include "network/pod_network.h"
+
+/* As many instructions as the kernel takes: more than any interface needs. */
+#define ANTISPOOF_INSTRUCTIONS_MAX BPF_MAXINSNS
+
+/*
+ * Writes the program for the interface, which sees a frame from its MAC header on and returns an
+ * action of traffic control: drop, or ask the next filter. ret_n: its length. -EINVAL: the
+ * interface's MAC or an address is not one.
+ */
+int antispoof_program(const struct net_interface *interface, struct sock_filter *ret_program,
+	size_t *ret_n, struct err *err);
+
+/*
+ * Puts the program before the redirection on the ingress hook of the link, which has its qdisc
+ * (redirect_join()). -ENOENT or -EOPNOTSUPP: the kernel has no cls_bpf.
+ */
+int antispoof_attach(
+	struct nl_sock *sock, int link, const struct net_interface *interface, struct err *err);
