@@ -196,7 +196,7 @@ static int fill_defaults(struct config *c, struct err *err)
 		c->socket = str_printf("%s/bulkhead.sock", c->run_dir);
 	if (!ok || !c->socket)
 		return err_nomem(err);
-	default_number(&c->workers, 32);
+	default_number(&c->workers, 512);
 	default_number(&c->network.plugin_timeout_ms, 60000);
 	default_number(&c->images.pull_timeout_ms, 1800000);
 	if (!c->images.layer_bytes_max)

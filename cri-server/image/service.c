@@ -254,8 +254,11 @@ static const struct rpc_method methods[] = {
 	{"ImageFsInfo", image_fs_info},
 };
 
+static const char *const quick[] = {"ImageStatus", "ListImages", NULL};
+
 const struct rpc_service image_service = {
 	.descriptor = &runtime__v1__image_service__descriptor,
 	.methods = methods,
 	.n_methods = ARRAY_SIZE(methods),
+	.quick = quick,
 };

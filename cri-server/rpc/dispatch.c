@@ -27,20 +27,27 @@ static void rpc_dispatch_freep(struct rpc_dispatch **dispatch)
 	rpc_dispatch_free(*dispatch);
 }
 
+static struct rpc_route *find_route(struct rpc_route *routes, const struct rpc_service *service,
+	const char *name, struct err *err)
+{
+	for (unsigned i = 0; i < service->descriptor->n_methods; i++)
+		if (strcmp(routes[i].method->name, name) == 0)
+			return &routes[i];
+	err_set(err, -EINVAL, "service %s has no method %s", service->descriptor->name, name);
+	return NULL;
+}
+
 static int set_handler(struct rpc_route *routes, const struct rpc_service *service,
 	const struct rpc_method *row, struct err *err)
 {
-	for (unsigned i = 0; i < service->descriptor->n_methods; i++) {
-		if (strcmp(routes[i].method->name, row->name) != 0)
-			continue;
-		if (routes[i].handle)
-			return err_set(err, -EINVAL, "service %s: two handlers for %s",
-				service->descriptor->name, row->name);
-		routes[i].handle = row->handle;
-		return 0;
-	}
-	return err_set(
-		err, -EINVAL, "service %s has no method %s", service->descriptor->name, row->name);
+	struct rpc_route *route = find_route(routes, service, row->name, err);
+	if (!route)
+		return -EINVAL;
+	if (route->handle)
+		return err_set(err, -EINVAL, "service %s: two handlers for %s",
+			service->descriptor->name, row->name);
+	route->handle = row->handle;
+	return 0;
 }
 
 int rpc_dispatch_new(const struct rpc_service *services, size_t n_services,
@@ -66,6 +73,12 @@ int rpc_dispatch_new(const struct rpc_service *services, size_t n_services,
 			int r = set_handler(routes, &services[s], &services[s].methods[i], err);
 			if (r < 0)
 				return r;
+		}
+		for (const char *const *name = services[s].quick; name && *name; name++) {
+			struct rpc_route *route = find_route(routes, &services[s], *name, err);
+			if (!route)
+				return -EINVAL;
+			route->quick = true;
 		}
 	}
 	*ret = TAKE_PTR(d);

@@ -15,6 +15,7 @@ struct rpc_route {
 	const ProtobufCServiceDescriptor *service;
 	const ProtobufCMethodDescriptor *method;
 	rpc_handler handle; /* NULL: answers UNIMPLEMENTED */
+	bool quick;
 };
 
 /* What goes back to the client. */

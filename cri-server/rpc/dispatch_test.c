@@ -29,8 +29,8 @@ static int version(struct rpc_call *call, const ProtobufCMessage *request,
 
 static const struct rpc_method methods[] = {{"Version", version}};
 static const struct rpc_service services[] = {
-	{&runtime__v1__runtime_service__descriptor, methods, ARRAY_SIZE(methods)},
-	{&runtime__v1__image_service__descriptor, NULL, 0},
+	{&runtime__v1__runtime_service__descriptor, methods, ARRAY_SIZE(methods), NULL},
+	{.descriptor = &runtime__v1__image_service__descriptor},
 };
 
 static struct rpc_dispatch *make(void)
@@ -141,9 +141,11 @@ static void test_bad_tables(void **state)
 	(void)state;
 	const struct rpc_method unknown[] = {{"Versions", version}};
 	const struct rpc_method twice[] = {{"Version", version}, {"Version", version}};
+	const char *const no_method[] = {"Version", "Versions", NULL};
 	const struct rpc_service bad[] = {
-		{&runtime__v1__runtime_service__descriptor, unknown, ARRAY_SIZE(unknown)},
-		{&runtime__v1__runtime_service__descriptor, twice, ARRAY_SIZE(twice)},
+		{&runtime__v1__runtime_service__descriptor, unknown, ARRAY_SIZE(unknown), NULL},
+		{&runtime__v1__runtime_service__descriptor, twice, ARRAY_SIZE(twice), NULL},
+		{&runtime__v1__runtime_service__descriptor, NULL, 0, no_method},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		struct rpc_dispatch *d = NULL;

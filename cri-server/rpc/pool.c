@@ -2,63 +2,150 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/fd.h"
+
+#define QUICK_WORKERS_MAX 16
+
+struct queue {
+	struct rpc_job *first;
+	struct rpc_job **last;
+	size_t n;
+};
 
 struct rpc_pool {
 	rpc_job_fn run;
 	struct rpc_pool_limits limits;
+	unsigned slow_max; /* jobs that are not quick and run at the same time */
 
-	pthread_mutex_t lock; /* protects what follows, but for the threads */
+	pthread_mutex_t lock; /* protects what follows */
 	pthread_cond_t work;  /* a job came, or stopping */
-	struct rpc_job *first;
-	struct rpc_job **last;
-	size_t n_jobs;
+	pthread_cond_t ended; /* a thread ended */
+	struct queue quick, slow;
 	size_t bytes;
+	unsigned threads, idle, slow_running;
 	bool stopping;
-
-	unsigned n_threads;
-	pthread_t threads[];
 };
 
+static void queue_push(struct queue *queue, struct rpc_job *job)
+{
+	job->next = NULL;
+	*queue->last = job;
+	queue->last = &job->next;
+	queue->n++;
+}
+
+static struct rpc_job *queue_pop(struct queue *queue)
+{
+	struct rpc_job *job = queue->first;
+	queue->first = job->next;
+	if (!queue->first)
+		queue->last = &queue->first;
+	queue->n--;
+	return job;
+}
+
+/* The job that may run now, or NULL. */
 static struct rpc_job *take(struct rpc_pool *pool)
 {
-	pthread_mutex_lock(&pool->lock);
-	while (!pool->first && !pool->stopping)
-		pthread_cond_wait(&pool->work, &pool->lock);
-	struct rpc_job *job = pool->first;
-	if (job) {
-		pool->first = job->next;
-		if (!pool->first)
-			pool->last = &pool->first;
-		pool->n_jobs--;
+	struct rpc_job *job = NULL;
+	if (pool->quick.first)
+		job = queue_pop(&pool->quick);
+	else if (pool->slow.first && pool->slow_running < pool->slow_max)
+		job = queue_pop(&pool->slow);
+	if (job)
 		pool->bytes -= job->bytes;
-	}
-	pthread_mutex_unlock(&pool->lock);
 	return job;
+}
+
+/* Until there may be work; false when none came for so long that the thread should end. */
+static bool wait_for_work(struct rpc_pool *pool)
+{
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += pool->limits.idle_ms / 1000;
+	until.tv_nsec += (long)(pool->limits.idle_ms % 1000) * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	pool->idle++;
+	int r = pthread_cond_timedwait(&pool->work, &pool->lock, &until);
+	pool->idle--;
+	return r != ETIMEDOUT;
+}
+
+static void run_job(struct rpc_pool *pool, struct rpc_job *job)
+{
+	bool slow = !job->quick; /* afterwards the job may be gone */
+	pool->slow_running += slow;
+	pthread_mutex_unlock(&pool->lock);
+	pool->run(job);
+	pthread_mutex_lock(&pool->lock);
+	pool->slow_running -= slow;
+	/* This thread may take a quick job next, while others sleep because of the limit. */
+	if (slow && pool->slow.first)
+		pthread_cond_signal(&pool->work);
 }
 
 static void *worker(void *arg)
 {
 	struct rpc_pool *pool = arg;
-	struct rpc_job *job;
-	while ((job = take(pool)))
-		pool->run(job);
+	bool idle = false;
+	pthread_setname_np(pthread_self(), "rpc-worker");
+	pthread_mutex_lock(&pool->lock);
+	for (;;) {
+		struct rpc_job *job = take(pool);
+		if (job)
+			run_job(pool, job);
+		else if (idle || pool->stopping)
+			break;
+		idle = !job && !wait_for_work(pool);
+	}
+	pool->threads--;
+	pthread_cond_broadcast(&pool->ended);
+	pthread_mutex_unlock(&pool->lock);
 	return NULL;
+}
+
+/* The lock is held. */
+static int start_thread(struct rpc_pool *pool)
+{
+	pthread_t thread;
+	pthread_attr_t attr;
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	int r = pthread_create(&thread, &attr, worker, pool);
+	pthread_attr_destroy(&attr);
+	pool->threads += r == 0;
+	return r;
+}
+
+/* Whether no idle thread is left for one more job. Those that were woken still count as idle, so
+ * each job that may run is reckoned one. */
+static bool wants_thread(const struct rpc_pool *pool, bool quick)
+{
+	size_t may_run = pool->slow_max - pool->slow_running;
+	if (!quick && pool->slow.n >= may_run)
+		return false;
+	if (pool->slow.n < may_run)
+		may_run = pool->slow.n;
+	return pool->idle <= pool->quick.n + may_run && pool->threads < pool->limits.workers;
 }
 
 int rpc_pool_push(struct rpc_pool *pool, struct rpc_job *job)
 {
+	struct queue *queue = job->quick ? &pool->quick : &pool->slow;
 	pthread_mutex_lock(&pool->lock);
-	bool full = pool->n_jobs >= pool->limits.jobs ||
-		    (pool->n_jobs > 0 && pool->bytes + job->bytes > pool->limits.bytes);
+	bool waiting = pool->quick.first || pool->slow.first;
+	bool full = queue->n >= pool->limits.jobs ||
+		    (waiting && pool->bytes + job->bytes > pool->limits.bytes);
+	if (!full && wants_thread(pool, job->quick))
+		full = start_thread(pool) != 0 && pool->threads == 0;
 	if (!full) {
-		job->next = NULL;
-		*pool->last = job;
-		pool->last = &job->next;
-		pool->n_jobs++;
+		queue_push(queue, job);
 		pool->bytes += job->bytes;
 		pthread_cond_signal(&pool->work);
 	}
@@ -69,24 +156,31 @@ int rpc_pool_push(struct rpc_pool *pool, struct rpc_job *job)
 int rpc_pool_new(const struct rpc_pool_limits *limits, rpc_job_fn run, struct rpc_pool **ret,
 	struct err *err)
 {
-	struct rpc_pool *pool = calloc(1, sizeof(*pool) + limits->workers * sizeof(pthread_t));
+	struct rpc_pool *pool = calloc(1, sizeof(*pool));
 	if (!pool)
 		return err_nomem(err);
+	unsigned reserved = limits->workers / 2;
+	if (reserved > QUICK_WORKERS_MAX)
+		reserved = QUICK_WORKERS_MAX;
 	pool->run = run;
 	pool->limits = *limits;
-	pool->last = &pool->first;
+	pool->slow_max = limits->workers - reserved;
+	pool->quick.last = &pool->quick.first;
+	pool->slow.last = &pool->slow.first;
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_mutex_init(&pool->lock, NULL);
-	pthread_cond_init(&pool->work, NULL);
+	pthread_cond_init(&pool->work, &attr);
+	pthread_cond_init(&pool->ended, NULL);
+	pthread_condattr_destroy(&attr);
 
-	for (unsigned i = 0; i < limits->workers; i++) {
-		int r = pthread_create(&pool->threads[i], NULL, worker, pool);
-		if (r != 0) {
-			rpc_pool_free(pool);
-			return err_set(err, -r, "start %u worker threads: %s", limits->workers,
-				strerror(r));
-		}
-		pthread_setname_np(pool->threads[i], "rpc-worker");
-		pool->n_threads++;
+	pthread_mutex_lock(&pool->lock);
+	int r = start_thread(pool); /* so that a host without threads is seen at once */
+	pthread_mutex_unlock(&pool->lock);
+	if (r != 0) {
+		rpc_pool_free(pool);
+		return err_set(err, -r, "start a worker thread: %s", strerror(r));
 	}
 	*ret = pool;
 	return 0;
@@ -99,10 +193,11 @@ struct rpc_pool *rpc_pool_free(struct rpc_pool *pool)
 	pthread_mutex_lock(&pool->lock);
 	pool->stopping = true;
 	pthread_cond_broadcast(&pool->work);
+	while (pool->threads > 0)
+		pthread_cond_wait(&pool->ended, &pool->lock);
 	pthread_mutex_unlock(&pool->lock);
-	for (unsigned i = 0; i < pool->n_threads; i++)
-		pthread_join(pool->threads[i], NULL);
 	pthread_cond_destroy(&pool->work);
+	pthread_cond_destroy(&pool->ended);
 	pthread_mutex_destroy(&pool->lock);
 	free(pool);
 	return NULL;

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -82,11 +83,53 @@ static void test_large_job_into_empty_queue(void **state)
 	sem_destroy(&started);
 }
 
+static void test_quick_while_slow_ones_wait(void **state)
+{
+	(void)state;
+	sem_t gate, open, started;
+	sem_init(&gate, 0, 0);
+	sem_init(&open, 0, 1);
+	sem_init(&started, 0, 0);
+	int slow_order = 0, quick_order = 0;
+	struct test_job slow[6], quick[3];
+	struct rpc_pool *pool = NULL;
+	const struct rpc_pool_limits limits = {
+		.workers = 4, .jobs = 4, .bytes = 100, .idle_ms = 20};
+	assert_int_equal(rpc_pool_new(&limits, run, &pool, NULL), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(slow); i++) {
+		slow[i] =
+			(struct test_job){.gate = &gate, .started = &started, .order = &slow_order};
+		assert_int_equal(rpc_pool_push(pool, &slow[i].job), 0);
+		if (i < 2) /* of four threads, two */
+			sem_wait(&started);
+	}
+	struct test_job more = slow[0];
+	assert_int_equal(rpc_pool_push(pool, &more.job), 1); /* four wait */
+	usleep(50000);                                       /* idle threads end; others come */
+	for (size_t i = 0; i < ARRAY_SIZE(quick); i++) {
+		quick[i] = (struct test_job){.job.quick = true,
+			.gate = &open,
+			.started = &started,
+			.order = &quick_order};
+		assert_int_equal(rpc_pool_push(pool, &quick[i].job), 0);
+		sem_wait(&started); /* or the test hangs */
+	}
+	assert_int_equal(slow_order, 0);
+	sem_post(&gate);
+	rpc_pool_free(pool);
+	assert_int_equal(quick_order, 3);
+	assert_int_equal(slow_order, 6);
+	sem_destroy(&gate);
+	sem_destroy(&open);
+	sem_destroy(&started);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_order_and_bounds),
 		cmocka_unit_test(test_large_job_into_empty_queue),
+		cmocka_unit_test(test_quick_while_slow_ones_wait),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

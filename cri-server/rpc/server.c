@@ -28,6 +28,8 @@
 /* Calls that wait for a worker, and the bytes of their requests. */
 #define BACKLOG_CALLS 1024
 #define BACKLOG_BYTES ((size_t)64 << 20)
+/* A burst of calls costs threads for so long. */
+#define WORKER_IDLE_MS 30000
 /* How long to wait when descriptors or memory are out before accepting again. */
 #define ACCEPT_PAUSE_MS 100
 
@@ -131,8 +133,10 @@ static int open_transport(struct rpc_server *server, const struct rpc_server_con
 	server->shut_down_tag = (struct rpc_tag){.fn = on_shut_down, .owner = t};
 	grpc_server_register_completion_queue(t->server, t->queue, NULL);
 
-	const struct rpc_pool_limits limits = {
-		.workers = config->workers, .jobs = BACKLOG_CALLS, .bytes = BACKLOG_BYTES};
+	const struct rpc_pool_limits limits = {.workers = config->workers,
+		.jobs = BACKLOG_CALLS,
+		.bytes = BACKLOG_BYTES,
+		.idle_ms = WORKER_IDLE_MS};
 	return rpc_pool_new(&limits, rpc_call_run, &t->pool, err);
 }
 

@@ -6,10 +6,11 @@
  * Every method of the descriptor is registered; one without a handler answers UNIMPLEMENTED with
  * its name.
  *
- * Threads: one polls the completion queue and decodes; a bounded pool of workers runs the handlers,
- * which may block. When all workers are busy and the backlog is full, calls are answered
- * RESOURCE_EXHAUSTED. Messages up to RPC_MESSAGE_MAX both ways. A handler that fails answers with
- * the status of rpc/status.h and the error's message.
+ * Threads: one polls the completion queue and decodes; workers, started as they are needed up to a
+ * limit, run the handlers, which may block. Some of them are kept for methods that are quick. When
+ * all others are busy and the backlog is full, calls are answered RESOURCE_EXHAUSTED. Messages up
+ * to RPC_MESSAGE_MAX both ways. A handler that fails answers with the status of rpc/status.h and
+ * the error's message.
  */
 #pragma once
 
@@ -42,13 +43,16 @@ struct rpc_service {
 	const ProtobufCServiceDescriptor *descriptor;
 	const struct rpc_method *methods;
 	size_t n_methods;
+	/* Names of methods that wait for nothing outside, ended by NULL: they are answered at once
+	 * however many others wait. May be NULL. */
+	const char *const *quick;
 };
 
 struct rpc_server_config {
 	const char *socket_path; /* Unix socket, made with mode 0600 */
-	unsigned workers;
-	const struct log *log; /* one line per call at debug level, per failed call at info */
-	void *userdata;        /* rpc_call_userdata() */
+	unsigned workers;        /* the most calls that are handled at the same time */
+	const struct log *log;   /* one line per call at debug level, per failed call at info */
+	void *userdata;          /* rpc_call_userdata() */
 };
 
 /*

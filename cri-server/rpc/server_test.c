@@ -114,9 +114,10 @@ static const struct rpc_method methods[] = {
 	{"ExecSync", on_exec},
 	{"Status", on_status},
 };
+static const char *const quick[] = {"Version", NULL};
 static const struct rpc_service services[] = {
-	{SERVICE, methods, ARRAY_SIZE(methods)},
-	{&runtime__v1__image_service__descriptor, NULL, 0},
+	{SERVICE, methods, ARRAY_SIZE(methods), quick},
+	{.descriptor = &runtime__v1__image_service__descriptor},
 };
 
 static int serve(struct fixture *f, struct rpc_server **ret, struct err *err)
@@ -427,6 +428,32 @@ static void test_stop_cancels(void **state)
 	assert_true(b.result < 0);
 }
 
+static void test_quick_beside_waiting(void **state)
+{
+	struct fixture *f = *state;
+	enum { CALLS = 20 }; /* of 8 workers */
+	struct background b[CALLS];
+	pthread_t callers[CALLS];
+	for (size_t i = 0; i < CALLS; i++) {
+		b[i] = (struct background){.fixture = f, .id = "ignore"};
+		pthread_create(&callers[i], NULL, background_call, &b[i]);
+	}
+	for (eventfd_t running = 0, more; running < 4; running += more) {
+		struct pollfd p = {.fd = f->running, .events = POLLIN};
+		assert_int_equal(poll(&p, 1, 10000), 1);
+		eventfd_read(f->running, &more);
+	}
+	struct rpc_client *client = dial(f);
+	struct err err = ERR_INIT;
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(call_version(client, (char *)"quick", &err), 0);
+	assert_true(ev_now_ms() - begin < 2000);
+	eventfd_write(f->release, 1);
+	for (size_t i = 0; i < CALLS; i++)
+		pthread_join(callers[i], NULL);
+	rpc_client_free(client);
+}
+
 static void test_sockets(void **state)
 {
 	struct fixture *f = *state;
@@ -503,6 +530,7 @@ int main(int argc, char **argv)
 		TEST(test_parallel),
 		TEST(test_stop_grace),
 		TEST(test_stop_cancels),
+		TEST(test_quick_beside_waiting),
 		TEST(test_sockets),
 		TEST(test_bad_paths),
 	};

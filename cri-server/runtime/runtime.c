@@ -29,10 +29,14 @@ static const struct rpc_method methods[] = {
 	{"ExecSync", exec_service_sync},
 };
 
+static const char *const quick[] = {"Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig",
+	"PodSandboxStatus", "ListPodSandbox", "ContainerStatus", "ListContainers", NULL};
+
 const struct rpc_service runtime_service = {
 	.descriptor = &runtime__v1__runtime_service__descriptor,
 	.methods = methods,
 	.n_methods = ARRAY_SIZE(methods),
+	.quick = quick,
 };
 
 struct runtime *call_runtime(const struct rpc_call *call)
