@@ -456,6 +456,48 @@ static void test_out_of_memory(void **state)
 	remove_container(vm, "oom");
 }
 
+/* Each container's figures are its own; those of the pod are the sum. */
+static void test_stats(void **state)
+{
+	struct vm *vm = VM(state);
+	struct command command;
+	struct err err = ERR_INIT;
+	run(vm, "writes", shell_command(&command, "dd if=/dev/zero of=/tmp/f bs=1M count=3 && "
+						  "touch /tmp/a /tmp/b && echo done; "
+						  "exec sleep 100 >/dev/null 2>&1"));
+	assert_output(vm, "writes", "", BULKHEAD__AGENT__STREAM__STDOUT, "done\n");
+	run(vm, "idle", shell_command(&command, "echo up; exec sleep 100 >/dev/null 2>&1"));
+	assert_output(vm, "idle", "", BULKHEAD__AGENT__STREAM__STDOUT, "up\n");
+
+	Bulkhead__Agent__StatsRequest request = BULKHEAD__AGENT__STATS_REQUEST__INIT;
+	ProtobufCMessage *message;
+	must(agent_call(vm->agent, "Stats", &request.base, CALL_MS, &message, &err), &err);
+	const Bulkhead__Agent__StatsResponse *response = (const void *)message;
+	assert_int_equal(response->n_containers, 2);
+	const Bulkhead__Agent__Usage *writes = response->containers[0];
+	const Bulkhead__Agent__Usage *idle = response->containers[1];
+	if (strcmp(writes->container_id, "idle") == 0) {
+		writes = response->containers[1];
+		idle = response->containers[0];
+	}
+	assert_string_equal(writes->container_id, "writes");
+	assert_in_range(writes->layer_bytes, 3 << 20, 4 << 20);
+	assert_true(writes->layer_inodes >= idle->layer_inodes + 3);
+	assert_true(idle->layer_bytes < 1 << 20);
+	assert_true(writes->cpu_ns > 0 && writes->cpu_nano_cores > 0);
+	assert_true(writes->file_bytes >= 3 << 20);
+	assert_in_range(writes->tasks, 1, 3);
+	assert_int_equal(idle->tasks, 1);
+	assert_non_null(writes->memory_pressure);
+	assert_true(response->pod->cpu_ns >= writes->cpu_ns);
+	assert_true(response->pod->tasks >= 2);
+	assert_true(response->n_interfaces >= 1);
+	assert_true(response->memory_total_bytes > 32 << 20);
+	protobuf_c_message_free_unpacked(message, NULL);
+	remove_container(vm, "writes");
+	remove_container(vm, "idle");
+}
+
 /* The client of a restarted host finds its containers and the events that it has not recorded. */
 static void test_reconnect(void **state)
 {
@@ -546,6 +588,7 @@ int main(void)
 		cmocka_unit_test(test_large_output),
 		cmocka_unit_test(test_grandchild),
 		cmocka_unit_test(test_out_of_memory),
+		cmocka_unit_test(test_stats),
 		cmocka_unit_test(test_reconnect),
 		cmocka_unit_test(test_nothing_left),
 		cmocka_unit_test(test_power_off),

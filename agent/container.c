@@ -182,6 +182,7 @@ static int clone_init(struct container *c, const Bulkhead__Agent__CreateContaine
 		const struct launch_init launch = {.request = request,
 			.stdio = stdio,
 			.scratch = scratch,
+			.project = c->project,
 			.report = report,
 			.socket = socket};
 		launch_init(&launch);
@@ -206,6 +207,7 @@ int container_create(struct container_host *host,
 		.pidfd = -EBADF,
 		.cgroup = -EBADF,
 		.report = -EBADF,
+		.project = ++host->last_project,
 		.socket = -EBADF,
 		.events = -EBADF,
 		.callbacks = *callbacks};
@@ -213,6 +215,7 @@ int container_create(struct container_host *host,
 	if (!c->id) {
 		err_nomem(err);
 	} else if (cgroup_make(c->id, &c->cgroup, err) == 0) {
+		usage_rate_begin(&c->rate);
 		if (cgroup_limit(c->cgroup, request->resources, err) == 0 &&
 			clone_init(c, request, stdio, err) == 0) {
 			*ret = c;

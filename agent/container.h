@@ -27,6 +27,7 @@
 #include "agent/process.h"
 #include "agent/proto/agent.pb-c.h"
 #include "agent/stdio.h"
+#include "agent/usage.h"
 #include "common/err.h"
 #include "common/loop.h"
 
@@ -96,6 +97,10 @@ int container_start(
 int container_signal(struct container *container, int signo, bool all, struct err *err);
 /* SIGKILL to all in the cgroup (cgroup.kill), also of a container whose init has ended. */
 void container_kill(struct container *container);
+
+/* What the container, or with all of the pod's, has used; the message's id is the caller's to set. */
+void container_usage(struct container *container, struct usage *ret);
+void container_host_usage(struct container_host *host, struct usage *ret);
 
 /*
  * Kills what runs, waits for its end, removes the cgroup and /run/scratch/<id>. done comes when

@@ -10,6 +10,7 @@
 #include "agent/cgroup.h"
 #include "agent/container_internal.h"
 #include "agent/launch.h"
+#include "agent/quota.h"
 #include "agent/rootfs.h"
 #include "common/fd.h"
 
@@ -36,6 +37,7 @@ int container_host_new(
 		.pidns = -EBADF,
 		.device_program = -EBADF,
 		.pause_pidfd = -EBADF};
+	usage_rate_begin(&host->rate);
 	host->pidns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	if (host->pidns < 0) {
 		err_errno(err, "open the PID namespace");
@@ -97,4 +99,19 @@ int container_host_pod_pidns(struct container_host *host, int *ret_pidfd, struct
 	}
 	*ret_pidfd = host->pause_pidfd;
 	return 0;
+}
+
+void container_usage(struct container *c, struct usage *ret)
+{
+	usage_read(c->cgroup, &c->rate, ret);
+	_cleanup_close_ int disk = open(CONTAINER_SCRATCH, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (disk >= 0)
+		quota_project_usage(disk, c->project, &ret->message.layer_bytes,
+			&ret->message.layer_inodes);
+}
+
+void container_host_usage(struct container_host *host, struct usage *ret)
+{
+	_cleanup_close_ int cgroup = open(CGROUP_PARENT, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	usage_read(cgroup, &host->rate, ret);
 }

@@ -8,6 +8,7 @@
 
 #include "agent/clone.h"
 #include "agent/container.h"
+#include "agent/usage.h"
 
 struct container_host {
 	struct ev_loop *loop;
@@ -16,6 +17,8 @@ struct container_host {
 	int device_program; /* cgroup_devices_load() */
 	pid_t pause;        /* init of the pod's PID namespace, 0: none */
 	int pause_pidfd;
+	uint32_t last_project; /* of the container made last */
+	struct usage_rate rate; /* of all containers together */
 };
 
 /* The pod's PID namespace as a pidfd of its init, which is made when there is none. Borrowed. */
@@ -39,6 +42,8 @@ struct container {
 	int pidfd;
 	int cgroup;
 	unsigned n_execs; /* ever: names their cgroups */
+	uint32_t project; /* of its files on the scratch disk */
+	struct usage_rate rate;
 
 	int report; /* the child's error; end of file is its exec */
 	int socket; /* 'R' from it, 'G' to it */

@@ -15,6 +15,7 @@ struct launch_init {
 	const Bulkhead__Agent__CreateContainerRequest *request;
 	const struct stdio_child *stdio;
 	const char *scratch; /* directory of the container's files, not made yet */
+	uint32_t project;    /* quota.h: whose account those files are */
 	int report;
 	int socket;
 };

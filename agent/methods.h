@@ -23,3 +23,4 @@ void method_exec(void *userdata, struct ttrpc_call *call, const ProtobufCMessage
 void method_remove_process(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_resize_terminal(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_list_containers(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);

@@ -10,10 +10,11 @@ AGENT_PKGS := libprotobuf-c libcap
 AGENT_CONTAINER_SOURCES := agent/container.c agent/container_exec.c agent/container_host.c \
 	agent/clone.c agent/launch.c agent/program.c agent/rootfs.c agent/mounts.c \
 	agent/devices.c agent/mount_fs.c agent/root_path.c agent/cgroup.c \
-	agent/cgroup_devices.c agent/user.c agent/security.c
+	agent/cgroup_devices.c agent/usage.c agent/quota.c agent/user.c \
+	agent/security.c
 AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c agent/output.c \
 	agent/stream.c agent/netconf.c agent/rtnetlink.c agent/disk.c agent/machine.c \
-	agent/events.c agent/registry.c agent/server.c agent/methods.c \
+	agent/events.c agent/registry.c agent/server.c agent/methods.c agent/stats.c \
 	$(AGENT_CONTAINER_SOURCES) $(G)/agent/proto/agent.pb-c.c
 
 $(call guest_program,bulkhead-agent,agent,agent/init.c $(AGENT_SOURCES) $(COMMON_SOURCES),$(AGENT_PKGS))
@@ -30,6 +31,7 @@ $(call unit_test,agent/container_test.c,agent-container-fixture $(AGENT_CONTAINE
 	libprotobuf-c libcap)
 $(call unit_test,agent/user_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 $(call unit_test,agent/security_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)
+$(call unit_test,agent/usage_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 $(call unit_test,agent/rootfs_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 $(call fuzz_target,agent/user_fuzz.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 

@@ -11,6 +11,7 @@
 
 #include "agent/disk.h"
 #include "agent/mount_fs.h"
+#include "agent/quota.h"
 #include "common/fd.h"
 
 #define DISK_TIMEOUT_MS 10000
@@ -72,7 +73,20 @@ static int lower_dirs(size_t n, char *out, size_t size, struct err *err)
 	return len < size ? 0 : err_set(err, -E2BIG, "too many layers: %zu", n);
 }
 
-int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct err *err)
+/* Its files are one account; a disk without accounts does as well. */
+static int make_scratch(const char *scratch, uint32_t project, struct err *err)
+{
+	if (mkdir(scratch, 0700) < 0)
+		return err_errno(err, "make %s", scratch);
+	_cleanup_close_ int directory = open(scratch, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (directory < 0)
+		return err_errno(err, "open %s", scratch);
+	int r = project ? quota_project_set(directory, project, err) : 0;
+	return r == -EOPNOTSUPP || r == -ENOTTY ? 0 : r;
+}
+
+int rootfs_overlay(
+	size_t n_layers, const char *scratch, uint32_t project, int *ret_root, struct err *err)
 {
 	char lower[1024];
 	if (lower_dirs(n_layers, lower, sizeof(lower), err) < 0)
@@ -81,7 +95,9 @@ int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct e
 	_cleanup_free_ char *work = str_printf("%s/work", scratch);
 	if (!upper || !work)
 		return err_nomem(err);
-	if (mkdir(scratch, 0700) < 0 || mkdir(upper, 0755) < 0 || mkdir(work, 0700) < 0)
+	if (make_scratch(scratch, project, err) < 0)
+		return err->code;
+	if (mkdir(upper, 0755) < 0 || mkdir(work, 0700) < 0)
 		return err_errno(err, "make %s", scratch);
 
 	char options[4096];

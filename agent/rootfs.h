@@ -31,10 +31,12 @@ int rootfs_begin(struct err *err);
 int rootfs_layers(const uint32_t *targets, size_t n, struct err *err);
 
 /*
- * Overlays the n layers of the stage with <scratch>/upper and <scratch>/work, which are made.
+ * Overlays the n layers of the stage with <scratch>/upper and <scratch>/work, which are made and
+ * counted as the project (quota.h; 0: none).
  * *ret_root is an O_PATH descriptor of the root.
  */
-int rootfs_overlay(size_t n_layers, const char *scratch, int *ret_root, struct err *err);
+int rootfs_overlay(
+	size_t n_layers, const char *scratch, uint32_t project, int *ret_root, struct err *err);
 
 /*
  * Makes `root` (a mount) the process's root. No way is left to the guest's, whose mounts are gone

@@ -96,7 +96,7 @@ static void whiteouts(void)
 	CHECK(mkdir("1/opaque", 0755) == 0);
 	CHECK(setxattr("1/opaque", "trusted.overlay.opaque", "y", 1, 0) == 0);
 	put("1/opaque/seen", "high");
-	CHECK(rootfs_overlay(2, "/run/scratch/a", &root, &err) == 0);
+	CHECK(rootfs_overlay(2, "/run/scratch/a", 0, &root, &err) == 0);
 	CHECK(rootfs_enter(root, &err) == 0);
 	check_text("/kept", "low");
 	check_text("/changed", "high");
@@ -129,7 +129,7 @@ static void many_layers(void)
 		snprintf(path, sizeof(path), "%d/own-%d", i, i);
 		put(path, text);
 	}
-	CHECK(rootfs_overlay(ROOTFS_LAYERS_MAX, "/run/scratch/a", &root, &err) == 0);
+	CHECK(rootfs_overlay(ROOTFS_LAYERS_MAX, "/run/scratch/a", 0, &root, &err) == 0);
 	CHECK(rootfs_enter(root, &err) == 0);
 	check_text("/top", "126");
 	check_text("/own-0", "0");
@@ -149,7 +149,7 @@ static void no_layers(void)
 	struct err err = ERR_INIT;
 	int root = -EBADF;
 	CHECK(rootfs_begin(&err) == 0);
-	CHECK(rootfs_overlay(0, "/run/scratch/a", &root, &err) == 0);
+	CHECK(rootfs_overlay(0, "/run/scratch/a", 0, &root, &err) == 0);
 	CHECK(rootfs_enter(root, &err) == 0);
 	put("/file", "x");
 }

@@ -126,6 +126,7 @@ static const struct ttrpc_method methods[] = {
 	{"RemoveProcess", method_remove_process},
 	{"ResizeTerminal", method_resize_terminal},
 	{"ListContainers", method_list_containers},
+	{"Stats", method_stats},
 	{"NextEvents", method_next_events},
 	{"PowerOff", method_power_off},
 };

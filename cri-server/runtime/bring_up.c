@@ -83,9 +83,11 @@ static int scratch_run(void *subject, struct err *err)
 		return err_errno(err, "create %s", up->scratch);
 	if (ftruncate(fd, (off_t)(up->handler->scratch_mib << 20)) < 0)
 		return err_errno(err, "size %s", up->scratch);
-	/* No journal: the disk lives as long as its machine. Tables are made as they are needed. */
+	/* No journal: the disk lives as long as its machine. Tables are made as they are needed.
+	 * Each container's files are a project, so that the guest knows what they take. */
 	const char *const argv[] = {"mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O",
-		"^has_journal,^resize_inode", "-E", "lazy_itable_init=1,nodiscard", up->scratch,
+		"^has_journal,^resize_inode,quota,project", "-E",
+		"lazy_itable_init=1,nodiscard,quotatype=prjquota", up->scratch,
 		NULL};
 	struct spawn_result result = SPAWN_RESULT_INIT(4096);
 	const struct spawn_options options = {

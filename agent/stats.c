@@ -1,0 +1,59 @@
+/*
+ * The Stats call: what the pod's containers have used.
+ */
+#include <stdlib.h>
+
+#include "agent/methods.h"
+#include "common/fd.h"
+
+/* As many as a machine has network devices for, and those that containers may make. */
+#define INTERFACES_MAX 32
+
+struct stats {
+	struct usage pod;
+	struct usage containers[CONTAINERS_MAX];
+	Bulkhead__Agent__Usage *container_pointers[CONTAINERS_MAX];
+	struct usage_interface interfaces[INTERFACES_MAX];
+	Bulkhead__Agent__InterfaceUsage *interface_pointers[INTERFACES_MAX];
+};
+
+static void fill_containers(
+	const struct registry *registry, struct stats *stats, Bulkhead__Agent__StatsResponse *response)
+{
+	response->containers = stats->container_pointers;
+	for (struct process *p = registry->processes; p; p = p->next) {
+		if (p->process_id[0] || !p->container || p->removing || p->ended ||
+			response->n_containers == CONTAINERS_MAX)
+			continue;
+		struct usage *usage = &stats->containers[response->n_containers];
+		container_usage(p->container, usage);
+		usage->message.container_id = p->container_id;
+		stats->container_pointers[response->n_containers++] = &usage->message;
+	}
+}
+
+void method_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct server_state *state = userdata;
+	(void)msg;
+	_cleanup_free_ struct stats *stats = calloc(1, sizeof(*stats));
+	if (!stats) {
+		struct err err = ERR_INIT;
+		err_nomem(&err);
+		ttrpc_fail(call, &err);
+		return;
+	}
+	Bulkhead__Agent__StatsResponse response = BULKHEAD__AGENT__STATS_RESPONSE__INIT;
+	if (state->host) {
+		container_host_usage(state->host, &stats->pod);
+		response.pod = &stats->pod.message;
+		fill_containers(&state->registry, stats, &response);
+	}
+	response.n_interfaces = usage_read_interfaces(stats->interfaces, INTERFACES_MAX);
+	response.interfaces = stats->interface_pointers;
+	for (size_t i = 0; i < response.n_interfaces; i++)
+		stats->interface_pointers[i] = &stats->interfaces[i].message;
+	usage_read_machine(&response.memory_total_bytes, &response.swap_total_bytes);
+	response.realtime_ns = realtime_ns();
+	ttrpc_reply(call, &response.base);
+}
