@@ -45,6 +45,10 @@ static const cyaml_schema_field_t network_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_value_t text_schema = {
+	CYAML_VALUE_STRING(CYAML_FLAG_POINTER, char *, 1, CYAML_UNLIMITED),
+};
+
 static const cyaml_schema_field_t images_fields[] = {
 	STRING("registries_conf", struct config_images, registries_conf),
 	STRING("policy", struct config_images, policy),
@@ -52,6 +56,14 @@ static const cyaml_schema_field_t images_fields[] = {
 	NUMBER("layer_bytes_max", struct config_images, layer_bytes_max),
 	NUMBER("layer_files_max", struct config_images, layer_files_max),
 	NUMBER("pull_timeout_ms", struct config_images, pull_timeout_ms),
+	{
+		.key = "pinned",
+		.value = {CYAML_VALUE_SEQUENCE(
+			CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, char *, &text_schema, 0, 1000)},
+		.data_offset = offsetof(struct config_images, pinned),
+		.count_offset = offsetof(struct config_images, n_pinned),
+		.count_size = sizeof(((struct config_images *)0)->n_pinned),
+	},
 	CYAML_FIELD_END,
 };
 

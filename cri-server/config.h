@@ -35,6 +35,8 @@ struct config_images {
 	uint64_t layer_bytes_max;
 	uint64_t layer_files_max;
 	unsigned pull_timeout_ms;
+	char **pinned;
+	unsigned n_pinned;
 };
 
 /* What a pod of this handler gets when its own resources do not say. */

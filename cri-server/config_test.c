@@ -58,6 +58,7 @@ static void what_is_written_wins(void **state)
 	struct config *c;
 	struct err err = ERR_INIT;
 	const char *text = "run_dir: /tmp/r\n"
+			   "images: {pinned: [busybox, 'quay.io/a/*']}\n"
 			   "hypervisor:\n  accelerator: tcg\n  boots_max: 2\n"
 			   "runtime_handlers:\n  - name: \"\"\n  - name: big\n    vcpus: 4\n"
 			   "    memory_mib: 2048\n";
@@ -66,6 +67,8 @@ static void what_is_written_wins(void **state)
 	assert_string_equal(c->socket, "/tmp/r/bulkhead.sock");
 	assert_string_equal(c->hypervisor.accelerator, "tcg");
 	assert_int_equal(c->hypervisor.boots_max, 2);
+	assert_int_equal(c->images.n_pinned, 2);
+	assert_string_equal(c->images.pinned[1], "quay.io/a/*");
 	assert_int_equal(config_handler(c, "big")->memory_mib, 2048);
 	assert_int_equal(config_handler(c, "big")->vcpus, 4);
 	assert_int_equal(config_handler(c, "")->vcpus, 1);

@@ -92,6 +92,8 @@ static int open_images(const struct config *config, const struct log *log, struc
 		.layer_bytes_max = config->images.layer_bytes_max,
 		.layer_files_max = config->images.layer_files_max,
 		.pull_timeout_ms = config->images.pull_timeout_ms,
+		.pinned = config->images.pinned,
+		.n_pinned = config->images.n_pinned,
 		.log = log,
 	};
 	return img_open(&images, store, ret, err);

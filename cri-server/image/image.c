@@ -252,6 +252,8 @@ int img_open(
 	TAILQ_INIT(&img->gone);
 	int r = img->config.dir ? make_directories(img, err) : err_nomem(err);
 	if (r == 0)
+		r = img_load_pinned(img, err);
+	if (r == 0)
 		r = load(img, err);
 	if (r < 0) {
 		img_close(img);
@@ -287,6 +289,9 @@ struct img *img_close(struct img *img)
 	free((char *)img->config.registries_conf);
 	free((char *)img->config.policy);
 	free((char *)img->config.unpack_helper);
+	for (size_t i = 0; i < img->n_pinned; i++)
+		free(img->pinned[i]);
+	free(img->pinned);
 	free(img->blobs);
 	free(img->layers);
 	free(img->tmp);

@@ -34,6 +34,8 @@ struct img_config {
 	uint64_t layer_bytes_max;  /* unpacked size of one layer; error names the limit */
 	uint64_t layer_files_max;
 	uint64_t pull_timeout_ms;
+	char *const *pinned; /* references, or patterns with '*' for whole names; may be NULL */
+	size_t n_pinned;
 	const struct log *log; /* NULL: none */
 };
 
@@ -53,6 +55,10 @@ struct img_image {
 };
 /* Gives it back; NULL is allowed. Returns NULL. */
 struct img_image *img_image_unref(struct img_image *image);
+
+/* The name of the image's, completed, that the text stands for; NULL: none. Valid as long as the
+ * image. */
+const char *img_image_name(const struct img_image *image, const char *text);
 
 int img_open(
 	const struct img_config *config, struct store *store, struct img **ret, struct err *err);
@@ -77,6 +83,15 @@ int img_find(struct img *img, const char *reference, struct img_image **ret, str
 /* All images, by id, a new array; free with img_list_free(). */
 int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err *err);
 void img_list_free(struct img_image **images, size_t n);
+
+/* Whether one of its names is pinned by the configuration. */
+bool img_is_pinned(const struct img *img, const struct img_image *image);
+
+/*
+ * Keeps, as opaque bytes, how the image was last asked for: record->spec from then on. An image
+ * that has gone meanwhile is success.
+ */
+int img_note_spec(struct img *img, const char *id, const void *spec, size_t len, struct err *err);
 
 /*
  * By id: removes the image with all its names. By name: removes the name, and the image when it was

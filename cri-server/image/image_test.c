@@ -243,6 +243,71 @@ static void test_found_image_stays(void **state)
 	img_image_unref(before);
 }
 
+static void test_pinned(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	static char *const pinned[] = {"busybox", "quay.io/system/*", "[::1]:5000/a:1"};
+	add_named(p, 6, (const char *const[]){BUSY ":latest", NULL}, NULL, id);
+	add_named(p, 7, (const char *const[]){"quay.io/system/proxy:3", NULL}, NULL, id);
+	add_named(p, 8, (const char *const[]){"[::1]:5000/a:1", NULL}, NULL, id);
+	add_named(p, 9, (const char *const[]){BUSY ":2", "quay.io/systemx:1", NULL}, NULL, id);
+	close_images(p);
+	p->config.pinned = pinned;
+	p->config.n_pinned = ARRAY_SIZE(pinned);
+	open_images(p);
+	struct img_image **images;
+	size_t n;
+	assert_int_equal(img_list(p->img, &images, &n, &p->err), 0);
+	assert_int_equal(n, 4);
+	for (size_t i = 0; i < n; i++)
+		assert_int_equal(img_is_pinned(p->img, images[i]), i < 3);
+	img_list_free(images, n);
+	removes(p, "busybox");
+	assert_null(find(p, "busybox"));
+	static char *const bad[] = {"UPPER"};
+	struct img *img;
+	p->config.pinned = bad;
+	p->config.n_pinned = 1;
+	assert_int_equal(img_open(&p->config, p->store, &img, &p->err), -EINVAL);
+	assert_non_null(strstr(p->err.msg, "images.pinned: "));
+}
+
+static void test_note_spec(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	add_named(p, 10, NULL, NULL, id);
+	assert_int_equal(img_note_spec(p->img, id, "spec", 4, &p->err), 0);
+	add_named(p, 10, (const char *const[]){BUSY ":1", NULL}, NULL, id);
+	for (int i = 0; i < 2; i++) {
+		struct img_image *image = find(p, "busybox:1");
+		assert_int_equal(image->record->spec.len, 4);
+		assert_memory_equal(image->record->spec.data, "spec", 4);
+		img_image_unref(image);
+		close_images(p);
+		open_images(p);
+	}
+	removes(p, id);
+	assert_int_equal(img_note_spec(p->img, id, "spec", 4, &p->err), 0);
+	assert_null(find(p, id));
+}
+
+static void test_image_name(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	add_named(p, 11, (const char *const[]){"quay.io/b:1", BUSY ":1", NULL},
+		(const char *const[]){BUSY "@sha256:" HEX, NULL}, id);
+	struct img_image *image = find(p, id);
+	assert_string_equal(img_image_name(image, "busybox:1"), BUSY ":1");
+	assert_string_equal(img_image_name(image, "busybox:x@sha256:" HEX), BUSY "@sha256:" HEX);
+	assert_null(img_image_name(image, "busybox:2"));
+	assert_null(img_image_name(image, id));
+	assert_null(img_image_name(image, ""));
+	img_image_unref(image);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -258,6 +323,9 @@ int main(void)
 		image_test(test_remove_by_digest_or_id),
 		image_test(test_moved_tag_leaves_the_digest),
 		image_test(test_found_image_stays),
+		image_test(test_pinned),
+		image_test(test_note_spec),
+		image_test(test_image_name),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

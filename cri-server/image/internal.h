@@ -37,6 +37,8 @@ struct busy {
 struct img {
 	struct img_config config; /* strings are ours */
 	char *blobs, *layers, *tmp;
+	char **pinned; /* whole names, or patterns */
+	size_t n_pinned;
 	struct store *store;
 	pthread_mutex_t lock;
 	struct img_image **images; /* ordered by id */
@@ -95,6 +97,8 @@ struct img_need *img_need_free(struct img_need *need);
 /* Puts a pulled image, whose files are there, into records and list, with its size filled in: its
  * names move to it from others, all or nothing. Takes the record. */
 int img_add(struct img *img, const char *id, Bulkhead__Store__Image *record, struct err *err);
+/* The configuration's pinned images, completed. -EINVAL names the one that is no reference. */
+int img_load_pinned(struct img *img, struct err *err);
 /* With the lock held: 0 with the place of an image in the list, and the name by which it was found,
  * which the caller frees; NULL: by its id. Positive 1: none. */
 int img_look_up(

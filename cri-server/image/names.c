@@ -2,6 +2,7 @@
  * The names that lead to images: tags and digests, which move, join and go; and ids.
  */
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,12 +14,12 @@
 
 /* ---- look up ---- */
 
-static bool in_list(char *const *list, size_t n, const char *text)
+static const char *in_list(char *const *list, size_t n, const char *text)
 {
 	for (size_t i = 0; i < n; i++)
 		if (strcmp(list[i], text) == 0)
-			return true;
-	return false;
+			return list[i];
+	return NULL;
 }
 
 static bool begins(const char *text, const char *start)
@@ -72,6 +73,17 @@ int img_reference_name(const char *text, char **ret, struct err *err)
 	return 0;
 }
 
+const char *img_image_name(const struct img_image *image, const char *text)
+{
+	const Bulkhead__Store__Image *record = image->record;
+	const char *found = in_list(record->tags, record->n_tags, text);
+	_cleanup_free_ char *name = NULL;
+	if (found || img_reference_name(text, &name, NULL) < 0)
+		return found;
+	found = in_list(record->tags, record->n_tags, name);
+	return found ? found : in_list(record->digests, record->n_digests, name);
+}
+
 int img_look_up(struct img *img, const char *text, size_t *ret_at, char **ret_name, struct err *err)
 {
 	/* "oci:…" stands as it was pulled. */
@@ -93,6 +105,56 @@ int img_look_up(struct img *img, const char *text, size_t *ret_at, char **ret_na
 	}
 	/* 64 digits are no name, but an id that may well be gone. */
 	return r == 0 || reference_is_hex(text) ? 1 : r;
+}
+
+/* ---- pinned ---- */
+
+int img_load_pinned(struct img *img, struct err *err)
+{
+	const struct img_config *config = &img->config;
+	img->pinned = calloc(config->n_pinned + 1, sizeof(char *));
+	if (!img->pinned)
+		return err_nomem(err);
+	for (size_t i = 0; i < config->n_pinned; i++) {
+		const char *text = config->pinned[i];
+		char *name = NULL;
+		int r = 0;
+		if (strchr(text, '*') || img_source_is_local(text) || reference_is_digest(text))
+			name = strdup(text);
+		else
+			r = img_reference_name(text, &name, err);
+		if (r < 0)
+			return err_wrap(err, "images.pinned");
+		if (!name)
+			return err_nomem(err);
+		img->pinned[img->n_pinned++] = name;
+	}
+	return 0;
+}
+
+static bool matches(const char *pattern, const char *name)
+{
+	return strcmp(pattern, name) == 0 ||
+	       (strchr(pattern, '*') && fnmatch(pattern, name, 0) == 0);
+}
+
+static bool any_matches(char *const *names, size_t n, const char *pattern)
+{
+	for (size_t i = 0; i < n; i++)
+		if (matches(pattern, names[i]))
+			return true;
+	return false;
+}
+
+bool img_is_pinned(const struct img *img, const struct img_image *image)
+{
+	const Bulkhead__Store__Image *record = image->record;
+	for (size_t i = 0; i < img->n_pinned; i++)
+		if (matches(img->pinned[i], image->id) ||
+			any_matches(record->tags, record->n_tags, img->pinned[i]) ||
+			any_matches(record->digests, record->n_digests, img->pinned[i]))
+			return true;
+	return false;
 }
 
 /* ---- names of a record ---- */
@@ -128,7 +190,18 @@ static int add_to_list(char ***list, size_t *n, const char *text, struct err *er
 	return 0;
 }
 
-/* The same image again: what was known of its names stays. */
+static int set_spec(Bulkhead__Store__Image *record, const void *spec, size_t len, struct err *err)
+{
+	uint8_t *copy = malloc(len ? len : 1);
+	if (!copy)
+		return err_nomem(err);
+	memcpy(copy, spec, len);
+	free(record->spec.data);
+	record->spec = (ProtobufCBinaryData){.data = copy, .len = len};
+	return 0;
+}
+
+/* The same image again: what was known of its names, and how it was asked for, stays. */
 static int merge_names(
 	Bulkhead__Store__Image *record, const Bulkhead__Store__Image *old, struct err *err)
 {
@@ -137,6 +210,8 @@ static int merge_names(
 		r = add_to_list(&record->tags, &record->n_tags, old->tags[i], err);
 	for (size_t i = 0; i < old->n_digests && r == 0; i++)
 		r = add_to_list(&record->digests, &record->n_digests, old->digests[i], err);
+	if (r == 0 && old->spec.len && !record->spec.len)
+		r = set_spec(record, old->spec.data, old->spec.len, err);
 	return r;
 }
 
@@ -309,6 +384,39 @@ int img_add(struct img *img, const char *id, Bulkhead__Store__Image *record, str
 	img_unlock(img);
 	if (r < 0)
 		img_image_unref(image);
+	return r;
+}
+
+/* ---- how it was asked for ---- */
+
+static int replace_spec(
+	struct img *img, const struct img_image *old, const void *spec, size_t len, struct err *err)
+{
+	Bulkhead__Store__Image *record = copy_record(old);
+	struct img_image *image = record ? img_image_new(old->id, record) : NULL;
+	if (!image)
+		return err_nomem(err);
+	int r = set_spec(record, spec, len, err);
+	if (r == 0)
+		r = store_put(img->store, STORE_IMAGE, image->id, &record->base, err);
+	if (r == 0)
+		img_list_put(img, image);
+	else
+		img_image_unref(image);
+	return r;
+}
+
+int img_note_spec(struct img *img, const char *id, const void *spec, size_t len, struct err *err)
+{
+	int r = 0;
+	pthread_mutex_lock(&img->lock);
+	size_t at = img_list_place(img, id);
+	if (at < img->n_images && strcmp(img->images[at]->id, id) == 0) {
+		const ProtobufCBinaryData *old = &img->images[at]->record->spec;
+		if (old->len != len || (len && memcmp(old->data, spec, len) != 0))
+			r = replace_spec(img, img->images[at], spec, len, err);
+	}
+	img_unlock(img);
 	return r;
 }
 

@@ -25,12 +25,34 @@ static int wanted_name(const Runtime__V1__ImageSpec *spec, const char **ret, str
 	return 0;
 }
 
+#define SPEC_BYTES_MAX (64u << 10)
+
+/* The client's annotations and the like stay with the image. */
+static int note_spec(
+	struct img *img, const char *id, const Runtime__V1__ImageSpec *spec, struct err *err)
+{
+	_cleanup_free_ uint8_t *packed = malloc(protobuf_c_message_get_packed_size(&spec->base));
+	if (!packed)
+		return err_nomem(err);
+	return img_note_spec(img, id, packed, protobuf_c_message_pack(&spec->base, packed), err);
+}
+
+static int check_spec(const Runtime__V1__ImageSpec *spec, struct err *err)
+{
+	if (protobuf_c_message_get_packed_size(&spec->base) <= SPEC_BYTES_MAX)
+		return 0;
+	return err_set(
+		err, -EINVAL, "the image's specification has more than %u bytes", SPEC_BYTES_MAX);
+}
+
 static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
 	ProtobufCMessage **ret_response, struct err *err)
 {
 	const Runtime__V1__PullImageRequest *req = (const Runtime__V1__PullImageRequest *)request;
 	const char *name = NULL;
 	int r = wanted_name(req->image, &name, err);
+	if (r == 0)
+		r = check_spec(req->image, err);
 	if (r < 0)
 		return r;
 	struct img_auth auth = {0};
@@ -45,6 +67,8 @@ static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
 	_cleanup_free_ char *id = NULL;
 	r = img_pull(call_images(call), name, req->auth ? &auth : NULL, rpc_call_cancel_fd(call),
 		&id, err);
+	if (r == 0)
+		r = note_spec(call_images(call), id, req->image, err);
 	if (r < 0)
 		return r;
 	Runtime__V1__PullImageResponse response = RUNTIME__V1__PULL_IMAGE_RESPONSE__INIT;
@@ -75,10 +99,11 @@ static void fill_user(Runtime__V1__Image *to, Runtime__V1__Int64Value *uid, char
 struct image_answer {
 	Runtime__V1__Image image;
 	Runtime__V1__Int64Value uid;
+	Runtime__V1__ImageSpec *spec; /* ours */
 	char user[256];
 };
 
-static void fill_image(struct image_answer *a, const struct img_image *from)
+static void fill_image(struct image_answer *a, const struct img *img, const struct img_image *from)
 {
 	runtime__v1__image__init(&a->image);
 	runtime__v1__int64_value__init(&a->uid);
@@ -88,8 +113,19 @@ static void fill_image(struct image_answer *a, const struct img_image *from)
 	a->image.repo_digests = from->record->digests;
 	a->image.n_repo_digests = from->record->n_digests;
 	a->image.size = from->record->size;
-	a->image.pinned = from->record->pinned;
+	a->image.pinned = img_is_pinned(img, from);
+	if (from->record->spec.len)
+		a->spec = runtime__v1__image_spec__unpack(
+			NULL, from->record->spec.len, from->record->spec.data);
+	a->image.spec = a->spec;
 	fill_user(&a->image, &a->uid, a->user, sizeof(a->user), from->record->config->user);
+}
+
+static void free_answers(struct image_answer *answers, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (answers[i].spec)
+			runtime__v1__image_spec__free_unpacked(answers[i].spec, NULL);
 }
 
 static char *verbose_info(const struct img_image *image)
@@ -116,7 +152,7 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 		RUNTIME__V1__IMAGE_STATUS_RESPONSE__INFO_ENTRY__INIT;
 	Runtime__V1__ImageStatusResponse__InfoEntry *entries[] = {&entry};
 	_cleanup_free_ char *info = NULL;
-	struct image_answer answer;
+	struct image_answer answer = {0};
 	struct img_image *image = NULL;
 	const char *name = NULL;
 	int r = wanted_name(req->image, &name, err);
@@ -125,7 +161,7 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 	if (r < 0)
 		return r;
 	if (r == 0) {
-		fill_image(&answer, image);
+		fill_image(&answer, call_images(call), image);
 		response.image = &answer.image;
 	}
 	if (image && req->verbose && (info = verbose_info(image))) {
@@ -135,25 +171,28 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 		response.n_info = 1;
 	}
 	r = respond(&response.base, ret_response, err);
+	free_answers(&answer, 1);
 	img_image_unref(image);
 	return r;
 }
 
-static int answer_list(
-	struct img_image *const *images, size_t n, ProtobufCMessage **ret_response, struct err *err)
+static int answer_list(const struct img *img, struct img_image *const *images, size_t n,
+	ProtobufCMessage **ret_response, struct err *err)
 {
 	_cleanup_free_ struct image_answer *answers = calloc(n + 1, sizeof(*answers));
 	_cleanup_free_ Runtime__V1__Image **pointers = calloc(n + 1, sizeof(*pointers));
 	if (!answers || !pointers)
 		return err_nomem(err);
 	for (size_t i = 0; i < n; i++) {
-		fill_image(&answers[i], images[i]);
+		fill_image(&answers[i], img, images[i]);
 		pointers[i] = &answers[i].image;
 	}
 	Runtime__V1__ListImagesResponse response = RUNTIME__V1__LIST_IMAGES_RESPONSE__INIT;
 	response.images = pointers;
 	response.n_images = n;
-	return respond(&response.base, ret_response, err);
+	int r = respond(&response.base, ret_response, err);
+	free_answers(answers, n);
+	return r;
 }
 
 static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
@@ -166,7 +205,7 @@ static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
 		int r = img_find(img, req->filter->image->image, &one, err);
 		if (r < 0)
 			return r;
-		r = answer_list(&one, r == 0, ret_response, err);
+		r = answer_list(img, &one, r == 0, ret_response, err);
 		img_image_unref(one);
 		return r;
 	}
@@ -175,7 +214,7 @@ static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
 	int r = img_list(img, &images, &n, err);
 	if (r < 0)
 		return r;
-	r = answer_list(images, n, ret_response, err);
+	r = answer_list(img, images, n, ret_response, err);
 	img_list_free(images, n);
 	return r;
 }

@@ -146,6 +146,21 @@ struct creation {
 	Bulkhead__Agent__CreateContainerRequest *request;
 };
 
+/* A whole name of the image's for people to read: the one that was asked for, where it is one. */
+static int record_image_name(struct creation *cr, struct err *err)
+{
+	const Runtime__V1__ImageSpec *spec = cr->container->config->image;
+	const Bulkhead__Store__Image *image = cr->image->record;
+	const char *const asked[] = {spec->user_specified_image, spec->image};
+	for (size_t i = 0; i < ARRAY_SIZE(asked); i++) {
+		const char *name = img_image_name(cr->image, asked[i]);
+		if (name)
+			return message_set_string(&cr->container->record->image_name, name, err);
+	}
+	return message_set_string(&cr->container->record->image_name,
+		image->n_tags ? image->tags[0] : spec->image, err);
+}
+
 static int record_image(struct creation *cr, struct err *err)
 {
 	Bulkhead__Store__Container *record = cr->container->record;
@@ -154,6 +169,8 @@ static int record_image(struct creation *cr, struct err *err)
 	if (r == 0)
 		r = message_set_string(&record->image_ref,
 			image->n_digests ? image->digests[0] : cr->image->id, err);
+	if (r == 0)
+		r = record_image_name(cr, err);
 	if (r == 0)
 		r = message_set_string(&record->stop_signal, image->config->stop_signal, err);
 	if (r < 0)

@@ -208,7 +208,16 @@ static Runtime__V1__Signal cri_signal(const char *name)
 	return RUNTIME__V1__SIGNAL__RUNTIME_DEFAULT;
 }
 
-static void fill_status(Runtime__V1__ContainerStatus *status, const struct container *c)
+/* As the client asked for it, but under a name that a person knows. */
+static void fill_image_spec(Runtime__V1__ImageSpec *spec, const struct container *c)
+{
+	*spec = *c->config->image;
+	if (c->record->image_name[0])
+		spec->image = c->record->image_name;
+}
+
+static void fill_status(Runtime__V1__ContainerStatus *status, Runtime__V1__ImageSpec *image,
+	const struct container *c)
 {
 	const Runtime__V1__ContainerConfig *config = c->config;
 	runtime__v1__container_status__init(status);
@@ -219,7 +228,8 @@ static void fill_status(Runtime__V1__ContainerStatus *status, const struct conta
 	status->started_at = c->record->started_ns;
 	status->finished_at = c->record->finished_ns;
 	status->exit_code = c->record->exit_code;
-	status->image = config->image;
+	fill_image_spec(image, c);
+	status->image = image;
 	status->image_ref = c->record->image_ref;
 	status->image_id = c->record->image_id;
 	status->reason = c->record->reason;
@@ -238,6 +248,7 @@ static int answer_status(
 	const struct container *c, bool verbose, ProtobufCMessage **ret_response, struct err *err)
 {
 	Runtime__V1__ContainerStatus status;
+	Runtime__V1__ImageSpec image;
 	Runtime__V1__ContainerResources resources = RUNTIME__V1__CONTAINER_RESOURCES__INIT;
 	Runtime__V1__ContainerStatusResponse response =
 		RUNTIME__V1__CONTAINER_STATUS_RESPONSE__INIT;
@@ -246,7 +257,7 @@ static int answer_status(
 	Runtime__V1__ContainerStatusResponse__InfoEntry *entries[] = {&entry};
 	_cleanup_free_ char *info = NULL;
 
-	fill_status(&status, c);
+	fill_status(&status, &image, c);
 	if (c->config->linux && c->config->linux->resources) {
 		resources.linux = c->config->linux->resources;
 		status.resources = &resources;
@@ -297,13 +308,20 @@ static bool wanted(const struct container *c, const Runtime__V1__ContainerFilter
 		(void *)c->config->labels, c->config->n_labels);
 }
 
-static void fill_item(Runtime__V1__Container *item, struct container *c)
+struct list_item {
+	Runtime__V1__Container container;
+	Runtime__V1__ImageSpec image;
+};
+
+static void fill_item(struct list_item *to, struct container *c)
 {
+	Runtime__V1__Container *item = &to->container;
 	runtime__v1__container__init(item);
 	item->id = c->id;
 	item->pod_sandbox_id = c->sandbox->id;
 	item->metadata = c->config->metadata;
-	item->image = c->config->image;
+	fill_image_spec(&to->image, c);
+	item->image = &to->image;
 	item->image_ref = c->record->image_ref;
 	item->image_id = c->record->image_id;
 	item->state = cri_state(c);
@@ -321,7 +339,7 @@ static int answer_list(struct runtime *rt, const Runtime__V1__ContainerFilter *f
 	size_t n = 0;
 	TAILQ_FOREACH(c, &rt->containers, link)
 		n += wanted(c, filter);
-	_cleanup_free_ Runtime__V1__Container *items = calloc(n + 1, sizeof(*items));
+	_cleanup_free_ struct list_item *items = calloc(n + 1, sizeof(*items));
 	_cleanup_free_ Runtime__V1__Container **pointers = calloc(n + 1, sizeof(*pointers));
 	if (!items || !pointers)
 		return err_nomem(err);
@@ -330,7 +348,7 @@ static int answer_list(struct runtime *rt, const Runtime__V1__ContainerFilter *f
 	TAILQ_FOREACH(c, &rt->containers, link)
 		if (wanted(c, filter)) {
 			fill_item(&items[response.n_containers], c);
-			pointers[response.n_containers] = &items[response.n_containers];
+			pointers[response.n_containers] = &items[response.n_containers].container;
 			response.n_containers++;
 		}
 	return respond(&response.base, ret_response, err);

@@ -1,12 +1,13 @@
 #!/usr/bin/env bats
-# Images: pull, look up, list, remove, and what pulls that fail say and leave. No pod is needed.
+# Images: pull, look up, list, remove, and what pulls that fail say and leave.
 
 load lib/bulkheadd
 
 setup_file() {
 	instance_setup
-	start_bulkheadd
 	export PORT=$((20000 + ${NET#bhft}))
+	sed -i "s,^images:,&\n  pinned: [\"127.0.0.1:$PORT/pinned\"]," "$D/config.yaml"
+	start_bulkheadd
 	make_busybox_layout "$FT/img" >/dev/null
 	htpasswd -Bbn joe open-sesame >"$FT/htpasswd"
 	start_registry "$FT/registry" "$PORT"
@@ -161,5 +162,87 @@ fails() {
 	[ -z "$(ls -A "$D/state/images/tmp")" ]
 	crictl pull "$IMAGE"
 	crictl rmi "$IMAGE"
+	[ "$(image_files)" -eq 0 ]
+}
+
+@test "several tags of one image: a tag goes alone, the last with the image, an id with all tags" {
+	push_image "$FT/img:latest" "127.0.0.1:$PORT/busybox:2"
+	push_image "$FT/img:latest" "127.0.0.1:$PORT/other:1"
+	crictl pull "$IMAGE"
+	files=$(image_files)
+	crictl pull "127.0.0.1:$PORT/busybox:2"
+	crictl pull "127.0.0.1:$PORT/other:1"
+	crictl images -o json | jq -e '.images | length == 1 and (.[0].repoTags | length) == 3 and
+		(.[0].repoDigests | length) == 2'
+	crictl rmi "$IMAGE"
+	[ -z "$(crictl images -q "$IMAGE")" ]
+	crictl inspecti "127.0.0.1:$PORT/busybox:2" | jq -e '.status | (.repoTags | length) == 2 and
+		(.repoDigests | length) == 2'
+	[ "$(image_files)" -eq "$files" ]
+	crictl rmi "127.0.0.1:$PORT/busybox:2"
+	crictl rmi "127.0.0.1:$PORT/other:1"
+	[ "$(image_files)" -eq 0 ]
+	crictl pull "$IMAGE"
+	crictl pull "127.0.0.1:$PORT/other:1"
+	crictl rmi "$(crictl images -q)"
+	[ "$(crictl images -q | wc -l)" -eq 0 ]
+}
+
+@test "a tag beside a digest does not count" {
+	digest=sha256:$(skopeo inspect --raw --tls-verify=false "docker://$IMAGE" | sha256sum | cut -d' ' -f1)
+	crictl pull "127.0.0.1:$PORT/busybox:nonesuch@$digest"
+	crictl inspecti "$IMAGE@$digest" | jq -e --arg digest "127.0.0.1:$PORT/busybox@$digest" \
+		'.status | (.repoTags // [] | length) == 0 and .repoDigests == [$digest]'
+}
+
+@test "pinned images and annotations are told" {
+	push_image "$FT/img:latest" "127.0.0.1:$PORT/pinned:latest"
+	crictl pull --annotation team=a "$IMAGE"
+	crictl inspecti "$IMAGE" | jq -e '.status | (.pinned // false) == false and
+		.spec.annotations.team == "a"'
+	crictl pull "127.0.0.1:$PORT/pinned"
+	crictl images -o json | jq -e '.images | length == 1 and .[0].pinned'
+	crictl rmi "127.0.0.1:$PORT/pinned"
+	crictl inspecti "$IMAGE" | jq -e '.status.pinned // false | not'
+}
+
+@test "simultaneous removals of one image all succeed, and it is gone for each" {
+	crictl pull "$IMAGE"
+	id=$(crictl images -q --no-trunc)
+	pids=()
+	for _ in 1 2 3 4 5 6; do
+		# crictl asks for the image first: one that is gone already is no failure of the removal.
+		{ crictl rmi "$id" 2>&1 || true; } | { ! grep -q 'code = '; } 3>&- &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do
+		wait "$pid"
+	done
+	[ "$(crictl images -q | wc -l)" -eq 0 ]
+	[ "$(image_files)" -eq 0 ]
+}
+
+@test "containers go on and start without their image, over a restart too" {
+	crictl pull "$IMAGE"
+	id=$(crictl images -q --no-trunc)
+	pod=$(run_pod held)
+	container=$(IMAGE=$id run_container "$pod" held '.image.user_specified_image = env.IMAGE')
+	crictl inspect "$container" | jq -e --arg id "$id" --arg tag "$IMAGE" '.status |
+		.image.image == $tag and .image.userSpecifiedImage == $id and .imageId == $id and
+		(.imageRef | startswith("127.0.0.1") and contains("@sha256:"))'
+	later=$(IMAGE=$id create_container "$pod" later '.command = ["sh", "-c", "echo later"]')
+	crictl rmi "$id"
+	[ "$(crictl images -q | wc -l)" -eq 0 ]
+	[ "$(crictl exec --sync "$container" cat /etc/hostname)" = held ]
+	restart_bulkheadd
+	[ "$(crictl exec --sync "$container" busybox echo still)" = still ]
+	crictl start "$later"
+	[ "$(finish "$later")" -eq 0 ]
+	[ "$(output_of held later)" = later ]
+	refused NotFound "" create_container "$pod" again ".image = {image: \"$IMAGE\"}"
+	crictl pull "$IMAGE"
+	[ "$(run_once "$pod" held again 'echo again' ".image = {image: \"$IMAGE\"}")" = again ]
+	crictl rmi "$id"
+	remove_pod "$pod"
 	[ "$(image_files)" -eq 0 ]
 }
