@@ -1,5 +1,5 @@
 RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
-	bring_up.c sandbox_service.c disks.c container.c container_service.c process.c signals.c exec.c \
+	bring_up.c network_spec.c sandbox_service.c disks.c container.c container_service.c process.c signals.c exec.c \
 	logs.c status.c steps.c recover.c)
 $(call library,runtime,$(RUNTIME_SOURCES))
 $(call library,config,cri-server/config.c)
@@ -11,6 +11,7 @@ $(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PK
 
 $(call unit_test,cri-server/config_test.c,config common,libcyaml libprotobuf-c)
 $(call unit_test,cri-server/runtime/steps_test.c,runtime common,libprotobuf-c)
+$(call unit_test,cri-server/runtime/network_spec_test.c,runtime cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/signals_test.c,runtime cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/logs_test.c,runtime agent-client common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/process_test.c,runtime image cri-proto store agent-client common,sqlite3 libcap libprotobuf-c)

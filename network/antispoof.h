@@ -11,13 +11,14 @@
  *	IPv4          source one of the interface's addresses
  *	IPv6          source one of the interface's or its link-local address; "::" for duplicate
  *	              address detection and listener reports alone; no extension header but the
- *	              hop-by-hop one of those reports, fragments and ESP; no router advertisement
- *and no redirect; a neighbour advertisement for own addresses, link-layer options of the own MAC
+ *	              hop-by-hop one of those reports, fragments and ESP; no router advertisement,
+ *	              no redirect; neighbour advertisements for own addresses, and link-layer
+ *	              options of the own MAC
  *
  * IPv6 link-local addresses are those of the MAC (EUI-64), as the guest's kernel makes them.
  * An interface without addresses of a family may send none of it. A frame that ends before what is
  * compared is not redirected either: the namespace's stack gets it, to which it is not addressed.
- *Sources: packet(7), bpf(2), RFC 826, 4861, 4862, 3810, 2710, 6980.
+ * Sources: packet(7), bpf(2), RFC 826, 4861, 4862, 3810, 2710, 6980.
  */
 #pragma once
 

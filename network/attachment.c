@@ -1,11 +1,11 @@
 #include "network/attachment.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "network/capability.h"
 #include "network/cni_result.h"
 
 #define FORMAT         1
@@ -88,96 +88,14 @@ static int make_args(const struct net_pod_spec *spec, char **ret, struct err *er
 	return *ret ? 0 : err_nomem(err);
 }
 
-static json_t *port_to_json(const struct net_port_mapping *port)
-{
-	static const char *const protocols[] = {
-		[NET_TCP] = "tcp", [NET_UDP] = "udp", [NET_SCTP] = "sctp"};
-
-	return json_pack("{s:i, s:i, s:s, s:s}", "hostPort", (int)port->host_port, "containerPort",
-		(int)port->container_port, "protocol", protocols[port->protocol], "hostIP",
-		port->host_ip ? port->host_ip : "");
-}
-
-static bool host_ip_is_valid(const char *ip)
-{
-	unsigned char bytes[sizeof(struct in6_addr)];
-
-	return !ip || !*ip || inet_pton(AF_INET, ip, bytes) == 1 ||
-	       inet_pton(AF_INET6, ip, bytes) == 1;
-}
-
-/* Those with a host port: the kubelet lists ports that are not mapped, too. */
-static int ports_to_json(const struct net_pod_spec *spec, json_t **ret, struct err *err)
-{
-	json_auto_t *ports = json_array();
-	size_t i;
-
-	if (!ports)
-		return err_nomem(err);
-	for (i = 0; i < spec->n_ports; i++) {
-		const struct net_port_mapping *port = &spec->ports[i];
-
-		if (port->host_port == 0)
-			continue;
-		if (port->container_port == 0 || !host_ip_is_valid(port->host_ip))
-			return err_set(err, -EINVAL,
-				"the mapping of host port %u has no container port or an invalid "
-				"host IP",
-				port->host_port);
-		if (json_array_append_new(ports, port_to_json(port)) < 0)
-			return err_nomem(err);
-	}
-	*ret = TAKE_PTR(ports);
-	return 0;
-}
-
-/* SPEC, "Deriving execution configuration from plugin configuration". */
-static json_t *derive_plugin(const struct cni_config *config, const json_t *plugin, json_t *ports)
-{
-	json_auto_t *derived = json_deep_copy(plugin);
-	json_t *capabilities;
-	bool maps;
-
-	if (!derived)
-		return NULL;
-	capabilities = json_object_get(derived, "capabilities");
-	maps = json_is_true(json_object_get(capabilities, "portMappings"));
-	(void)json_object_del(derived, "capabilities");
-	(void)json_object_del(derived, "runtimeConfig");
-	(void)json_object_del(derived, "prevResult");
-	if (json_object_set_new(derived, "name", json_string(config->name)) < 0 ||
-		json_object_set_new(derived, "cniVersion", json_string(config->version)) < 0)
-		return NULL;
-	if (maps && json_array_size(ports) > 0 &&
-		json_object_set_new(
-			derived, "runtimeConfig", json_pack("{s:O}", "portMappings", ports)) < 0)
-		return NULL;
-	return TAKE_PTR(derived);
-}
-
-static json_t *derive_plugins(const struct cni_config *config, json_t *ports)
-{
-	json_auto_t *plugins = json_array();
-	const json_t *plugin;
-	size_t i;
-
-	if (!plugins)
-		return NULL;
-	json_array_foreach(config->plugins, i, plugin) {
-		if (json_array_append_new(plugins, derive_plugin(config, plugin, ports)) < 0)
-			return NULL;
-	}
-	return TAKE_PTR(plugins);
-}
-
 int attachment_new(const struct cni_config *config, const struct net_pod_spec *spec,
 	const char *netns, struct attachment **ret, struct err *err)
 {
 	_cleanup_(attachment_freep) struct attachment *attachment = NULL;
-	json_auto_t *ports = NULL;
+	json_auto_t *args = NULL;
 	int r;
 
-	r = ports_to_json(spec, &ports, err);
+	r = capability_args(config->name, &spec->capabilities, &args, err);
 	if (r < 0)
 		return r;
 	attachment = calloc(1, sizeof(*attachment));
@@ -189,7 +107,7 @@ int attachment_new(const struct cni_config *config, const struct net_pod_spec *s
 	attachment->version = config->version;
 	attachment->id = strdup(spec->id);
 	attachment->netns = strdup(netns);
-	attachment->plugins = derive_plugins(config, ports);
+	attachment->plugins = capability_derive(config, args);
 	if (!attachment->id || !attachment->netns || !attachment->plugins)
 		return err_nomem(err);
 	*ret = TAKE_PTR(attachment);

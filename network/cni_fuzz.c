@@ -14,7 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void try_config(const char *text, size_t len)
 {
 	const struct net_port_mapping port = {NET_TCP, 80, 8080, NULL};
-	const struct net_pod_spec spec = {"pod1", "web", "default", "u-1", &port, 1};
+	const struct net_pod_spec spec = {
+		"pod1", "web", "default", "u-1", {.ports = &port, .n_ports = 1}};
 	struct attachment *attachment = NULL;
 	struct cni_config *config = NULL;
 	struct err err = ERR_INIT;

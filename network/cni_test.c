@@ -254,7 +254,8 @@ static void test_attachment(void **state)
 		{NET_UDP, 53, 0, NULL},
 		{NET_SCTP, 90, 9090, "fd00::1"},
 	};
-	const struct net_pod_spec spec = {"p1", "web-0", "default", "u-1", ports, 3};
+	const struct net_pod_spec spec = {
+		"p1", "web-0", "default", "u-1", {.ports = ports, .n_ports = 3}};
 	struct attachment *attachment = attach(&spec, 0, NULL), *loaded = NULL;
 	_cleanup_free_ char *plugins = NULL;
 	char *dir = testing_dir();
@@ -290,25 +291,83 @@ static void test_attachment(void **state)
 	testing_dir_remove(dir);
 }
 
+/* Each plugin is told what it declares, and nothing else. */
+static void test_capabilities(void **state)
+{
+	static char *const servers[] = {(char *)"10.0.0.1"}, *const ips[] = {(char *)"10.1.2.3/24"};
+	static char *const subnets[] = {(char *)"10.1.2.0/24"}, *const names[] = {(char *)"db"};
+	static const char *const annotations[] = {"team", "blue"};
+	const struct net_pod_spec spec = {"p1", "web", "default", "u",
+		{.ingress_bits = 1000000,
+			.dns_servers = servers,
+			.n_dns_servers = 1,
+			.mac = "02:00:00:00:00:01",
+			.ips = ips,
+			.n_ips = 1,
+			.ip_subnets = subnets,
+			.n_ip_subnets = 1,
+			.aliases = names,
+			.n_aliases = 1,
+			.annotations = annotations,
+			.n_annotations = 1}};
+	static const struct {
+		const char *capability, *config;
+	} cases[] = {
+		{"bandwidth", "{\"ingressBurst\":2147483647,\"ingressRate\":1000000}"},
+		{"dns", "{\"servers\":[\"10.0.0.1\"]}"},
+		{"mac", "\"02:00:00:00:00:01\""},
+		{"ips", "[\"10.1.2.3/24\"]"},
+		{"ipRanges", "[[{\"subnet\":\"10.1.2.0/24\"}]]"},
+		{"aliases", "{\"n\":[\"db\"]}"},
+		{"io.kubernetes.cri.pod-annotations", "{\"team\":\"blue\"}"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_free_ char *text = str_printf(HEAD
+			"\"plugins\": [{\"type\": \"a\", \"capabilities\": {\"%s\": true}}]}",
+			cases[i].capability);
+		_cleanup_free_ char *expected =
+			str_printf("{\"%s\":%s}", cases[i].capability, cases[i].config);
+		struct attachment *attachment = NULL;
+		struct cni_config *config = NULL;
+		struct err err = ERR_INIT;
+
+		assert_int_equal(parse(text, &config, &err), 0);
+		assert_int_equal(attachment_new(config, &spec, "/n", &attachment, &err), 0);
+		_cleanup_free_ char *got = json_dumps(
+			json_object_get(json_array_get(attachment->plugins, 0), "runtimeConfig"),
+			JSON_COMPACT | JSON_SORT_KEYS);
+		assert_string_equal(got, expected);
+		attachment_free(attachment);
+		cni_config_free(config);
+	}
+}
+
 static void test_attachment_refused(void **state)
 {
 	static const struct net_port_mapping no_port = {NET_TCP, 0, 80, NULL};
+	static char *const no_ip[] = {(char *)"10.1.2.3/33"}, *const no_net[] = {
+								      (char *)"10.1.2.0"};
 	static const struct net_port_mapping bad_ip = {NET_TCP, 80, 80, "$(reboot)"};
 	static const struct {
 		struct net_pod_spec spec;
 		const char *message;
 	} rows[] = {
-		{{"p", "a;K8S_POD_UID=x", "n", "u", NULL, 0}, "the pod's name has a character"},
-		{{"p", "a\nb", "n", "u", NULL, 0}, "(byte 2)"},
-		{{"p", "a", "n=", "u", NULL, 0}, "the pod's namespace has"},
-		{{"p", "a", "n", "\xc3\xa4", NULL, 0}, "the pod's uid has"},
-		{{"p", "a", "n", "", NULL, 0}, "the pod has no uid"},
-		{{"p", NULL, "n", "u", NULL, 0}, "the pod has no name"},
-		{{"p", "a", "n", "u", &no_port, 1}, "host port 80"},
-		{{"p", "a", "n", "u", &bad_ip, 1}, "invalid host IP"},
+		{{"p", "a;K8S_POD_UID=x", "n", "u", {0}}, "the pod's name has a character"},
+		{{"p", "a\nb", "n", "u", {0}}, "(byte 2)"},
+		{{"p", "a", "n=", "u", {0}}, "the pod's namespace has"},
+		{{"p", "a", "n", "\xc3\xa4", {0}}, "the pod's uid has"},
+		{{"p", "a", "n", "", {0}}, "the pod has no uid"},
+		{{"p", NULL, "n", "u", {0}}, "the pod has no name"},
+		{{"p", "a", "n", "u", {.ports = &no_port, .n_ports = 1}}, "host port 80"},
+		{{"p", "a", "n", "u", {.ports = &bad_ip, .n_ports = 1}}, "invalid host IP"},
+		{{"p", "a", "n", "u", {.mac = "02:00"}}, "'02:00' is not a MAC"},
+		{{"p", "a", "n", "u", {.ips = no_ip, .n_ips = 1}}, "10.1.2.3/33"},
+		{{"p", "a", "n", "u", {.ip_subnets = no_net, .n_ip_subnets = 1}}, "10.1.2.0"},
 	};
 	char longer[300];
-	struct net_pod_spec spec = {"p", longer, "n", "u", NULL, 0};
+	struct net_pod_spec spec = {"p", longer, "n", "u", {0}};
 	size_t i;
 
 	(void)state;
@@ -330,6 +389,7 @@ int main(void)
 		cmocka_unit_test(test_result_refused),
 		cmocka_unit_test(test_failure_messages),
 		cmocka_unit_test(test_attachment),
+		cmocka_unit_test(test_capabilities),
 		cmocka_unit_test(test_attachment_refused),
 	};
 

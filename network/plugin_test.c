@@ -30,7 +30,7 @@ static int set_up(void **state)
 	static const char text[] =
 		"{\"name\": \"n\", \"cniVersion\": \"1.0.0\", \"plugins\": [{\"type\": \"one\"},"
 		" {\"type\": \"two\"}]}";
-	const struct net_pod_spec spec = {"pod1", "web", "default", "u-1", NULL, 0};
+	const struct net_pod_spec spec = {"pod1", "web", "default", "u-1", {0}};
 	struct room *room = calloc(1, sizeof(*room));
 	struct cni_config *config = NULL;
 	struct err err = ERR_INIT;

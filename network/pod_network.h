@@ -36,7 +36,8 @@ struct net_config {
 	const char *cache_dir; /* our results, for DEL: survives a reboot; made when missing */
 	const char *netns_dir; /* ours alone; made when missing */
 	uint64_t plugin_timeout_ms;
-	bool antispoof; /* a guest sends under its own MAC and addresses only: network/antispoof.h */
+	bool antispoof; /* a guest sends under its own MAC and addresses only: network/antispoof.h
+			 */
 };
 
 int net_open(const struct net_config *config, struct net **ret, struct err *err);
@@ -64,13 +65,29 @@ struct net_port_mapping {
 	const char *host_ip; /* NULL: any */
 };
 
+/* What the pod asks of plugins that declare the capability of the name. Empty: it does not ask. */
+struct net_capabilities {
+	const struct net_port_mapping *ports; /* "portMappings" */
+	size_t n_ports;
+	uint64_t ingress_bits, egress_bits; /* "bandwidth", per second; 0: unlimited */
+	char *const *dns_servers, *const *dns_searches, *const *dns_options; /* "dns" */
+	size_t n_dns_servers, n_dns_searches, n_dns_options;
+	const char *mac;         /* "mac"; NULL: none */
+	char *const *ips;        /* "ips", addresses with or without prefix length */
+	char *const *ip_subnets; /* "ipRanges", each a set of its own */
+	char *const *aliases;    /* "aliases", on the configured network */
+	size_t n_ips, n_ip_subnets, n_aliases;
+	/* "io.kubernetes.cri.pod-annotations": keys and values, by turns. */
+	const char *const *annotations;
+	size_t n_annotations; /* pairs */
+};
+
 struct net_pod_spec {
 	const char *id;        /* [a-z0-9]{1,64} */
 	const char *name;      /* K8S_POD_NAME */
 	const char *namespace; /* K8S_POD_NAMESPACE */
 	const char *uid;       /* K8S_POD_UID */
-	const struct net_port_mapping *ports;
-	size_t n_ports;
+	struct net_capabilities capabilities;
 };
 
 struct net_route {

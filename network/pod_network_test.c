@@ -69,8 +69,7 @@ static struct net_pod_spec pod_spec(const char *id)
 		.name = "web",
 		.namespace = "default",
 		.uid = "u-1",
-		.ports = &http_port,
-		.n_ports = 1};
+		.capabilities = {.ports = &http_port, .n_ports = 1}};
 }
 
 static void write_config(

@@ -19,6 +19,7 @@
 #include "common/fd.h"
 #include "common/spawn.h"
 #include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/network_spec.h"
 
 #define CONFIGURE_MS 10000
 #define MKFS_MS      30000
@@ -104,34 +105,6 @@ static void scratch_undo(void *subject)
 		unlink(up->scratch);
 }
 
-static int port_mappings(const Runtime__V1__PodSandboxConfig *config, struct net_port_mapping **ret,
-	size_t *ret_n, struct err *err)
-{
-	static const enum net_protocol protocols[] = {
-		[RUNTIME__V1__PROTOCOL__TCP] = NET_TCP,
-		[RUNTIME__V1__PROTOCOL__UDP] = NET_UDP,
-		[RUNTIME__V1__PROTOCOL__SCTP] = NET_SCTP,
-	};
-	struct net_port_mapping *ports = calloc(config->n_port_mappings + 1, sizeof(*ports));
-	if (!ports)
-		return err_nomem(err);
-	size_t n = 0;
-	for (size_t i = 0; i < config->n_port_mappings; i++) {
-		const Runtime__V1__PortMapping *from = config->port_mappings[i];
-		if (from->host_port == 0)
-			continue; /* only says which port the container has */
-		ports[n++] = (struct net_port_mapping){
-			.protocol = protocols[from->protocol],
-			.container_port = (uint16_t)from->container_port,
-			.host_port = (uint16_t)from->host_port,
-			.host_ip = from->host_ip[0] ? from->host_ip : NULL,
-		};
-	}
-	*ret = ports;
-	*ret_n = n;
-	return 0;
-}
-
 /* What a restarted process must know of the network, for status. */
 static int record_network(struct sandbox *sandbox, const struct net_pod_info *info, struct err *err)
 {
@@ -155,21 +128,9 @@ static int record_network(struct sandbox *sandbox, const struct net_pod_info *in
 
 static int set_up_network(struct bring_up *up, struct err *err)
 {
-	const Runtime__V1__PodSandboxConfig *config = up->sandbox->config;
-	_cleanup_free_ struct net_port_mapping *ports = NULL;
-	size_t n_ports = 0;
-	int r = port_mappings(config, &ports, &n_ports, err);
-	if (r < 0)
-		return r;
-	const struct net_pod_spec spec = {
-		.id = up->sandbox->id,
-		.name = config->metadata->name,
-		.namespace = config->metadata->namespace_,
-		.uid = config->metadata->uid,
-		.ports = ports,
-		.n_ports = n_ports,
-	};
-	return net_pod_setup(up->rt->net, &spec, &up->network, err);
+	_cleanup_(network_spec_done) struct network_spec spec = {0};
+	int r = network_spec_fill(&spec, up->sandbox->id, up->sandbox->config, err);
+	return r < 0 ? r : net_pod_setup(up->rt->net, &spec.pod, &up->network, err);
 }
 
 static void *network_main(void *arg)

@@ -81,12 +81,19 @@ inside() {
 	[[ $output == *"default via $SUBNET.1 dev eth0"* ]]
 }
 
-@test "a plugin's MTU is carried into the guest" {
-	jq '.plugins[0].mtu = 1400' "$FT/cni/10-$NET.conflist" >"$FT/cni/05.conflist"
-	id=$(run_pod small)
+@test "a plugin's MTU and a MAC that an annotation asks for are carried into the guest, its bandwidth is held" {
+	jq '.plugins[0] += {mtu: 1400, capabilities: {mac: true}} |
+		.plugins += [{type: "bandwidth", capabilities: {bandwidth: true}}]' "$FT/cni/10-$NET.conflist" >"$FT/cni/05.conflist"
+	id=$(run_pod small '.annotations = {"cni.bulkhead.io/mac": "02:fe:00:00:01:02",
+		"kubernetes.io/ingress-bandwidth": "10M"}')
+	refused InvalidArgument kubernetes.io/egress-bandwidth crictl runp <(pod_config wrong \
+		'.annotations = {"kubernetes.io/egress-bandwidth": "fast"}')
 	rm "$FT/cni/05.conflist"
 	c=$(run_container "$id" main)
 	[ "$(crictl exec -s "$c" cat /sys/class/net/eth0/mtu)" = 1400 ]
+	[ "$(crictl exec -s "$c" cat /sys/class/net/eth0/address)" = 02:fe:00:00:01:02 ]
+	tc qdisc show | grep -q "tbf .* rate 10Mbit"
+	crictl exec -s "$c" ping -c 1 -W 5 "$SUBNET.1"
 	remove_pod "$id"
 }
 
