@@ -77,7 +77,6 @@ void check_programs(struct check *check)
 	check_path(check, "virtiofsd", virtiofsds, X_OK,
 		"apt-get install qemu-system-common (or virtiofsd)");
 	check_program(check, "skopeo", "skopeo", "--version", "apt-get install skopeo");
-	check_program(check, "erofs-utils", "mkfs.erofs", "--help", "apt-get install erofs-utils");
 	check_path(check, "kernel", kernels, R_OK, guest);
 	check_path(check, "initramfs", initramfs, R_OK, guest);
 }

@@ -63,9 +63,8 @@ int place_teardown(void **state)
 
 struct place *begin(void **state)
 {
-	if (geteuid() != 0 || access("/usr/bin/skopeo", X_OK) < 0 ||
-		(access("/usr/bin/mkfs.erofs", X_OK) < 0 && access("/sbin/mkfs.erofs", X_OK) < 0)) {
-		print_message("pulling needs root, skopeo and mkfs.erofs\n");
+	if (geteuid() != 0 || access("/usr/bin/skopeo", X_OK) < 0) {
+		print_message("pulling needs root and skopeo\n");
 		skip();
 	}
 	struct place *p = *state;

@@ -1,6 +1,6 @@
 /*
  * For the tests of the image store: a store in a directory of its own, and an OCI layout beside it
- * that real pulls (skopeo, bulkhead-unpack, mkfs.erofs) take images from. Needs root and these
+ * that real pulls (skopeo, bulkhead-unpack) take images from. Needs root and these
  * programs: begin() skips without.
  */
 #pragma once

@@ -1,8 +1,7 @@
 /*
  * From a layer's blob to a read-only EROFS file that guests mount.
  *
- *	blob → bulkhead-unpack (chrooted process) → tree in tmp/ → mkfs.erofs → a file in
- *	tmp/ → layers/<hex>.erofs
+ *	blob → bulkhead-unpack (a confined process) → a file in tmp/ → layers/<hex>.erofs
  *
  * The file appears by rename when it is complete, its record right after; a file without a record
  * is removed at start-up. Layers are world-readable: every machine's QEMU opens them, none may
@@ -13,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -51,13 +49,13 @@ static int unpack_error(const struct spawn_result *result, struct err *err)
 		err, code, "unpack: %.*s", why ? (int)strcspn(why, "\n") : 0, why ? why : "");
 }
 
-static int unpack(struct img *img, const char *blob, const char *tree, const char *diff_id,
-	int cancel_fd, struct err *err)
+static int unpack(struct img *img, const char *blob, const char *file, const char *diff_id,
+	int cancel_fd, bool *ret_opaque, struct err *err)
 {
 	char bytes[24], files[24];
 	snprintf(bytes, sizeof(bytes), "%llu", (unsigned long long)img->config.layer_bytes_max);
 	snprintf(files, sizeof(files), "%llu", (unsigned long long)img->config.layer_files_max);
-	const char *const argv[] = {img->config.unpack_helper, blob, tree, bytes, files, NULL};
+	const char *const argv[] = {img->config.unpack_helper, blob, file, bytes, files, NULL};
 	const struct spawn_options options = {
 		.argv = argv, .timeout_ms = CONVERT_MS, .cancel_fd = cancel_fd};
 	struct spawn_result result = SPAWN_RESULT_INIT(256);
@@ -71,23 +69,9 @@ static int unpack(struct img *img, const char *blob, const char *tree, const cha
 		if (!got || strncmp(got, diff_id, strlen(diff_id)) != 0)
 			r = err_set(err, -EBADMSG, "its content is %.71s, the image says %s",
 				got ? got : "unknown", diff_id);
+		else
+			*ret_opaque = strstr(got, " opaque") != NULL;
 	}
-	spawn_result_done(&result);
-	return r;
-}
-
-static int make_erofs(const char *tree, const char *file, int cancel_fd, struct err *err)
-{
-	const char *const argv[] = {"mkfs.erofs", "--quiet", file, tree, NULL};
-	const struct spawn_options options = {
-		.argv = argv, .timeout_ms = CONVERT_MS, .cancel_fd = cancel_fd};
-	struct spawn_result result = SPAWN_RESULT_INIT(65536);
-	struct err own = ERR_INIT;
-	int r = spawn_check(&options, &result, &own);
-	if (r == -ENOENT)
-		r = err_set(err, -EIO, "there is no program mkfs.erofs (package erofs-utils)");
-	else if (r < 0) /* "disk full" is in words only */
-		r = err_set(err, strstr(own.msg, "o space left") ? -ENOSPC : r, "%s", own.msg);
 	spawn_result_done(&result);
 	return r;
 }
@@ -118,23 +102,15 @@ static int convert(struct img *img, const char *blob_digest, const char *diff_id
 	struct err *err)
 {
 	_cleanup_free_ char *blob = img_blob_path(img, blob_digest);
-	_cleanup_free_ char *tree = str_printf("%s/%s", img->tmp, hex_of(diff_id));
-	_cleanup_free_ char *file = tree ? str_printf("%s.erofs", tree) : NULL;
+	_cleanup_free_ char *file = str_printf("%s/%s.erofs", img->tmp, hex_of(diff_id));
+	bool opaque = false;
 	if (!blob || !file)
 		return err_nomem(err);
-	int r = fd_remove_tree(tree, err);
-	if (r == 0 && mkdir(tree, 0755) < 0)
-		r = err_errno(err, "make %s", tree);
+	unlink(file); /* of a conversion that was killed */
+	int r = unpack(img, blob, file, diff_id, cancel_fd, &opaque, err);
 	if (r == 0)
-		r = unpack(img, blob, tree, diff_id, cancel_fd, err);
-	if (r == 0)
-		r = make_erofs(tree, file, cancel_fd, err);
-	char opaque;
-	if (r == 0)
-		r = publish(img, file, diff_id,
-			getxattr(tree, UNPACK_OPAQUE_XATTR, &opaque, 1) == 1, err);
+		r = publish(img, file, diff_id, opaque, err);
 	unlink(file);
-	fd_remove_tree(tree, NULL);
 	return r;
 }
 

@@ -1,6 +1,6 @@
 $(call library,image,$(addprefix cri-server/image/,image.c names.c files.c busy.c collect.c usage.c pull.c fetch.c layer.c manifest.c \
 	reference.c service.c) cri-server/message.c)
-$(call library,unpack,cri-server/image/unpack.c)
+$(call library,unpack,$(addprefix cri-server/image/,unpack.c tree.c erofs.c))
 UNPACK_PKGS := libarchive libcrypto libcap libseccomp
 $(call program,bulkhead-unpack,cri-server/image,cri-server/image/unpack_main.c,unpack common,$(UNPACK_PKGS))
 $(call unit_test,cri-server/image/reference_test.c,image common,libprotobuf-c)

@@ -3,25 +3,22 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <sys/xattr.h>
-#include <unistd.h>
 
 #include <openssl/evp.h>
 
 #include "common/fd.h"
+#include "cri-server/image/erofs.h"
+#include "cri-server/image/tree.h"
 
-#define WHITEOUT    ".wh."
-#define OPAQUE      ".wh..wh..opq"
-#define BLOCK       65536
-#define DEFAULT_DIR 0755
+#define WHITEOUT  ".wh."
+#define OPAQUE    ".wh..wh..opq"
+#define BLOCK     (128u << 10)
+#define LINKS_MAX 40 /* on one way, as in the kernel */
 
 /* The blob, decompressed and hashed, as the tar reader's input. */
 struct source {
@@ -31,24 +28,15 @@ struct source {
 	uint64_t bytes;
 	bool empty; /* no stream at all, which libarchive does not read from */
 	bool too_long;
-	char block[BLOCK];
 };
 
-/*
- * Every entry is made by its base name's parent, which becomes the working directory: getcwd() then
- * gives the parent's path without the symbolic links that lead there. So libarchive, which comes
- * back to directories by their paths, meets no link, and no chain of links makes a tree deeper than
- * a path can say.
- */
 struct unpacking {
 	struct source source;
 	struct archive *tar;
-	struct archive *disk;
 	const struct unpack_limits *limits;
 	uint64_t bytes, files;
-	char *parent;        /* as the entries write it; the working directory */
-	char real[PATH_MAX]; /* the same as it is; behind it, for a while, an entry's name */
-	size_t real_len;
+	struct tree tree;
+	struct erofs image;
 };
 
 static int too_long(const struct unpack_limits *limits, struct err *err)
@@ -67,54 +55,28 @@ static int read_failed(const struct source *s, struct archive *a, struct err *er
 		why ? why : "unknown error");
 }
 
-/* What the host lacks keeps its code; all else is the layer's fault. */
-static int blame(int number)
-{
-	switch (number) {
-	case ENOSPC:
-	case EDQUOT:
-		return -ENOSPC;
-	case ENOMEM:
-	case EIO:
-	case EROFS:
-	case EMFILE:
-	case ENFILE:
-		return -number;
-	default:
-		return -EBADMSG;
-	}
-}
+/* ---- the stream ---- */
 
-static int disk_failed(struct archive *disk, const char *path, struct err *err)
-{
-	const char *why = archive_error_string(disk);
-	return err_set(err, blame(archive_errno(disk)), "write '%.200s': %s", path,
-		why ? why : "unknown error");
-}
-
-static int tree_failed(const char *what, const char *path, struct err *err)
-{
-	int number = errno;
-	return err_set(err, blame(number), "%s '%.200s': %s", what, path, strerror(number));
-}
-
-static ssize_t read_source(struct archive *tar, void *userdata, const void **block)
+static ssize_t read_source(struct archive *tar, void *userdata, const void **ret_block)
 {
 	struct source *s = userdata;
-	ssize_t n = s->empty ? 0 : archive_read_data(s->raw, s->block, sizeof(s->block));
-	if (n < 0) {
+	size_t n = 0;
+	la_int64_t offset;
+	int r = s->empty ? ARCHIVE_EOF : archive_read_data_block(s->raw, ret_block, &n, &offset);
+	if (r == ARCHIVE_EOF)
+		return 0;
+	if (r != ARCHIVE_OK) {
 		archive_set_error(tar, archive_errno(s->raw), "%s", archive_error_string(s->raw));
 		return -1;
 	}
-	s->bytes += (uint64_t)n;
+	s->bytes += n;
 	s->too_long = s->bytes > s->limits->bytes;
 	if (s->too_long) {
 		archive_set_error(tar, EFBIG, "too long");
 		return -1;
 	}
-	EVP_DigestUpdate(s->hash, s->block, (size_t)n);
-	*block = s->block;
-	return n;
+	EVP_DigestUpdate(s->hash, *ret_block, n);
+	return (ssize_t)n;
 }
 
 static int open_source(struct source *s, int fd, struct err *err)
@@ -135,35 +97,17 @@ static int open_source(struct source *s, int fd, struct err *err)
 	return r == ARCHIVE_OK || s->empty ? 0 : read_failed(s, s->raw, err);
 }
 
-static int open_unpacking(struct unpacking *u, int fd, struct err *err)
+/* What stands behind the archive's end belongs to the digest too. */
+static int drain(struct unpacking *u, struct err *err)
 {
-	u->source.limits = u->limits;
-	int r = open_source(&u->source, fd, err);
-	if (r < 0)
-		return r;
-	u->tar = archive_read_new();
-	u->disk = archive_write_disk_new();
-	if (!u->tar || !u->disk)
-		return err_nomem(err);
-	archive_read_support_format_tar(u->tar);
-	archive_read_support_format_empty(u->tar);
-	if (archive_read_open(u->tar, &u->source, NULL, read_source, NULL) != ARCHIVE_OK)
-		return read_failed(&u->source, u->tar, err);
-	/* Extended attributes are set by set_xattrs(); names of users are never looked up. */
-	archive_write_disk_set_options(u->disk, ARCHIVE_EXTRACT_TIME | ARCHIVE_EXTRACT_PERM |
-							ARCHIVE_EXTRACT_OWNER |
-							ARCHIVE_EXTRACT_ACL);
-	return 0;
+	const void *block;
+	ssize_t n;
+	while ((n = read_source(u->tar, &u->source, &block)) > 0)
+		;
+	return n < 0 ? read_failed(&u->source, u->tar, err) : 0;
 }
 
-static void close_unpacking(struct unpacking *u)
-{
-	archive_read_free(u->tar);
-	archive_write_free(u->disk);
-	archive_read_free(u->source.raw);
-	EVP_MD_CTX_free(u->source.hash);
-	free(u->parent);
-}
+/* ---- ways ---- */
 
 static int count_entry(struct unpacking *u, struct err *err)
 {
@@ -171,122 +115,6 @@ static int count_entry(struct unpacking *u, struct err *err)
 		return 0;
 	return err_set(err, -EFBIG, "the layer has more than images.layer_files_max, %llu entries",
 		(unsigned long long)u->limits->files);
-}
-
-static bool is_whiteout(const struct stat *st)
-{
-	return S_ISCHR(st->st_mode) && st->st_rdev == makedev(0, 0);
-}
-
-static int set_opaque(const char *directory, struct err *err)
-{
-	if (lsetxattr(directory, UNPACK_OPAQUE_XATTR, "y", 1, 0) < 0)
-		return tree_failed("mark as opaque", directory, err);
-	return 0;
-}
-
-/* A missing parent is root's, as every unpacker makes it; one that was whited out before hides what
- * is below. */
-static int make_parent(struct unpacking *u, const char *path, struct err *err)
-{
-	struct stat st;
-	bool there = lstat(path, &st) == 0;
-	bool whiteout = there && is_whiteout(&st);
-	if (there && !whiteout)
-		return 0;
-	int r = count_entry(u, err);
-	if (r < 0)
-		return r;
-	if (whiteout && unlink(path) < 0)
-		return tree_failed("remove", path, err);
-	if (mkdir(path, DEFAULT_DIR) < 0)
-		return tree_failed("make directory", path, err);
-	return whiteout ? set_opaque(path, err) : 0;
-}
-
-/* Makes `parent` ("" is the root) the working directory, with what is missing of it. */
-static int enter_parent(struct unpacking *u, const char *parent, struct err *err)
-{
-	if (u->parent && strcmp(u->parent, parent) == 0)
-		return 0;
-	char *path = strdup(parent);
-	if (!path)
-		return err_nomem(err);
-	free(u->parent);
-	u->parent = NULL;
-	int r = 0;
-	for (char *slash = *path ? strchr(path + 1, '/') : NULL; slash && r == 0;
-		slash = strchr(slash + 1, '/')) {
-		*slash = '\0';
-		r = make_parent(u, path, err);
-		*slash = '/';
-	}
-	if (r == 0 && *path)
-		r = make_parent(u, path, err);
-	if (r == 0 && chdir(*path ? path : "/") < 0)
-		r = tree_failed("enter", path, err);
-	if (r == 0 && !getcwd(u->real, PATH_MAX))
-		r = tree_failed("enter", path, err);
-	if (r < 0) {
-		free(path);
-		return r;
-	}
-	u->real_len = strlen(u->real);
-	if (u->real_len == 1)
-		u->real_len = 0; /* the root's slash */
-	u->parent = path;
-	return 0;
-}
-
-/* A whiteout hides what lower layers have: where this layer has a directory too, that directory is
- * opaque. */
-static int whiteout(const char *name, struct err *err)
-{
-	struct stat st;
-	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-		return err_set(err, -EBADMSG, "the layer has an entry '%s%s'", WHITEOUT, name);
-	if (lstat(name, &st) == 0)
-		return S_ISDIR(st.st_mode) ? set_opaque(name, err) : 0;
-	if (mknod(name, S_IFCHR, makedev(0, 0)) < 0)
-		return tree_failed("make a whiteout for", name, err);
-	return 0;
-}
-
-/*
- * Attributes of files and of security modules are kept. "trusted." is overlayfs's, where an image
- * could redirect directories; "system." is ACLs, which libarchive sets; other systems' mean nothing
- * here.
- */
-static int set_xattrs(struct archive_entry *entry, const char *path, struct err *err)
-{
-	const char *name;
-	const void *value;
-	size_t size;
-	archive_entry_xattr_reset(entry);
-	while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
-		bool user = strncmp(name, "user.", 5) == 0;
-		mode_t type = archive_entry_filetype(entry);
-		if (!user && strncmp(name, "security.", 9) != 0)
-			continue;
-		if (user && type != AE_IFREG && type != AE_IFDIR)
-			continue; /* Linux has none there */
-		if (lsetxattr(path, name, value, size, 0) < 0)
-			return err_set(err, blame(errno), "set attribute %.100s of '%.200s': %s",
-				name, path, strerror(errno));
-	}
-	return 0;
-}
-
-static int copy_data(struct unpacking *u, const char *path, struct err *err)
-{
-	const void *block;
-	size_t size;
-	la_int64_t offset;
-	int r;
-	while ((r = archive_read_data_block(u->tar, &block, &size, &offset)) == ARCHIVE_OK)
-		if (archive_write_data_block(u->disk, block, size, offset) < ARCHIVE_OK)
-			return disk_failed(u->disk, path, err);
-	return r == ARCHIVE_EOF ? 0 : read_failed(&u->source, u->tar, err);
 }
 
 /* "/a/b" from "a/b", "./a/b", "/a/b/" …; ".." does not occur in an honest layer. */
@@ -315,101 +143,282 @@ static int clean_path(const char *from, char **ret, struct err *err)
 	return 0;
 }
 
-/* Kinds, owners and sizes as they can be. A size is what a file claims: holes count. */
-static int check_entry(struct unpacking *u, struct archive_entry *entry, struct err *err)
+/*
+ * From a directory to what a name in it leads to. Positive 1 with ret_link: a symbolic link. What
+ * is missing is made, where `make` allows; what was whited out before hides what is below.
+ */
+static int step(struct unpacking *u, struct tree_dir **dir, const char *name, bool make,
+	const char **ret_link, struct err *err)
 {
-	const char *path = u->real;
-	switch (archive_entry_filetype(entry)) {
-	case AE_IFREG:
-		break;
-	case AE_IFDIR:
-	case AE_IFLNK:
-	case AE_IFCHR:
-	case AE_IFBLK:
-	case AE_IFIFO:
-		archive_entry_set_size(entry, 0);
-		break;
-	default:
-		if (!archive_entry_hardlink(entry))
-			return err_set(err, -EBADMSG, "'%.200s' is of an unknown kind", path);
+	if (!*name || strcmp(name, ".") == 0)
+		return 0;
+	struct tree_node *node =
+		strcmp(name, "..") == 0 ? (*dir)->parent->node : tree_find(*dir, name);
+	if (node && node->dir) {
+		*dir = node->dir;
+		return 0;
 	}
-	if (path[1] == '\0' && archive_entry_filetype(entry) != AE_IFDIR)
-		return err_set(err, -EBADMSG, "the layer's root is not a directory");
+	if (node && node->target) {
+		*ret_link = node->target;
+		return 1;
+	}
+	if (node && !node->whiteout)
+		return err_set(err, -EBADMSG, "'%.200s' is not a directory", name);
+	if (!make)
+		return err_set(err, -EBADMSG, "there is no '%.200s'", name);
+	struct tree_node *made;
+	int r = count_entry(u, err);
+	if (r == 0)
+		r = tree_new_dir(&u->tree, &made, err);
+	if (r == 0)
+		r = tree_put(&u->tree, *dir, name, made, err);
+	if (r != 0)
+		return r;
+	made->dir->opaque = node != NULL;
+	*dir = made->dir;
+	return 0;
+}
+
+/* The directory of a cleaned path, which is changed. */
+static int enter(
+	struct unpacking *u, const char *path, bool make, struct tree_dir **ret, struct err *err)
+{
+	struct tree_dir *dir = u->tree.root;
+	_cleanup_free_ char *rest = strdup(path);
+	unsigned links = 0;
+	int r = rest ? 0 : err_nomem(err);
+	for (char *p = rest; r == 0 && *p;) {
+		size_t len = strcspn(p, "/");
+		char *next = p + len + (p[len] == '/');
+		const char *link = NULL;
+		p[len] = '\0';
+		r = step(u, &dir, p, make, &link, err);
+		p = next;
+		if (r <= 0 || !link)
+			continue;
+		if (++links > LINKS_MAX)
+			return err_set(
+				err, -EBADMSG, "enter '%.200s': too many symbolic links", path);
+		if (link[0] == '/')
+			dir = u->tree.root;
+		char *longer = str_printf("%s/%s", link, next);
+		free(rest);
+		rest = p = longer;
+		r = longer ? 0 : err_nomem(err);
+	}
+	if (r == 0)
+		*ret = dir;
+	return r != 0 ? err_wrap(err, "enter '%.200s'", path) : 0;
+}
+
+/* ---- entries ---- */
+
+/* Attributes are kept where Linux has them; see the header. */
+static int take_xattrs(struct archive_entry *entry, struct erofs_attrs *attrs, struct err *err)
+{
+	const char *name;
+	const void *value;
+	size_t size;
+	archive_entry_xattr_reset(entry);
+	while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+		bool directory = S_ISDIR(attrs->mode);
+		bool plain = S_ISREG(attrs->mode) || directory;
+		bool acl = strncmp(name, "system.", 7) == 0;
+		if (strncmp(name, "trusted.", 8) == 0 || (!plain && strncmp(name, "user.", 5) == 0))
+			continue;
+		if (acl && (S_ISLNK(attrs->mode) || (!directory && strstr(name, "default"))))
+			continue;
+		int r = erofs_add_xattr(attrs, name, value, size, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int take_attrs(struct archive_entry *entry, struct erofs_attrs *ret, struct err *err)
+{
 	la_int64_t uid = archive_entry_uid(entry), gid = archive_entry_gid(entry);
 	if (uid < 0 || uid >= UINT32_MAX || gid < 0 || gid >= UINT32_MAX)
-		return err_set(err, -EBADMSG, "'%.200s' has an impossible owner", path);
-	la_int64_t size = archive_entry_size(entry);
-	if (size < 0)
-		return err_set(err, -EBADMSG, "'%.200s' has a negative size", path);
-	u->bytes += (uint64_t)size;
-	return u->bytes > u->limits->bytes ? too_long(u->limits, err) : 0;
-}
-
-/* Of entries with one name the last wins; directories are one directory. */
-static int make_room(const char *path, bool directory, bool *ret_whiteout, struct err *err)
-{
-	struct stat st;
-	*ret_whiteout = false;
-	if (lstat(path, &st) < 0)
-		return errno == ENOENT ? 0 : tree_failed("look at", path, err);
-	if (directory && S_ISDIR(st.st_mode))
-		return 0;
-	*ret_whiteout = is_whiteout(&st);
-	return fd_remove_tree(path, err);
-}
-
-static int take_hardlink(struct archive_entry *entry, struct err *err)
-{
-	const char *target = archive_entry_hardlink(entry);
-	_cleanup_free_ char *clean = NULL;
-	int r = target ? clean_path(target, &clean, err) : 0;
-	if (r == 0 && target)
-		archive_entry_set_hardlink(entry, clean);
+		return err_set(err, -EBADMSG, "its owner is impossible");
+	struct erofs_attrs attrs = {
+		.mode = archive_entry_mode(entry),
+		.uid = (uint32_t)uid,
+		.gid = (uint32_t)gid,
+		.nlink = 1,
+		.mtime = archive_entry_mtime(entry),
+		.mtime_ns = (uint32_t)archive_entry_mtime_nsec(entry),
+	};
+	if (S_ISLNK(attrs.mode))
+		attrs.mode = S_IFLNK | 0777; /* Linux knows no other */
+	if (S_ISCHR(attrs.mode) || S_ISBLK(attrs.mode)) {
+		attrs.device_major = (uint32_t)archive_entry_rdevmajor(entry);
+		attrs.device_minor = (uint32_t)archive_entry_rdevminor(entry);
+	}
+	if (attrs.mtime < 0 && attrs.mtime_ns) {
+		/* libarchive reads the sign of "-1.5" as the seconds' alone. */
+		attrs.mtime--;
+		attrs.mtime_ns = 1000000000 - attrs.mtime_ns;
+	}
+	int r = take_xattrs(entry, &attrs, err);
+	if (r < 0)
+		erofs_attrs_done(&attrs);
+	else
+		*ret = attrs;
 	return r;
 }
 
-/* The entry whose path is u->real. */
-static int write_entry(struct unpacking *u, struct archive_entry *entry, struct err *err)
+static int copy_data(struct unpacking *u, const struct erofs_inode *inode, struct err *err)
 {
-	const char *path = u->real;
-	bool directory = archive_entry_filetype(entry) == AE_IFDIR, was_whiteout = false;
-	int r = check_entry(u, entry, err);
+	const void *block;
+	size_t size;
+	la_int64_t offset;
+	int r;
+	while ((r = archive_read_data_block(u->tar, &block, &size, &offset)) == ARCHIVE_OK) {
+		int w = erofs_write(&u->image, inode, (uint64_t)offset, block, size, err);
+		if (w < 0)
+			return w;
+	}
+	return r == ARCHIVE_EOF ? 0 : read_failed(&u->source, u->tar, err);
+}
+
+/* Anything but a directory, with its data. */
+static int take_inode(struct unpacking *u, struct archive_entry *entry,
+	const struct erofs_attrs *attrs, struct tree_node **ret, struct err *err)
+{
+	bool file = S_ISREG(attrs->mode);
+	const char *target = S_ISLNK(attrs->mode) ? archive_entry_symlink(entry) : NULL;
+	if (S_ISLNK(attrs->mode) && (!target || !*target || strlen(target) > TREE_PATH_MAX))
+		return err_set(err, -EBADMSG, "it leads to no possible name");
+	la_int64_t size = file ? archive_entry_size(entry) : 0;
+	if (size < 0)
+		return err_set(err, -EBADMSG, "its size is negative");
+	if ((uint64_t)size > u->limits->bytes - u->bytes)
+		return too_long(u->limits, err);
+	u->bytes += (uint64_t)size; /* what it claims: holes count */
+	struct erofs_inode inode = {0};
+	int r = tree_new(&u->tree, attrs->mode, target, ret, err);
 	if (r == 0)
-		r = take_hardlink(entry, err);
-	if (r == 0)
-		r = make_room(path, directory, &was_whiteout, err);
+		r = erofs_make(
+			&u->image, attrs, target ? strlen(target) : (uint64_t)size, &inode, err);
 	if (r < 0)
 		return r;
-	/* libarchive loses the attributes of "/". */
-	archive_entry_set_pathname(entry, path[1] ? path : ".");
-	if (archive_write_header(u->disk, entry) != ARCHIVE_OK)
-		return disk_failed(u->disk, path, err);
-	if (archive_entry_size(entry) > 0)
-		r = copy_data(u, path, err);
-	if (r == 0 && archive_write_finish_entry(u->disk) != ARCHIVE_OK)
-		r = disk_failed(u->disk, path, err);
-	if (r == 0 && !archive_entry_hardlink(entry))
-		r = set_xattrs(entry, path, err);
-	if (r == 0 && was_whiteout && directory)
-		r = set_opaque(path, err);
+	(*ret)->nid = inode.nid;
+	if (target)
+		return erofs_write(&u->image, &inode, 0, target, strlen(target), err);
+	return size ? copy_data(u, &inode, err) : 0;
+}
+
+static int take_directory(struct unpacking *u, struct tree_dir *parent, const char *name,
+	struct erofs_attrs *attrs, struct err *err)
+{
+	struct tree_node *old = *name ? tree_find(parent, name) : u->tree.root->node, *node = old;
+	int r = 0;
+	if (!old || !old->dir) {
+		bool hides = old && old->whiteout;
+		r = tree_new_dir(&u->tree, &node, err);
+		if (r == 0)
+			r = tree_put(&u->tree, parent, name, node, err);
+		if (r < 0)
+			return r;
+		node->dir->opaque = hides;
+	}
+	struct tree_dir *dir = node->dir;
+	u->tree.bytes += attrs->xattrs_len;
+	erofs_attrs_done(&dir->attrs);
+	dir->attrs = *attrs;
+	*attrs = (struct erofs_attrs){0};
+	dir->implied = false;
+	return 0;
+}
+
+static int take_hardlink(struct unpacking *u, struct tree_dir *dir, const char *name,
+	const char *target, struct err *err)
+{
+	_cleanup_free_ char *path = NULL;
+	struct tree_dir *from = NULL;
+	int r = clean_path(target, &path, err);
+	if (r < 0)
+		return r;
+	char *base = strrchr(path, '/');
+	*base++ = '\0';
+	r = enter(u, path, false, &from, err);
+	if (r < 0)
+		return r;
+	struct tree_node *node = tree_find(from, base);
+	if (!node || node->whiteout || node->dir)
+		return err_set(err, -EBADMSG,
+			"it is a hard link to '%.200s', which is no file of this layer", target);
+	/* Its own name again changes nothing. */
+	return node == tree_find(dir, name) ? 0 : tree_put(&u->tree, dir, name, node, err);
+}
+
+static int take_kind(struct unpacking *u, struct archive_entry *entry, struct tree_dir *dir,
+	const char *name, struct err *err)
+{
+	const char *hardlink = archive_entry_hardlink(entry);
+	mode_t type = archive_entry_filetype(entry);
+	if (!*name && (hardlink || type != AE_IFDIR))
+		return err_set(err, -EBADMSG, "the layer's root is not a directory");
+	if (hardlink)
+		return take_hardlink(u, dir, name, hardlink, err);
+	if (type != AE_IFREG && type != AE_IFDIR && type != AE_IFLNK && type != AE_IFCHR &&
+		type != AE_IFBLK && type != AE_IFIFO)
+		return err_set(err, -EBADMSG, "it is of an unknown kind");
+	struct erofs_attrs attrs;
+	struct tree_node *node;
+	int r = take_attrs(entry, &attrs, err);
+	if (r < 0)
+		return r;
+	if (type == AE_IFDIR) {
+		r = take_directory(u, dir, name, &attrs, err);
+	} else {
+		r = take_inode(u, entry, &attrs, &node, err);
+		if (r == 0)
+			r = tree_put(&u->tree, dir, name, node, err);
+	}
+	erofs_attrs_done(&attrs);
 	return r;
 }
 
-/* An entry in the working directory by its base name, "" for the root itself. */
-static int take_name(
-	struct unpacking *u, struct archive_entry *entry, const char *name, struct err *err)
+/* A whiteout hides what lower layers have: where this layer has a directory too, that directory is
+ * opaque. */
+static int whiteout(struct unpacking *u, struct tree_dir *dir, const char *name, struct err *err)
 {
-	if (strcmp(name, OPAQUE) == 0)
-		return set_opaque(".", err);
+	if (!*name)
+		return 0;
+	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return err_set(err, -EBADMSG, "the layer has an entry '%s%s'", WHITEOUT, name);
+	struct tree_node *node = tree_find(dir, name);
+	if (node) {
+		if (node->dir)
+			node->dir->opaque = true;
+		return 0;
+	}
+	const struct erofs_attrs attrs = {.mode = S_IFCHR, .nlink = 1};
+	struct erofs_inode inode = {0};
+	int r = tree_new(&u->tree, attrs.mode, NULL, &node, err);
+	if (r == 0)
+		r = erofs_make(&u->image, &attrs, 0, &inode, err);
+	if (r < 0)
+		return r;
+	node->whiteout = true;
+	node->nid = inode.nid;
+	return tree_put(&u->tree, dir, name, node, err);
+}
+
+/* An entry of a directory by its base name, "" for the root itself. */
+static int take_name(struct unpacking *u, struct archive_entry *entry, struct tree_dir *dir,
+	const char *name, struct err *err)
+{
+	if (strcmp(name, OPAQUE) == 0) {
+		dir->opaque = true;
+		return 0;
+	}
 	if (strncmp(name, WHITEOUT WHITEOUT, strlen(WHITEOUT WHITEOUT)) == 0)
 		return 0; /* aufs's own bookkeeping, which means nothing here */
 	if (strncmp(name, WHITEOUT, strlen(WHITEOUT)) == 0)
-		return name[strlen(WHITEOUT)] ? whiteout(name + strlen(WHITEOUT), err) : 0;
-	size_t room = sizeof(u->real) - u->real_len;
-	int n = snprintf(u->real + u->real_len, room, "/%s", name);
-	if (n < 0 || (size_t)n >= room || strlen(name) > NAME_MAX)
-		return err_set(err, -EBADMSG, "the layer has too long a path, '%.200s…'", u->real);
-	return write_entry(u, entry, err);
+		return whiteout(u, dir, name + strlen(WHITEOUT), err);
+	return take_kind(u, entry, dir, name, err);
 }
 
 static int take_entry(struct unpacking *u, struct archive_entry *entry, struct err *err)
@@ -418,6 +427,7 @@ static int take_entry(struct unpacking *u, struct archive_entry *entry, struct e
 	if (!name || !*name)
 		return err_set(err, -EBADMSG, "the layer has an entry without a usable name");
 	_cleanup_free_ char *path = NULL;
+	struct tree_dir *dir = NULL;
 	int r = count_entry(u, err);
 	if (r == 0)
 		r = clean_path(name, &path, err);
@@ -425,21 +435,25 @@ static int take_entry(struct unpacking *u, struct archive_entry *entry, struct e
 		return r;
 	char *base = strrchr(path, '/');
 	*base++ = '\0';
-	r = enter_parent(u, path, err);
-	return r < 0 ? r : take_name(u, entry, base, err);
+	r = enter(u, path, true, &dir, err);
+	if (r == 0)
+		r = take_name(u, entry, dir, base, err);
+	return r < 0 ? err_wrap(err, "'%.200s'", name) : 0;
 }
 
-/* What stands behind the archive's end belongs to the digest too. */
-static int drain(struct unpacking *u, struct err *err)
+/* ---- all of it ---- */
+
+static void format_diff_id(struct source *s, char ret[72])
 {
-	const void *block;
-	ssize_t n;
-	while ((n = read_source(u->tar, &u->source, &block)) > 0)
-		;
-	return n == 0 ? 0 : read_failed(&u->source, u->tar, err);
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned n;
+	EVP_DigestFinal_ex(s->hash, digest, &n);
+	memcpy(ret, "sha256:", sizeof("sha256:"));
+	for (unsigned i = 0; i < n; i++)
+		sprintf(ret + 7 + 2 * i, "%02x", digest[i]);
 }
 
-static int unpack_all(struct unpacking *u, char ret_diff_id[72], struct err *err)
+static int unpack_all(struct unpacking *u, struct unpack_result *ret, struct err *err)
 {
 	struct archive_entry *entry;
 	int status = ARCHIVE_OK, r = 0;
@@ -449,33 +463,41 @@ static int unpack_all(struct unpacking *u, char ret_diff_id[72], struct err *err
 		r = take_entry(u, entry, err);
 	if (r == 0 && status != ARCHIVE_EOF)
 		r = read_failed(&u->source, u->tar, err);
-	if (r == 0 && chdir("/") < 0)
-		r = tree_failed("enter", "/", err);
-	if (r == 0 && archive_write_close(u->disk) != ARCHIVE_OK)
-		r = disk_failed(u->disk, "/", err);
 	if (r == 0)
 		r = drain(u, err);
+	if (r == 0)
+		r = tree_write(&u->tree, &u->image, err);
+	if (r == 0)
+		r = erofs_finish(&u->image, err);
 	if (r < 0)
 		return r;
-	unsigned char digest[EVP_MAX_MD_SIZE];
-	unsigned n;
-	EVP_DigestFinal_ex(u->source.hash, digest, &n);
-	memcpy(ret_diff_id, "sha256:", sizeof("sha256:"));
-	for (unsigned i = 0; i < n; i++)
-		sprintf(ret_diff_id + 7 + 2 * i, "%02x", digest[i]);
+	format_diff_id(&u->source, ret->diff_id);
+	ret->opaque = u->tree.root->opaque;
 	return 0;
 }
 
-int unpack_layer(int fd, const struct unpack_limits *limits, char ret_diff_id[72], struct err *err)
+int unpack_layer(int blob, int image, const struct unpack_limits *limits, struct unpack_result *ret,
+	struct err *err)
 {
-	struct unpacking *u = calloc(1, sizeof(*u));
-	if (!u)
-		return err_nomem(err);
-	u->limits = limits;
-	int r = open_unpacking(u, fd, err);
+	struct unpacking u = {.limits = limits, .source = {.limits = limits}};
+	erofs_begin(&u.image, image);
+	int r = tree_begin(&u.tree, err);
 	if (r == 0)
-		r = unpack_all(u, ret_diff_id, err);
-	close_unpacking(u);
-	free(u);
+		r = open_source(&u.source, blob, err);
+	u.tar = archive_read_new();
+	if (r == 0 && !u.tar)
+		r = err_nomem(err);
+	if (r == 0) {
+		archive_read_support_format_tar(u.tar);
+		archive_read_support_format_empty(u.tar);
+		if (archive_read_open(u.tar, &u.source, NULL, read_source, NULL) != ARCHIVE_OK)
+			r = read_failed(&u.source, u.tar, err);
+	}
+	if (r == 0)
+		r = unpack_all(&u, ret, err);
+	archive_read_free(u.tar);
+	archive_read_free(u.source.raw);
+	EVP_MD_CTX_free(u.source.hash);
+	tree_done(&u.tree);
 	return r;
 }

@@ -1,9 +1,12 @@
 #include "cri-server/image/unpack_fixture.h"
 
 #include <limits.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <sys/xattr.h>
+
+#include "common/spawn.h"
 
 int layer_setup(void **state)
 {
@@ -13,14 +16,22 @@ int layer_setup(void **state)
 		return -1;
 	snprintf(l->blob, sizeof(l->blob), "%s/blob", l->dir);
 	snprintf(l->tree, sizeof(l->tree), "%s/tree", l->dir);
+	snprintf(l->image, sizeof(l->image), "%s/image", l->dir);
 	l->limits = (struct unpack_limits){.bytes = 1 << 20, .files = 1000};
 	*state = l;
 	return mkdir(l->tree, 0755);
 }
 
+static void unmount(const struct layer *l)
+{
+	if (l->mounted)
+		umount2(l->tree, MNT_DETACH);
+}
+
 int layer_teardown(void **state)
 {
 	struct layer *l = *state;
+	unmount(l);
 	archive_write_free(l->tar);
 	int r = fd_remove_tree(l->dir, NULL);
 	free(l);
@@ -100,26 +111,31 @@ void finish(struct layer *l)
 	assert_int_equal(archive_write_close(l->tar), ARCHIVE_OK);
 }
 
+/* In mounts of our own, which end with us whatever happens. */
+static void mount_image(struct layer *l)
+{
+	unmount(l);
+	assert_int_equal(unshare(CLONE_NEWNS), 0);
+	assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	const char *const argv[] = {
+		"mount", "-t", "erofs", "-o", "ro,loop", l->image, l->tree, NULL};
+	struct spawn_result result = SPAWN_RESULT_INIT(4096);
+	if (spawn_check(&(struct spawn_options){.argv = argv}, &result, &l->err) < 0)
+		fail_msg("%s", l->err.msg);
+	spawn_result_done(&result);
+	l->mounted = true;
+}
+
 int unpack(struct layer *l)
 {
-	int ends[2], status;
-	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
-	pid_t pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		int fd = open(l->blob, O_RDONLY | O_CLOEXEC);
-		umask(0);
-		if (fd < 0 || chroot(l->tree) < 0)
-			_exit(1);
-		l->err.code = unpack_layer(fd, &l->limits, l->diff_id, &l->err);
-		_exit(fd_write_all(ends[1], l, sizeof(*l), NULL) < 0);
-	}
-	close(ends[1]);
-	assert_int_equal(fd_read_exact(ends[0], l, sizeof(*l), NULL), 0);
-	close(ends[0]);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_int_equal(status, 0);
-	return l->err.code;
+	unlink(l->image);
+	_cleanup_close_ int blob = open(l->blob, O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int image = open(l->image, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	assert_true(blob >= 0 && image >= 0);
+	int r = unpack_layer(blob, image, &l->limits, &l->result, &l->err);
+	if (r == 0)
+		mount_image(l);
+	return r;
 }
 
 void unpacks(struct layer *l)
@@ -150,6 +166,13 @@ struct stat look(const struct layer *l, const char *path)
 	if (lstat(at(l, path), &st) < 0)
 		fail_msg("%s: %s", path, strerror(errno));
 	return st;
+}
+
+uint64_t image_bytes(const struct layer *l)
+{
+	struct stat st;
+	assert_int_equal(stat(l->image, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
 }
 
 bool absent(const struct layer *l, const char *path)

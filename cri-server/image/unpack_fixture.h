@@ -1,6 +1,6 @@
 /*
- * For the tests of unpacking: a layer made with libarchive, and what a child that has made an empty
- * directory its root unpacks from it. Needs root: layer_begin() skips without.
+ * For the tests of unpacking: a layer made with libarchive, and what the kernel sees in the image
+ * that is made of it. Needs root, to mount images: begin() skips without.
  */
 #pragma once
 
@@ -25,10 +25,11 @@
 
 struct layer {
 	char dir[32];
-	char blob[48], tree[48];
+	char blob[48], image[48], tree[48];
+	bool mounted;
 	struct archive *tar;
 	struct unpack_limits limits;
-	char diff_id[72];
+	struct unpack_result result;
 	struct err err;
 };
 
@@ -50,16 +51,18 @@ void put_dir(struct layer *l, const char *path);
 void put_symlink(struct layer *l, const char *path, const char *target);
 void put_hardlink(struct layer *l, const char *path, const char *target);
 
-/* The archive's end; unpack() fills diff_id and err. */
+/* The archive's end; unpack() fills result and err. */
 void finish(struct layer *l);
 int unpack(struct layer *l);
 /* Both, with what is expected. */
 void unpacks(struct layer *l);
 void is_refused(struct layer *l, int code, const char *words);
 
-/* What was unpacked. */
+/* What was unpacked, and the image mounted at `tree`. */
 const char *at(const struct layer *l, const char *path);
 struct stat look(const struct layer *l, const char *path);
+/* Of the disk. */
+uint64_t image_bytes(const struct layer *l);
 bool absent(const struct layer *l, const char *path);
 void holds(const struct layer *l, const char *path, const char *text);
 bool is_whiteout(const struct layer *l, const char *path);

@@ -51,10 +51,13 @@ static void test_through_symlinks(void **state)
 static void test_symlink_to_host(void **state)
 {
 	struct layer *l = plain(state);
-	put_symlink(l, "x", l->dir); /* there is no such directory in the layer's root */
+	put_symlink(l, "x", l->dir);
 	put_file(l, "x/escaped", "x");
-	is_refused(l, -EBADMSG, "enter '/x'");
-	assert_true(absent(l, "../escaped"));
+	unpacks(l);
+	assert_true(access(at(l, "../escaped"), F_OK) < 0);
+	char inside[64];
+	snprintf(inside, sizeof(inside), "%s/escaped", l->dir);
+	holds(l, inside, "x");
 }
 
 static void test_hardlink_outside(void **state)
@@ -201,7 +204,7 @@ static void test_compressions_have_one_diff_id(void **state)
 		put_file(l, "f", "content");
 		unpacks(l);
 		holds(l, "f", "content");
-		memcpy(ids[i], l->diff_id, sizeof(ids[i]));
+		memcpy(ids[i], l->result.diff_id, sizeof(ids[i]));
 		archive_write_free(l->tar);
 		l->tar = NULL;
 	}
@@ -216,12 +219,12 @@ static void test_empty_layer(void **state)
 	struct layer *l = begin(state);
 	write_blob(l, "", 0);
 	assert_int_equal(unpack(l), 0);
-	assert_string_equal(l->diff_id, "sha256:e3b0c44298fc1c149afbf4c8996fb924"
-					"27ae41e4649b934ca495991b7852b855");
+	assert_string_equal(l->result.diff_id, "sha256:e3b0c44298fc1c149afbf4c8996fb924"
+					       "27ae41e4649b934ca495991b7852b855");
 	write_blob(l, zeros, sizeof(zeros));
 	assert_int_equal(unpack(l), 0);
-	assert_string_equal(l->diff_id, "sha256:5f70bf18a086007016e948b04aed3b82"
-					"103a36bea41755b6cddfaf10ace3c6ef");
+	assert_string_equal(l->result.diff_id, "sha256:5f70bf18a086007016e948b04aed3b82"
+					       "103a36bea41755b6cddfaf10ace3c6ef");
 }
 
 static void test_not_a_tar(void **state)
@@ -275,7 +278,7 @@ static void test_claims(void **state)
 	struct archive_entry *e = entry("f", S_IFREG | 0644);
 	archive_entry_set_uid(e, 1LL << 33);
 	put(l, e, NULL);
-	is_refused(l, -EBADMSG, "impossible owner");
+	is_refused(l, -EBADMSG, "owner is impossible");
 }
 
 int main(void)

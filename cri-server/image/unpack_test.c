@@ -1,4 +1,5 @@
 /* What honest layers hold, and how it looks afterwards. */
+#include <dirent.h>
 #include <locale.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
@@ -73,12 +74,21 @@ static void test_times(void **state)
 	struct archive_entry *e = entry("old", S_IFREG | 0644);
 	archive_entry_set_mtime(e, -86400, 0);
 	put(l, e, NULL);
+	e = entry("far", S_IFREG | 0644);
+	archive_entry_set_mtime(e, 1LL << 40, 0);
+	put(l, e, NULL);
+	e = entry("half-before", S_IFREG | 0644);
+	archive_entry_set_mtime(e, -1, 500000000); /* which is written as -1.5 */
+	put(l, e, NULL);
 	e = entry("fine", S_IFDIR | 0755);
 	archive_entry_set_mtime(e, 5, 123456789);
 	put(l, e, NULL);
 	put_file(l, "fine/x", "later");
 	unpacks(l);
 	assert_int_equal(look(l, "old").st_mtime, -86400);
+	assert_int_equal(look(l, "far").st_mtime, 1LL << 40);
+	assert_int_equal(look(l, "half-before").st_mtim.tv_sec, -2);
+	assert_int_equal(look(l, "half-before").st_mtim.tv_nsec, 500000000);
 	assert_int_equal(look(l, "fine").st_mtim.tv_sec, 5);
 	assert_int_equal(look(l, "fine").st_mtim.tv_nsec, 123456789);
 }
@@ -167,6 +177,24 @@ static void test_names_in_gnu_format(void **state)
 	holds(l, "latin1-\xe9", "1");
 }
 
+static void put_bytes(struct layer *l, const char *path, const char *data, size_t len)
+{
+	struct archive_entry *e = entry(path, S_IFREG | 0644);
+	archive_entry_set_size(e, (la_int64_t)len);
+	assert_int_equal(archive_write_header(l->tar, e), ARCHIVE_OK);
+	assert_int_equal(archive_write_data(l->tar, data, len), (int)len);
+	archive_entry_free(e);
+}
+
+static void check_bytes(const struct layer *l, const char *path, const char *data, size_t len)
+{
+	_cleanup_free_ char *got = NULL;
+	size_t n;
+	assert_int_equal(fd_read_file(at(l, path), 1 << 20, &got, &n, NULL), 0);
+	assert_int_equal(n, len);
+	assert_memory_equal(got, data, len);
+}
+
 static void test_sparse(void **state)
 {
 	struct layer *l = plain(state);
@@ -179,13 +207,116 @@ static void test_sparse(void **state)
 	assert_true(archive_write_data(l->tar, content, sizeof(content)) >= 0);
 	archive_entry_free(e);
 	unpacks(l);
-	struct stat st = look(l, "sparse");
-	assert_int_equal(st.st_size, 900000);
-	assert_true(st.st_blocks * 512 < 100000);
+	assert_int_equal(look(l, "sparse").st_size, 900000);
+	assert_true(image_bytes(l) < 100000);
 	char got[5] = "";
 	_cleanup_close_ int fd = open(at(l, "sparse"), O_RDONLY);
 	assert_int_equal(pread(fd, got, 4, 800000), 4);
 	assert_string_equal(got, "data");
+}
+
+/* In a dense archive too; a file that ends within a block, beside its inode and not. */
+static void test_zeros_are_holes(void **state)
+{
+	struct layer *l = plain(state);
+	static char content[500001];
+	l->limits.bytes = 2 << 20;
+	memset(content, 0, sizeof(content));
+	memcpy(content + 300000, "data", 4);
+	put_bytes(l, "zeros", content, 500000);
+	memset(content, 'x', 5000);
+	put_bytes(l, "one-block", content, 4096);
+	put_bytes(l, "tail", content, 4097);
+	put_bytes(l, "long-tail", content, 4095);
+	unpacks(l);
+	assert_true(image_bytes(l) < 64000);
+	memset(content, 0, 5000);
+	check_bytes(l, "zeros", content, 500000);
+	memset(content, 'x', 5000);
+	check_bytes(l, "one-block", content, 4096);
+	check_bytes(l, "tail", content, 4097);
+	check_bytes(l, "long-tail", content, 4095);
+}
+
+static void test_large_directory(void **state)
+{
+	struct layer *l = plain(state);
+	char name[300];
+	l->limits = (struct unpack_limits){.bytes = 64 << 20, .files = 10000};
+	for (int i = 0; i < 3000; i++) {
+		snprintf(name, sizeof(name), "d/%d-%0*d", i * 7919 % 3000, i % 200 + 1, i);
+		put_file(l, name, NULL);
+	}
+	put_file(l, "d/!before-the-dots", "x");
+	unpacks(l);
+	DIR *dir = opendir(at(l, "d"));
+	assert_non_null(dir);
+	int n = 0;
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	assert_int_equal(n, 3003);
+	for (int i = 0; i < 3000; i++) {
+		snprintf(name, sizeof(name), "d/%d-%0*d", i * 7919 % 3000, i % 200 + 1, i);
+		assert_int_equal(look(l, name).st_size, 0);
+	}
+	holds(l, "d/!before-the-dots", "x");
+	assert_int_equal(look(l, "d").st_nlink, 2);
+}
+
+static void test_many_xattrs(void **state)
+{
+	struct layer *l = plain(state);
+	struct archive_entry *e = entry("f", S_IFREG | 0644);
+	char name[32];
+	static char value[4001], got[5000];
+	memset(value, 'v', sizeof(value) - 1);
+	for (int i = 0; i < 10; i++) {
+		snprintf(name, sizeof(name), "user.%d", i);
+		archive_entry_xattr_add_entry(e, name, value, 4000);
+	}
+	put(l, e, "content");
+	put_file(l, "next", "next");
+	unpacks(l);
+	holds(l, "f", "content");
+	holds(l, "next", "next");
+	for (int i = 0; i < 10; i++) {
+		snprintf(name, sizeof(name), "user.%d", i);
+		assert_int_equal(lgetxattr(at(l, "f"), name, got, sizeof(got)), 4000);
+		assert_memory_equal(got, value, 4000);
+	}
+}
+
+static void test_too_many_xattrs(void **state)
+{
+	struct layer *l = plain(state);
+	struct archive_entry *e = entry("f", S_IFREG | 0644);
+	static char value[40000];
+	memset(value, 'v', sizeof(value));
+	archive_entry_xattr_add_entry(e, "user.1", value, sizeof(value));
+	archive_entry_xattr_add_entry(e, "user.2", value, sizeof(value));
+	put(l, e, NULL);
+	is_refused(l, -EBADMSG, "attributes are too large");
+}
+
+/* What is not in the layer is its parents', which the agent sees to. */
+static void test_implied_directories_are_marked(void **state)
+{
+	struct layer *l = plain(state);
+	char value[4] = "";
+	put_dir(l, "own");
+	put_file(l, "own/implied/file", "x");
+	put_file(l, "later/file", "x");
+	put_dir(l, "later");
+	unpacks(l);
+	const char *const name = UNPACK_IMPLIED_XATTR;
+	assert_int_equal(lgetxattr(at(l, ""), name, value, sizeof(value)), 1);
+	assert_int_equal(value[0], '3');
+	assert_int_equal(lgetxattr(at(l, "own"), name, value, sizeof(value)), 1);
+	assert_int_equal(value[0], '2');
+	assert_int_equal(lgetxattr(at(l, "own/implied"), name, value, sizeof(value)), 1);
+	assert_int_equal(value[0], '1');
+	assert_true(lgetxattr(at(l, "later"), name, value, sizeof(value)) < 0);
 }
 
 /* ---- whiteouts ---- */
@@ -299,6 +430,11 @@ int main(void)
 		layer_test(test_names),
 		layer_test(test_names_in_gnu_format),
 		layer_test(test_sparse),
+		layer_test(test_zeros_are_holes),
+		layer_test(test_large_directory),
+		layer_test(test_many_xattrs),
+		layer_test(test_too_many_xattrs),
+		layer_test(test_implied_directories_are_marked),
 		layer_test(test_whiteouts),
 		layer_test(test_opaque),
 		layer_test(test_whiteout_of_dots),
