@@ -27,11 +27,12 @@ struct gone {
 	char *path;
 };
 
-/* What the file takes; as long as the file system puts that off, its length. */
-static uint64_t disk_bytes(const struct stat *st)
+/* What the file takes. A blob whose place the file system has not chosen yet takes its length; a
+ * layer is on the disk when it appears, without its holes. */
+static uint64_t disk_bytes(enum img_kind kind, const struct stat *st)
 {
 	uint64_t allocated = (uint64_t)st->st_blocks * 512, length = (uint64_t)st->st_size;
-	return allocated > length ? allocated : length;
+	return kind == IMG_LAYER || allocated > length ? allocated : length;
 }
 
 static int compare(const void *a, const void *b)
@@ -101,7 +102,7 @@ int img_file_measure(struct img *img, enum img_kind kind, const char *digest, ui
 		return err_nomem(err);
 	if (stat(path, &st) < 0)
 		return err_errno(err, "%s", path);
-	*ret_bytes = disk_bytes(&st);
+	*ret_bytes = disk_bytes(kind, &st);
 	if (file) {
 		forget_size(img, file);
 		file->measured = true;
@@ -128,7 +129,7 @@ static void add_unmeasured(const void *node, VISIT visit, void *closure)
 	_cleanup_free_ char *path = path_of(u->img, u->kind, file->digest);
 	if (!path || stat(path, &st) < 0)
 		return; /* still to come */
-	u->usage->bytes += disk_bytes(&st);
+	u->usage->bytes += disk_bytes(u->kind, &st);
 	u->usage->inodes++;
 }
 
