@@ -462,9 +462,10 @@ static void test_stats(void **state)
 	struct vm *vm = VM(state);
 	struct command command;
 	struct err err = ERR_INIT;
-	run(vm, "writes", shell_command(&command, "dd if=/dev/zero of=/tmp/f bs=1M count=3 && "
-						  "touch /tmp/a /tmp/b && echo done; "
-						  "exec sleep 100 >/dev/null 2>&1"));
+	run(vm, "writes",
+		shell_command(&command, "dd if=/dev/zero of=/tmp/f bs=1M count=3 && "
+					"touch /tmp/a /tmp/b && echo done; "
+					"exec sleep 100 >/dev/null 2>&1"));
 	assert_output(vm, "writes", "", BULKHEAD__AGENT__STREAM__STDOUT, "done\n");
 	run(vm, "idle", shell_command(&command, "echo up; exec sleep 100 >/dev/null 2>&1"));
 	assert_output(vm, "idle", "", BULKHEAD__AGENT__STREAM__STDOUT, "up\n");

@@ -98,7 +98,8 @@ int container_signal(struct container *container, int signo, bool all, struct er
 /* SIGKILL to all in the cgroup (cgroup.kill), also of a container whose init has ended. */
 void container_kill(struct container *container);
 
-/* What the container, or with all of the pod's, has used; the message's id is the caller's to set. */
+/* What the container, or with all of the pod's, has used; the message's id is the caller's to set.
+ */
 void container_usage(struct container *container, struct usage *ret);
 void container_host_usage(struct container_host *host, struct usage *ret);
 

@@ -12,6 +12,7 @@
 #include "agent/launch.h"
 #include "agent/quota.h"
 #include "agent/rootfs.h"
+#include "agent/usage_process.h"
 #include "common/fd.h"
 
 /* The size that CRI runtimes give a pod's /dev/shm. */
@@ -103,11 +104,16 @@ int container_host_pod_pidns(struct container_host *host, int *ret_pidfd, struct
 
 void container_usage(struct container *c, struct usage *ret)
 {
+	struct usage_processes processes;
 	usage_read(c->cgroup, &c->rate, ret);
+	usage_processes(c->cgroup, &processes);
+	ret->message.processes = processes.processes;
+	ret->message.file_descriptors = processes.descriptors;
+	ret->message.sockets = processes.sockets;
 	_cleanup_close_ int disk = open(CONTAINER_SCRATCH, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (disk >= 0)
-		quota_project_usage(disk, c->project, &ret->message.layer_bytes,
-			&ret->message.layer_inodes);
+		quota_project_usage(
+			disk, c->project, &ret->message.layer_bytes, &ret->message.layer_inodes);
 }
 
 void container_host_usage(struct container_host *host, struct usage *ret)

@@ -17,7 +17,7 @@ struct container_host {
 	int device_program; /* cgroup_devices_load() */
 	pid_t pause;        /* init of the pod's PID namespace, 0: none */
 	int pause_pidfd;
-	uint32_t last_project; /* of the container made last */
+	uint32_t last_project;  /* of the container made last */
 	struct usage_rate rate; /* of all containers together */
 };
 

@@ -92,8 +92,8 @@ static int init_root(const struct launch_init *launch, struct err *err)
 		return err_errno(err, "unshare the cgroup namespace");
 	if (rootfs_begin(err) < 0 ||
 		rootfs_layers(request->layer_targets, request->n_layer_targets, err) < 0 ||
-		rootfs_overlay(request->n_layer_targets, launch->scratch, launch->project,
-			&root, err) < 0 ||
+		rootfs_overlay(request->n_layer_targets, launch->scratch, launch->project, &root,
+			err) < 0 ||
 		mounts_populate(root, request, err) < 0)
 		return err->code;
 	return rootfs_enter(root, err);

@@ -101,7 +101,8 @@ static int mount_scratch(struct err *err)
 		r = fd_mkdir_all(CONTAINER_SCRATCH, 0700, err);
 	if (r < 0)
 		return err_wrap(err, "scratch disk");
-	if (mount(disk, CONTAINER_SCRATCH, "ext4", MS_NOATIME, "discard,prjquota") < 0 && errno != EBUSY)
+	if (mount(disk, CONTAINER_SCRATCH, "ext4", MS_NOATIME, "discard,prjquota") < 0 &&
+		errno != EBUSY)
 		return err_errno(err, "mount the scratch disk %s", disk);
 	return 0;
 }

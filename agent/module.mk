@@ -10,7 +10,7 @@ AGENT_PKGS := libprotobuf-c libcap
 AGENT_CONTAINER_SOURCES := agent/container.c agent/container_exec.c agent/container_host.c \
 	agent/clone.c agent/launch.c agent/program.c agent/rootfs.c agent/mounts.c \
 	agent/devices.c agent/mount_fs.c agent/root_path.c agent/cgroup.c \
-	agent/cgroup_devices.c agent/usage.c agent/quota.c agent/user.c \
+	agent/cgroup_devices.c agent/usage.c agent/usage_process.c agent/quota.c agent/user.c \
 	agent/security.c
 AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c agent/output.c \
 	agent/stream.c agent/netconf.c agent/rtnetlink.c agent/disk.c agent/machine.c \

@@ -2,6 +2,7 @@
  * The Stats call: what the pod's containers have used.
  */
 #include <stdlib.h>
+#include <sys/statvfs.h>
 
 #include "agent/methods.h"
 #include "common/fd.h"
@@ -17,8 +18,8 @@ struct stats {
 	Bulkhead__Agent__InterfaceUsage *interface_pointers[INTERFACES_MAX];
 };
 
-static void fill_containers(
-	const struct registry *registry, struct stats *stats, Bulkhead__Agent__StatsResponse *response)
+static void fill_containers(const struct registry *registry, struct stats *stats,
+	Bulkhead__Agent__StatsResponse *response)
 {
 	response->containers = stats->container_pointers;
 	for (struct process *p = registry->processes; p; p = p->next) {
@@ -54,6 +55,12 @@ void method_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessag
 	for (size_t i = 0; i < response.n_interfaces; i++)
 		stats->interface_pointers[i] = &stats->interfaces[i].message;
 	usage_read_machine(&response.memory_total_bytes, &response.swap_total_bytes);
+	struct statvfs disk;
+	if (state->host && statvfs(CONTAINER_SCRATCH, &disk) == 0) {
+		response.scratch_bytes = disk.f_blocks * disk.f_frsize;
+		response.scratch_inodes = disk.f_files;
+		response.scratch_free_inodes = disk.f_ffree;
+	}
 	response.realtime_ns = realtime_ns();
 	ttrpc_reply(call, &response.base);
 }

@@ -50,6 +50,7 @@ static const struct figure figures[] = {
 	FIGURE("memory.events", "max", memory_limit_hits, 1),
 	FIGURE("memory.swap.current", NULL, swap_bytes, 1),
 	FIGURE("memory.swap.max", NULL, swap_limit, 1),
+	FIGURE("hugetlb.2MB.current", NULL, hugepage_bytes, 1),
 	FIGURE("pids.current", NULL, tasks, 1),
 	FIGURE("pids.max", NULL, tasks_limit, 1),
 };
@@ -111,8 +112,8 @@ static void parse_stall(const char *text, const char *name, Bulkhead__Agent__Sta
 		unsigned a[3], b[3];
 		unsigned long long total;
 		if (strncmp(line, name, len) != 0 ||
-			sscanf(line + len, " avg10=%u.%u avg60=%u.%u avg300=%u.%u total=%llu", &a[0],
-				&b[0], &a[1], &b[1], &a[2], &b[2], &total) != 7)
+			sscanf(line + len, " avg10=%u.%u avg60=%u.%u avg300=%u.%u total=%llu",
+				&a[0], &b[0], &a[1], &b[1], &a[2], &b[2], &total) != 7)
 			continue;
 		stall->avg10 = a[0] * 100 + b[0];
 		stall->avg60 = a[1] * 100 + b[1];
@@ -192,9 +193,8 @@ static bool parse_interface(const char *line, struct usage_interface *ret)
 	size_t len = strcspn(line, ":\n");
 	if (line[len] != ':' || len == 0 || len >= sizeof(ret->name))
 		return false;
-	if (sscanf(line + len + 1,
-		    "%llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu", &rx[0],
-		    &rx[1], &rx[2], &rx[3], &rx[4], &rx[5], &rx[6], &rx[7], &tx[0], &tx[1],
+	if (sscanf(line + len + 1, "%llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu",
+		    &rx[0], &rx[1], &rx[2], &rx[3], &rx[4], &rx[5], &rx[6], &rx[7], &tx[0], &tx[1],
 		    &tx[2], &tx[3]) != 12)
 		return false;
 	memcpy(ret->name, line, len);

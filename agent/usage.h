@@ -43,5 +43,6 @@ size_t usage_read_interfaces(struct usage_interface *ret, size_t max);
 void usage_read_machine(uint64_t *ret_memory, uint64_t *ret_swap);
 
 /* For tests: what the files' texts say. */
-void usage_parse_pressure(const char *text, Bulkhead__Agent__Stall *some, Bulkhead__Agent__Stall *full);
+void usage_parse_pressure(
+	const char *text, Bulkhead__Agent__Stall *some, Bulkhead__Agent__Stall *full);
 uint64_t usage_io_sum(const char *text, const char *key);

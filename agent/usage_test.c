@@ -20,7 +20,8 @@ static void test_interfaces(void **state)
 	(void)state;
 	const char *text =
 		"Inter-|   Receive                                                |  Transmit\n"
-		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets "
+		" face |bytes    packets errs drop fifo frame compressed multicast|bytes    "
+		"packets "
 		"errs drop fifo colls carrier compressed\n"
 		"    lo: 9 9 9 9 0 0 0 0 9 9 9 9 0 0 0 0\n"
 		"  eth0:1000 10 1 2 0 0 0 0 18446744073709551615 20 3 4 0 0 0 0\n"
@@ -82,11 +83,13 @@ static void test_cgroup(void **state)
 	char path[] = "/tmp/usage-XXXXXX";
 	assert_non_null(mkdtemp(path));
 	_cleanup_close_ int directory = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	put(directory, "cpu.stat", "usage_usec 1000\nuser_usec 600\nsystem_usec 400\nnr_periods 4\n");
+	put(directory, "cpu.stat",
+		"usage_usec 1000\nuser_usec 600\nsystem_usec 400\nnr_periods 4\n");
 	put(directory, "memory.current", "5000\n");
 	put(directory, "memory.max", "max\n");
-	put(directory, "memory.stat", "anon 11\nfile 22\nkernel 33\nfile_mapped 44\n"
-				      "inactive_file 55\npgfault 66\npgmajfault 77\n");
+	put(directory, "memory.stat",
+		"anon 11\nfile 22\nkernel 33\nfile_mapped 44\n"
+		"inactive_file 55\npgfault 66\npgmajfault 77\n");
 	put(directory, "memory.events", "low 0\nhigh 0\nmax 8\noom 2\noom_kill 1\n");
 	put(directory, "pids.current", "3\n");
 	put(directory, "pids.max", "100\n");

@@ -45,7 +45,8 @@ static const char make_disks[] =
 	"echo 'app:x:1000:1000::/home/app:/bin/sh' >>tree/etc/passwd\n"
 	"printf 'root:x:0:\\napp:x:1000:\\nextra:x:2000:app\\n' >tree/etc/group\n"
 	"chown 1000:1000 tree/home/app; chmod 1777 tree/tmp\n"
-	"mkfs.erofs layer.img tree; truncate -s 128M scratch.img; mke2fs -q -t ext4 -O quota,project -E quotatype=prjquota scratch.img\n";
+	"mkfs.erofs layer.img tree; truncate -s 128M scratch.img; mke2fs -q -t ext4 -O "
+	"quota,project -E quotatype=prjquota scratch.img\n";
 
 static pid_t start(char *const *argv, int output)
 {

@@ -1,4 +1,4 @@
-HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hypervisor/vm_end.c \
+HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hypervisor/vm_end.c hypervisor/cost.c \
 	hypervisor/domain_xml.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
 	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/user.c
 HYPERVISOR_PKGS := libvirt libxml-2.0 libprotobuf-c

@@ -131,6 +131,16 @@ int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err);
 /* QEMU's process id, 0 when unknown; for cgroups and statistics. */
 int hv_vm_pid(struct hv_vm *vm);
 
+/* What QEMU and the machine's helpers cost the host. */
+struct hv_cost {
+	uint64_t cpu_ns;
+	uint64_t pss_bytes; /* shared pages by the part of those who share them */
+	uint64_t rss_bytes;
+	unsigned processes;
+};
+/* A millisecond or a few: the kernel walks page tables. A machine that is gone costs nothing. */
+int hv_vm_cost(struct hv *hv, const char *id, struct hv_cost *ret, struct err *err);
+
 /*
  * Ends the machine whatever its state and removes all that it has on the host. A guest that should
  * end by itself was asked before, by its agent; hv_vm_wait_off() waits for that. No such machine is

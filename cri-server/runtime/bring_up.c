@@ -88,8 +88,7 @@ static int scratch_run(void *subject, struct err *err)
 	 * Each container's files are a project, so that the guest knows what they take. */
 	const char *const argv[] = {"mke2fs", "-q", "-F", "-t", "ext4", "-m", "0", "-O",
 		"^has_journal,^resize_inode,quota,project", "-E",
-		"lazy_itable_init=1,nodiscard,quotatype=prjquota", up->scratch,
-		NULL};
+		"lazy_itable_init=1,nodiscard,quotatype=prjquota", up->scratch, NULL};
 	struct spawn_result result = SPAWN_RESULT_INIT(4096);
 	const struct spawn_options options = {
 		.argv = argv, .timeout_ms = MKFS_MS, .cancel_fd = -EBADF, .netns_fd = -EBADF};

@@ -167,7 +167,7 @@ METHOD(container_service_reopen_log)
 /* ---- status and list: under runtime->lock, from the records ---- */
 
 /* One whose removal did not finish is shown as ended: whoever asked for it asks again. */
-static bool visible(const struct container *c)
+bool container_visible(const struct container *c)
 {
 	return c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING;
 }
@@ -284,8 +284,8 @@ METHOD(container_service_status)
 	if (!c)
 		return err->code;
 	pthread_mutex_lock(&rt->lock);
-	int r = visible(c) ? answer_status(c, req->verbose, ret_response, err)
-			   : err_set(err, -ENOENT, "container '%s' not found", c->id);
+	int r = container_visible(c) ? answer_status(c, req->verbose, ret_response, err)
+				     : err_set(err, -ENOENT, "container '%s' not found", c->id);
 	pthread_mutex_unlock(&rt->lock);
 	container_unref(c);
 	return r;
@@ -293,7 +293,7 @@ METHOD(container_service_status)
 
 static bool wanted(const struct container *c, const Runtime__V1__ContainerFilter *filter)
 {
-	if (!visible(c))
+	if (!container_visible(c))
 		return false;
 	if (!filter)
 		return true;
@@ -363,4 +363,19 @@ METHOD(container_service_list)
 	int r = answer_list(rt, req->filter, ret_response, err);
 	pthread_mutex_unlock(&rt->lock);
 	return r;
+}
+
+/* EOPNOTSUPP is UNIMPLEMENTED: a kubelet tells its caller so. */
+METHOD(container_service_checkpoint)
+{
+	const Runtime__V1__CheckpointContainerRequest *req =
+		(const Runtime__V1__CheckpointContainerRequest *)request;
+	struct container *c = container_find(call_runtime(call), req->container_id, err);
+	(void)ret_response;
+	if (!c)
+		return err->code;
+	container_unref(c);
+	return err_set(err, -EOPNOTSUPP,
+		"CheckpointContainer: a container's processes live in their pod's virtual machine, "
+		"whose kernel has no CRIU; the archive that a kubelet expects cannot be made");
 }

@@ -73,10 +73,12 @@ struct sandbox {
 	Runtime__V1__PodSandboxConfig *config; /* never changes */
 	pthread_mutex_t op;
 	Bulkhead__Store__Sandbox *record;
-	struct machine *machine; /* runtime->lock; NULL: none (yet, or any more) */
-	bool settled;            /* runtime->lock; the agent's events may be taken */
-	uint32_t last_target;    /* op; where the last disk was attached */
-	struct step_times times; /* of the bring-up; zero after a restart */
+	struct machine *machine;               /* runtime->lock; NULL: none (yet, or any more) */
+	bool settled;                          /* runtime->lock; the agent's events may be taken */
+	uint32_t last_target;                  /* op; where the last disk was attached */
+	struct step_times times;               /* of the bring-up; zero after a restart */
+	Bulkhead__Agent__StatsResponse *usage; /* runtime->lock; the last sample, NULL: none */
+	bool usage_slow;                       /* runtime->lock; it did not answer the last time */
 };
 
 struct container {
@@ -238,6 +240,10 @@ bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 /* recover.c */
 int runtime_recover(struct runtime *rt, struct err *err);
 
+/* Whether clients see it. runtime->lock is held. */
+bool sandbox_visible(const struct sandbox *sandbox);
+bool container_visible(const struct container *container);
+
 /* The methods, each in the file of its noun. */
 #define METHOD(name)                                                                               \
 	int name(struct rpc_call *call, const ProtobufCMessage *request,                           \
@@ -259,3 +265,10 @@ METHOD(container_service_status);
 METHOD(container_service_list);
 METHOD(container_service_reopen_log);
 METHOD(exec_service_sync);
+METHOD(stats_service_container);
+METHOD(stats_service_list_containers);
+METHOD(stats_service_sandbox);
+METHOD(stats_service_list_sandboxes);
+METHOD(metrics_service_descriptors);
+METHOD(metrics_service_list);
+METHOD(container_service_checkpoint);

@@ -27,6 +27,13 @@ static const struct rpc_method methods[] = {
 	{"ListContainers", container_service_list},
 	{"ReopenContainerLog", container_service_reopen_log},
 	{"ExecSync", exec_service_sync},
+	{"ContainerStats", stats_service_container},
+	{"ListContainerStats", stats_service_list_containers},
+	{"PodSandboxStats", stats_service_sandbox},
+	{"ListPodSandboxStats", stats_service_list_sandboxes},
+	{"ListMetricDescriptors", metrics_service_descriptors},
+	{"ListPodSandboxMetrics", metrics_service_list},
+	{"CheckpointContainer", container_service_checkpoint},
 };
 
 static const char *const quick[] = {"Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig",

@@ -51,6 +51,8 @@ static void sandbox_free(struct sandbox *sandbox)
 		runtime__v1__pod_sandbox_config__free_unpacked(sandbox->config, NULL);
 	if (sandbox->record)
 		bulkhead__store__sandbox__free_unpacked(sandbox->record, NULL);
+	if (sandbox->usage)
+		bulkhead__agent__stats_response__free_unpacked(sandbox->usage, NULL);
 	pthread_mutex_destroy(&sandbox->op);
 	free(sandbox);
 }

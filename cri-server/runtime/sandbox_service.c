@@ -124,7 +124,7 @@ METHOD(sandbox_service_remove)
 /* ---- status and list: under runtime->lock, from the records ---- */
 
 /* One whose removal did not finish is shown: whoever asked for it asks again. */
-static bool visible(const struct sandbox *sandbox)
+bool sandbox_visible(const struct sandbox *sandbox)
 {
 	return sandbox->record->state != BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_CREATING;
 }
@@ -136,22 +136,27 @@ static Runtime__V1__PodSandboxState cri_state(const struct sandbox *sandbox)
 		       : RUNTIME__V1__POD_SANDBOX_STATE__SANDBOX_NOTREADY;
 }
 
-static char *verbose_info(const struct sandbox *sandbox)
+/* host: what the pod's machine costs, for which its containers' figures do not stand. */
+static char *verbose_info(const struct sandbox *sandbox, const struct hv_cost *host)
 {
 	const char *names[STEPS_MAX];
 	size_t n = bring_up_step_names(names);
 	json_t *steps = json_object();
 	for (size_t i = 0; i < n; i++)
 		json_object_set_new(steps, names[i], json_real((double)sandbox->times.ns[i] / 1e6));
-	json_t *info = json_pack("{s:s, s:s, s:s, s:o}", "netns", sandbox->record->netns, "death",
-		sandbox->record->death, "hostname", sandbox->config->hostname, "bringUpMs", steps);
+	json_t *info = json_pack("{s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:i}}", "netns",
+		sandbox->record->netns, "death", sandbox->record->death, "hostname",
+		sandbox->config->hostname, "bringUpMs", steps, "hostUsage", "cpuNanoseconds",
+		(json_int_t)host->cpu_ns, "memoryPssBytes", (json_int_t)host->pss_bytes,
+		"memoryRssBytes", (json_int_t)host->rss_bytes, "processes", (int)host->processes);
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
 	json_decref(info);
 	return text;
 }
 
-static int answer_status(
-	struct sandbox *sandbox, bool verbose, ProtobufCMessage **ret_response, struct err *err)
+/* host: for a verbose answer, else NULL. */
+static int answer_status(struct sandbox *sandbox, const struct hv_cost *host,
+	ProtobufCMessage **ret_response, struct err *err)
 {
 	const Bulkhead__Store__Sandbox *record = sandbox->record;
 	const Runtime__V1__PodSandboxConfig *config = sandbox->config;
@@ -198,8 +203,8 @@ static int answer_status(
 	linux.namespaces = &ns;
 	status.linux = &linux;
 	response.status = &status;
-	if (verbose) {
-		info = verbose_info(sandbox);
+	if (host) {
+		info = verbose_info(sandbox, host);
 		if (!info)
 			return err_nomem(err);
 		entry.key = (char *)"info";
@@ -218,9 +223,13 @@ METHOD(sandbox_service_status)
 	struct sandbox *sandbox = sandbox_find(rt, req->pod_sandbox_id, err);
 	if (!sandbox)
 		return err->code;
+	struct hv_cost host = {0};
+	if (req->verbose)
+		hv_vm_cost(rt->hv, sandbox->id, &host, NULL);
 	pthread_mutex_lock(&rt->lock);
-	int r = visible(sandbox) ? answer_status(sandbox, req->verbose, ret_response, err)
-				 : err_set(err, -ENOENT, "sandbox '%s' not found", sandbox->id);
+	int r = sandbox_visible(sandbox)
+			? answer_status(sandbox, req->verbose ? &host : NULL, ret_response, err)
+			: err_set(err, -ENOENT, "sandbox '%s' not found", sandbox->id);
 	pthread_mutex_unlock(&rt->lock);
 	sandbox_unref(sandbox);
 	return r;
@@ -228,7 +237,7 @@ METHOD(sandbox_service_status)
 
 static bool wanted(const struct sandbox *sandbox, const Runtime__V1__PodSandboxFilter *filter)
 {
-	if (!visible(sandbox))
+	if (!sandbox_visible(sandbox))
 		return false;
 	if (!filter)
 		return true;
