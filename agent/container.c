@@ -44,6 +44,7 @@ static struct container *container_free(struct container *c)
 	fd_close(c->pidfd);
 	fd_close(c->cgroup);
 	free(c->id);
+	free(c->filter_program);
 	free(c);
 	return NULL;
 }
@@ -74,17 +75,16 @@ static void started(struct container *c, pid_t pid, const struct err *err)
 }
 
 /*
- * 'R': the child waits. The device rules come only now: it had to open its layers' disks.
+ * The child is ready and waits. The device rules come only now: it had to open its layers' disks.
  */
 static void on_socket(void *userdata, uint32_t events)
 {
 	struct container *c = userdata;
-	char byte;
 	(void)events;
-	ssize_t n = recv(c->socket, &byte, 1, MSG_DONTWAIT);
+	ssize_t n = recv(c->socket, &c->ready, sizeof(c->ready), MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n != 1) {
+	if (n != sizeof(c->ready)) {
 		/* It ended; what there is to say is in the report. */
 		ev_io_set(c->socket_source, 0);
 		c->socket_source = ev_source_free(c->socket_source);
@@ -151,7 +151,7 @@ static int watch(struct container *c, struct err *err)
 }
 
 static int clone_init(struct container *c, const Bulkhead__Agent__CreateContainerRequest *request,
-	const struct stdio_child *stdio, struct err *err)
+	const struct container *target, const struct stdio_child *stdio, struct err *err)
 {
 	struct clone_spec spec = {.flags = CLONE_NEWNS | CLONE_NEWUTS,
 		.cgroup = c->cgroup,
@@ -159,6 +159,8 @@ static int clone_init(struct container *c, const Bulkhead__Agent__CreateContaine
 		.pidns_own = c->host->pidns};
 	if (request->pid_namespace == BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_CONTAINER)
 		spec.flags |= CLONE_NEWPID;
+	if (request->pid_namespace == BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_TARGET)
+		spec.pidns_of = target->pidfd;
 	if (request->pid_namespace == BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_POD &&
 		container_host_pod_pidns(c->host, &spec.pidns_of, err) < 0)
 		return err->code;
@@ -171,7 +173,7 @@ static int clone_init(struct container *c, const Bulkhead__Agent__CreateContaine
 		return err_errno(err, "pipe");
 	c->report = pipe[0];
 	_cleanup_close_ int report = pipe[1];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0)
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) < 0)
 		return err_errno(err, "socketpair");
 	c->socket = sockets[0];
 	_cleanup_close_ int socket = sockets[1];
@@ -180,6 +182,7 @@ static int clone_init(struct container *c, const Bulkhead__Agent__CreateContaine
 	c->pid = clone_child(&spec, &c->pidfd, err);
 	if (c->pid == 0) {
 		const struct launch_init launch = {.request = request,
+			.filter = &c->filter,
 			.stdio = stdio,
 			.scratch = scratch,
 			.project = c->project,
@@ -190,14 +193,33 @@ static int clone_init(struct container *c, const Bulkhead__Agent__CreateContaine
 	return c->pid < 0 ? err->code : watch(c, err);
 }
 
+static int keep_filter(struct container *c, const Bulkhead__Agent__CreateContainerRequest *request,
+	struct err *err)
+{
+	const ProtobufCBinaryData *filter = &request->seccomp_filter;
+	if (!filter->len)
+		return 0;
+	c->filter_program = malloc(filter->len);
+	if (!c->filter_program)
+		return err_nomem(err);
+	memcpy(c->filter_program, filter->data, filter->len);
+	c->filter =
+		(struct security_filter){c->filter_program, filter->len, request->seccomp_flags};
+	return 0;
+}
+
 int container_create(struct container_host *host,
-	const Bulkhead__Agent__CreateContainerRequest *request, const struct stdio_child *stdio,
-	const struct container_callbacks *callbacks, struct container **ret, struct err *err)
+	const Bulkhead__Agent__CreateContainerRequest *request, const struct container *target,
+	const struct stdio_child *stdio, const struct container_callbacks *callbacks,
+	struct container **ret, struct err *err)
 {
 	if (!id_valid(request->container_id))
 		return err_set(err, -EINVAL, "a container id of other than letters, digits, _.-");
 	if (!request->process || request->process->n_args == 0)
 		return err_set(err, -EINVAL, "no command");
+	if (request->pid_namespace == BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_TARGET &&
+		(!target || target->pid <= 0))
+		return err_set(err, -EINVAL, "the target container does not run");
 	struct container *c = calloc(1, sizeof(*c));
 	if (!c)
 		return err_nomem(err);
@@ -214,10 +236,10 @@ int container_create(struct container_host *host,
 	c->id = strdup(request->container_id);
 	if (!c->id) {
 		err_nomem(err);
-	} else if (cgroup_make(c->id, &c->cgroup, err) == 0) {
+	} else if (keep_filter(c, request, err) == 0 && cgroup_make(c->id, &c->cgroup, err) == 0) {
 		usage_rate_begin(&c->rate);
 		if (cgroup_limit(c->cgroup, request->resources, err) == 0 &&
-			clone_init(c, request, stdio, err) == 0) {
+			clone_init(c, request, target, stdio, err) == 0) {
 			*ret = c;
 			return 0;
 		}
@@ -227,6 +249,14 @@ int container_create(struct container_host *host,
 	}
 	container_free(c);
 	return err->code;
+}
+
+void container_user(const struct container *c, Bulkhead__Agent__CreateContainerResponse *ret)
+{
+	ret->uid = c->ready.uid;
+	ret->gid = c->ready.gid;
+	ret->groups = (uint32_t *)c->ready.groups;
+	ret->n_groups = c->ready.n_groups;
 }
 
 int container_start(struct container *c, container_done_fn done, void *userdata, struct err *err)

@@ -79,12 +79,18 @@ struct container_callbacks {
 /*
  * Fails at once only for what is wrong with the request itself or when it cannot clone; then no
  * callback comes. `request` is the caller's and is not needed after the return (the child has its
- * copy). On an error in on_done the caller calls container_remove(), which also deletes what was
+ * copy). `target` is the running container whose PID namespace the request wants, else
+ * NULL. On an error in on_done the caller calls container_remove(), which also deletes what was
  * made.
  */
 int container_create(struct container_host *host,
-	const Bulkhead__Agent__CreateContainerRequest *request, const struct stdio_child *stdio,
-	const struct container_callbacks *callbacks, struct container **ret, struct err *err);
+	const Bulkhead__Agent__CreateContainerRequest *request, const struct container *target,
+	const struct stdio_child *stdio, const struct container_callbacks *callbacks,
+	struct container **ret, struct err *err);
+
+/* Whom a created container runs as; groups are borrowed from it. */
+void container_user(
+	const struct container *container, Bulkhead__Agent__CreateContainerResponse *ret);
 
 /*
  * Lets the init exec. done comes with the pid when the user's program runs, or with the exec's

@@ -99,6 +99,7 @@ static int clone_exec(struct container_exec *e, const struct container *c,
 	e->pid = clone_child(&spec, &e->pidfd, err);
 	if (e->pid == 0) {
 		const struct launch_exec launch = {.process = process,
+			.filter = &c->filter,
 			.stdio = stdio,
 			.init = c->pidfd,
 			.privileged = c->privileged,

@@ -146,8 +146,8 @@ void run_create(struct world *world, struct request *request, struct run *run)
 	struct streams streams = streams_make();
 	const struct container_callbacks callbacks = run_callbacks(run);
 	struct err err = ERR_INIT;
-	int r = container_create(
-		world->host, &request->message, &streams.child, &callbacks, &run->container, &err);
+	int r = container_create(world->host, &request->message, NULL, &streams.child, &callbacks,
+		&run->container, &err);
 	streams_forked(&streams);
 	if (r < 0)
 		print_error("%s\n", err.msg);

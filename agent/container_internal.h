@@ -8,6 +8,8 @@
 
 #include "agent/clone.h"
 #include "agent/container.h"
+#include "agent/launch.h"
+#include "agent/security.h"
 #include "agent/usage.h"
 
 struct container_host {
@@ -38,6 +40,9 @@ struct container {
 	char *id;
 	enum container_state state;
 	bool privileged;
+	void *filter_program;          /* a copy, for those who come later */
+	struct launch_ready ready;     /* whom it runs as */
+	struct security_filter filter; /* of every process of the container */
 	pid_t pid;
 	int pidfd;
 	int cgroup;
@@ -46,7 +51,7 @@ struct container {
 	struct usage_rate rate;
 
 	int report; /* the child's error; end of file is its exec */
-	int socket; /* 'R' from it, 'G' to it */
+	int socket; /* launch_ready from it, 'G' to it */
 	struct ev_source *report_source;
 	struct ev_source *socket_source;
 	struct container_callbacks callbacks;

@@ -171,7 +171,7 @@ static void test_create_errors(void **state)
 	const struct container_callbacks callbacks = run_callbacks(&run);
 	struct stdio_child none = {-EBADF, -EBADF, -EBADF, -EBADF};
 	struct world *world = *state;
-	assert_int_equal(container_create(world->host, &request.message, &none, &callbacks,
+	assert_int_equal(container_create(world->host, &request.message, NULL, &none, &callbacks,
 				 &run.container, &err),
 		-EINVAL);
 }
@@ -304,7 +304,7 @@ static void test_terminal(void **state)
 	struct stdio_child child = {-EBADF, -EBADF, -EBADF, pair[1]};
 	const struct container_callbacks callbacks = run_callbacks(&run);
 	struct err err = ERR_INIT;
-	assert_int_equal(container_create(world->host, &request.message, &child, &callbacks,
+	assert_int_equal(container_create(world->host, &request.message, NULL, &child, &callbacks,
 				 &run.container, &err),
 		0);
 	close(pair[1]);

@@ -57,14 +57,18 @@ static int enter_cwd(const char *cwd, struct err *err)
 }
 
 /* What init and exec have in common, once their streams are in place. */
-static int become_user(const Bulkhead__Agent__Process *process, bool privileged,
+static int become_user(const Bulkhead__Agent__Process *process, bool privileged, bool filtered,
 	const struct user *user, struct err *err)
 {
-	uint64_t capabilities = security_all_capabilities();
+	struct security security = {.capabilities = security_all_capabilities(),
+		.no_new_privs = process->no_new_privs,
+		.filtered = filtered};
 	if (!privileged && security_capabilities(process->capabilities, process->n_capabilities,
-				   &capabilities, err) < 0)
+				   &security.capabilities, err) < 0)
 		return err->code;
-	if (security_apply(user, capabilities, process->no_new_privs, err) < 0)
+	if (security_capabilities(process->ambient_capabilities, process->n_ambient_capabilities,
+		    &security.ambient, err) < 0 ||
+		security_apply(user, &security, err) < 0)
 		return err->code;
 	return enter_cwd(*process->cwd ? process->cwd : "/", err);
 }
@@ -110,7 +114,15 @@ static int init_prepare(const struct launch_init *launch, struct user *user, str
 		return err->code;
 	if (mounts_seal(request, err) < 0)
 		return err->code;
-	return become_user(process, request->privileged, user, err);
+	return become_user(process, request->privileged, launch->filter->len > 0, user, err);
+}
+
+static int launch_ready_send(int socket, const struct user *user)
+{
+	struct launch_ready ready = {
+		.uid = user->uid, .gid = user->gid, .n_groups = (uint32_t)user->n_groups};
+	memcpy(ready.groups, user->groups, sizeof(ready.groups));
+	return send(socket, &ready, sizeof(ready), MSG_NOSIGNAL) == sizeof(ready) ? 0 : -EPIPE;
 }
 
 void launch_init(const struct launch_init *launch)
@@ -120,9 +132,9 @@ void launch_init(const struct launch_init *launch)
 	begin(launch->stdio, launch->report, launch->socket);
 	if (init_prepare(launch, &user, &err) < 0)
 		fail(launch->report, &err);
-	char byte = 'R';
-	if (send(launch->socket, &byte, 1, MSG_NOSIGNAL) != 1)
+	if (launch_ready_send(launch->socket, &user) < 0)
 		_exit(EXIT_CANNOT_RUN);
+	char byte;
 	ssize_t n;
 	do {
 		n = recv(launch->socket, &byte, 1, 0);
@@ -130,7 +142,7 @@ void launch_init(const struct launch_init *launch)
 	/* The container was removed before it started. */
 	if (n != 1)
 		_exit(EXIT_CANNOT_RUN);
-	program_exec(launch->request->process, user.home, &err);
+	program_exec(launch->request->process, user.home, launch->filter, &err);
 	fail(launch->report, &err);
 }
 
@@ -144,7 +156,7 @@ static int exec_prepare(const struct launch_exec *launch, struct user *user, str
 	if (find_user_and_cwd(launch->process, user, err) < 0 ||
 		stdio_child_install(launch->stdio, user->uid, err) < 0)
 		return err->code;
-	return become_user(launch->process, launch->privileged, user, err);
+	return become_user(launch->process, launch->privileged, launch->filter->len > 0, user, err);
 }
 
 void launch_exec(const struct launch_exec *launch)
@@ -153,7 +165,7 @@ void launch_exec(const struct launch_exec *launch)
 	struct user user;
 	begin(launch->stdio, launch->report, launch->init);
 	if (exec_prepare(launch, &user, &err) == 0)
-		program_exec(launch->process, user.home, &err);
+		program_exec(launch->process, user.home, launch->filter, &err);
 	fail(launch->report, &err);
 }
 

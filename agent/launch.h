@@ -1,18 +1,29 @@
 /*
  * The child's half of a container: from the clone to the exec of the user's program.
  *
- * An init reports 'R' on its socket when it is ready and waits there for 'G'. Errors go to the
- * report pipe (process.h), which exec closes. Neither function returns.
+ * An init sends a launch_ready on its socket when it is ready and waits there for 'G'. Errors go to
+ * the report pipe (process.h), which exec closes. Neither function returns.
  */
 #pragma once
 
 #include <stdbool.h>
 
 #include "agent/proto/agent.pb-c.h"
+#include "agent/security.h"
 #include "agent/stdio.h"
+#include "agent/user.h"
+
+/* One message of the socket, which keeps their bounds. */
+struct launch_ready {
+	uint32_t uid;
+	uint32_t gid;
+	uint32_t n_groups;
+	uint32_t groups[USER_GROUPS_MAX];
+};
 
 struct launch_init {
 	const Bulkhead__Agent__CreateContainerRequest *request;
+	const struct security_filter *filter;
 	const struct stdio_child *stdio;
 	const char *scratch; /* directory of the container's files, not made yet */
 	uint32_t project;    /* quota.h: whose account those files are */
@@ -24,6 +35,7 @@ _Noreturn void launch_init(const struct launch_init *launch);
 
 struct launch_exec {
 	const Bulkhead__Agent__Process *process;
+	const struct security_filter *filter;
 	const struct stdio_child *stdio;
 	int init; /* pidfd of the container's init, whose namespaces are joined */
 	bool privileged;

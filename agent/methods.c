@@ -65,7 +65,19 @@ static void on_created(void *userdata, pid_t pid, const struct err *err)
 	init->pid = pid;
 	Bulkhead__Agent__CreateContainerResponse response =
 		BULKHEAD__AGENT__CREATE_CONTAINER_RESPONSE__INIT;
+	container_user(init->container, &response);
 	ttrpc_reply(TAKE_PTR(init->call), &response.base);
+}
+
+static int find_target(
+	struct server_state *state, const char *id, const struct container **ret, struct err *err)
+{
+	struct process *target;
+	int r = registry_find(&state->registry, id, "", &target, err);
+	if (r < 0)
+		return err_wrap(err, "target container");
+	*ret = target->container;
+	return 0;
 }
 
 static int create(struct server_state *state, struct process *init,
@@ -78,8 +90,12 @@ static int create(struct server_state *state, struct process *init,
 		return r;
 	struct container_callbacks callbacks = {
 		.on_done = on_created, .on_exit = process_on_exit, .userdata = init};
-	r = container_create(
-		state->host, request, stdio_child(init->stdio), &callbacks, &init->container, err);
+	const struct container *target = NULL;
+	if (request->target_container_id[0])
+		r = find_target(state, request->target_container_id, &target, err);
+	if (r == 0)
+		r = container_create(state->host, request, target, stdio_child(init->stdio),
+			&callbacks, &init->container, err);
 	stdio_child_close(init->stdio);
 	return r;
 }

@@ -87,7 +87,8 @@ static char **string_array(char *const *strings, size_t n, char *more)
 	return array;
 }
 
-int program_exec(const Bulkhead__Agent__Process *process, const char *home, struct err *err)
+int program_exec(const Bulkhead__Agent__Process *process, const char *home,
+	const struct security_filter *filter, struct err *err)
 {
 	if (process->n_args == 0)
 		return err_set(err, -EINVAL, "no command");
@@ -104,6 +105,8 @@ int program_exec(const Bulkhead__Agent__Process *process, const char *home, stru
 	const char *search = environment_value(process->env, process->n_env, "PATH");
 	char path[PATH_MAX];
 	if (find_program(argv[0], search ? search : DEFAULT_PATH, path, err) < 0)
+		return err->code;
+	if (security_filter_load(filter, err) < 0)
 		return err->code;
 	execve(path, argv, envp);
 	char prefix[512];

@@ -4,11 +4,14 @@
 #pragma once
 
 #include "agent/proto/agent.pb-c.h"
+#include "agent/security.h"
 #include "common/err.h"
 
 /*
  * Returns only on failure, in runc's words: `exec: "foo": executable file not found in $PATH`,
  * `exec: "/foo": stat /foo: no such file or directory`, `exec: "/foo": permission denied`,
- * `exec /foo: exec format error`. HOME is `home` where the environment does not say.
+ * `exec /foo: exec format error`. HOME is `home` where the environment does not say. The filter
+ * is loaded as the last step before the exec.
  */
-int program_exec(const Bulkhead__Agent__Process *process, const char *home, struct err *err);
+int program_exec(const Bulkhead__Agent__Process *process, const char *home,
+	const struct security_filter *filter, struct err *err);

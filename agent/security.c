@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
 #include <linux/keyctl.h>
+#include <linux/seccomp.h>
 #include <linux/securebits.h>
 #include <stdio.h>
 #include <string.h>
@@ -89,17 +91,22 @@ static int drop_bounding(uint64_t keep, struct err *err)
 	return 0;
 }
 
-static int set_capabilities(uint64_t mask, struct err *err)
+static int name_capability(cap_t caps, cap_flag_t set, uint64_t mask, int cap)
+{
+	cap_value_t value = cap;
+	return mask & UINT64_C(1) << cap ? cap_set_flag(caps, set, 1, &value, CAP_SET) : 0;
+}
+
+static int set_capabilities(uint64_t mask, uint64_t inheritable, struct err *err)
 {
 	cap_t caps = cap_init();
 	if (!caps)
 		return err_nomem(err);
 	int r = 0;
 	for (int cap = 0; r == 0 && cap < 64 && prctl(PR_CAPBSET_READ, cap) >= 0; cap++) {
-		cap_value_t value = cap;
-		if (mask & UINT64_C(1) << cap &&
-			(cap_set_flag(caps, CAP_PERMITTED, 1, &value, CAP_SET) < 0 ||
-				cap_set_flag(caps, CAP_EFFECTIVE, 1, &value, CAP_SET) < 0))
+		if (name_capability(caps, CAP_PERMITTED, mask, cap) < 0 ||
+			name_capability(caps, CAP_EFFECTIVE, mask, cap) < 0 ||
+			name_capability(caps, CAP_INHERITABLE, inheritable, cap) < 0)
 			r = err_errno(err, "name capability %d", cap);
 	}
 	if (r == 0 && cap_set_proc(caps) < 0)
@@ -108,9 +115,27 @@ static int set_capabilities(uint64_t mask, struct err *err)
 	return r;
 }
 
-int security_apply(
-	const struct user *user, uint64_t capabilities, bool no_new_privs, struct err *err)
+static int raise_ambient(uint64_t mask, struct err *err)
 {
+	for (int cap = 0; cap < 64; cap++) {
+		if (mask & UINT64_C(1) << cap &&
+			prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0) < 0)
+			return err_errno(err, "make capability %d ambient", cap);
+	}
+	return 0;
+}
+
+/* What the last steps need beyond what the program gets; the exec takes it away. */
+static uint64_t until_exec(const struct security *security)
+{
+	bool privileged_load = security->filtered && !security->no_new_privs;
+	return privileged_load ? UINT64_C(1) << CAP_SYS_ADMIN : 0;
+}
+
+int security_apply(const struct user *user, const struct security *security, struct err *err)
+{
+	uint64_t ambient = security->ambient & security->capabilities;
+	uint64_t own = user->uid == 0 ? security->capabilities : ambient;
 	umask(0022);
 	/* Else the container would share the keys of whoever made the agent's session. */
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
@@ -121,17 +146,34 @@ int security_apply(
 		return err_errno(err, "set securebits");
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		return err_errno(err, "clear ambient capabilities");
-	if (drop_bounding(capabilities, err) < 0)
+	if (drop_bounding(security->capabilities, err) < 0)
 		return err->code;
 	if (setgroups(user->n_groups, user->groups) < 0)
 		return err_errno(err, "set %zu groups", user->n_groups);
 	if (setresgid(user->gid, user->gid, user->gid) < 0)
 		return err_errno(err, "set group %u", user->gid);
+	/* Until the exec. */
+	if (prctl(PR_SET_KEEPCAPS, 1) < 0)
+		return err_errno(err, "keep capabilities");
 	if (setresuid(user->uid, user->uid, user->uid) < 0)
 		return err_errno(err, "set user %u", user->uid);
-	if (set_capabilities(user->uid == 0 ? capabilities : 0, err) < 0)
+	if (set_capabilities(own | until_exec(security), ambient, err) < 0 ||
+		raise_ambient(ambient, err) < 0)
 		return err->code;
-	if (no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+	if (security->no_new_privs && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_errno(err, "set no_new_privs");
+	return 0;
+}
+
+int security_filter_load(const struct security_filter *filter, struct err *err)
+{
+	size_t n = filter->len / sizeof(struct sock_filter);
+	if (n == 0)
+		return 0;
+	if (n > BPF_MAXINSNS || filter->len % sizeof(struct sock_filter))
+		return err_set(err, -EINVAL, "a seccomp filter of %zu bytes", filter->len);
+	struct sock_fprog program = {(unsigned short)n, (struct sock_filter *)filter->program};
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, filter->flags, &program) < 0)
+		return err_errno(err, "load the seccomp filter");
 	return 0;
 }

@@ -3,8 +3,12 @@
  * session keyring, capabilities, ids, and the way back to any of it.
  *
  * Capabilities as runc sets them: the requested ones are the bounding set, and for uid 0 the
- * permitted and effective set too; inheritable and ambient sets are empty, so that a program run by
- * another uid has none.
+ * permitted and effective set too; the inheritable set is the ambient one, so that a program run by
+ * another uid has only what was asked for as ambient.
+ *
+ * The seccomp filter comes last of all, right before the exec: it sees no call but that one.
+ * Without no_new_privs the kernel wants CAP_SYS_ADMIN for it, which is kept so long, outside of the
+ * bounding set: the exec takes it away.
  *
  * Called in the forked child.
  */
@@ -25,6 +29,21 @@ uint64_t security_all_capabilities(void);
 /* Needs a procfs at /proc in which the caller is. */
 int security_oom_score_adj(int adj, struct err *err);
 
+struct security_filter {
+	const void *program; /* struct sock_filter[] */
+	size_t len;          /* bytes; 0: no filter */
+	uint32_t flags;      /* SECCOMP_FILTER_FLAG_… */
+};
+
+struct security {
+	uint64_t capabilities;
+	uint64_t ambient; /* of capabilities */
+	bool no_new_privs;
+	bool filtered; /* security_filter_load() follows */
+};
+
 /* In this order everything but no_new_privs is irrevocable at once; then comes exec. */
-int security_apply(
-	const struct user *user, uint64_t capabilities, bool no_new_privs, struct err *err);
+int security_apply(const struct user *user, const struct security *security, struct err *err);
+
+/* Nothing but exec may follow. -EINVAL: the kernel does not take the program. */
+int security_filter_load(const struct security_filter *filter, struct err *err);

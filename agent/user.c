@@ -211,7 +211,7 @@ int user_resolve_text(char *passwd, char *group, const Bulkhead__Agent__User *wa
 		if (add_group(user, wanted->supplementary_gids[i], err) < 0)
 			return err->code;
 	}
-	if (!named_group && line_name)
+	if (!named_group && line_name && !wanted->strict)
 		return add_memberships(group, line_name, user, err);
 	return 0;
 }

@@ -5,7 +5,8 @@
  *
  * The rules are those of runc: a name is compared with each line's name and, as text, with its
  * number, and the first line that matches wins; a number that no line has is taken as it is, with
- * group 0. Without a group in the name, the groups that list the user as a member are added.
+ * group 0. Without a group in the name, the groups that list the user as a member are added, unless
+ * the request is strict.
  */
 #pragma once
 

@@ -147,6 +147,12 @@ static void test_groups(void **state)
 	static const gid_t merged[] = {3000, 78, 500, 77};
 	assert_int_equal(w.user.n_groups, ARRAY_SIZE(merged));
 	assert_memory_equal(w.user.groups, merged, sizeof(merged));
+
+	/* Strict: what was asked for, and nothing of the image's. */
+	w.message.strict = true;
+	resolve(&w);
+	assert_int_equal(w.user.n_groups, 3);
+	assert_memory_equal(w.user.groups, merged, 3 * sizeof(gid_t));
 }
 
 static void test_bounds(void **state)

@@ -18,3 +18,8 @@ int respond(const ProtobufCMessage *response, ProtobufCMessage **ret, struct err
 
 /* Replaces a string field of a message from malloc. */
 int message_set_string(char **field, const char *value, struct err *err);
+
+/* Adds copies to a repeated string field of a message from malloc. */
+int message_add_string(char ***items, size_t *n, const char *value, struct err *err);
+int message_add_strings(
+	char ***items, size_t *n, char *const *values, size_t n_values, struct err *err);

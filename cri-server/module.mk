@@ -1,12 +1,12 @@
 RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
-	bring_up.c network_spec.c sandbox_service.c disks.c container.c container_service.c process.c signals.c exec.c \
+	bring_up.c network_spec.c sandbox_service.c disks.c container.c container_service.c process.c security.c signals.c exec.c \
 	logs.c status.c steps.c recover.c)
 RUNTIME_SOURCES += $(addprefix cri-server/runtime/,usage.c stats.c stats_service.c metrics.c)
 $(call library,runtime,$(RUNTIME_SOURCES))
 $(call library,config,cri-server/config.c)
 
-DAEMON_LIBS := runtime image store rpc cri-proto agent-client hypervisor network config common
-DAEMON_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 sqlite3 jansson libcyaml libarchive libcap \
+DAEMON_LIBS := runtime seccomp image store rpc cri-proto agent-client hypervisor network config common
+DAEMON_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 sqlite3 jansson libcyaml libarchive libcap libseccomp \
 	libcrypto libprotobuf-c
 $(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 
@@ -15,4 +15,8 @@ $(call unit_test,cri-server/runtime/steps_test.c,runtime common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/network_spec_test.c,runtime cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/signals_test.c,runtime cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/logs_test.c,runtime agent-client common,libprotobuf-c)
-$(call unit_test,cri-server/runtime/process_test.c,runtime image cri-proto store agent-client common,sqlite3 libcap libprotobuf-c)
+$(call unit_test,cri-server/runtime/process_test.c,runtime seccomp image cri-proto store agent-client common,sqlite3 libcap libseccomp jansson libprotobuf-c)
+
+$(call library,seccomp,$(addprefix cri-server/seccomp/,parse.c compile.c default.c))
+$(call unit_test,cri-server/seccomp/profile_test.c,seccomp common,libseccomp jansson)
+$(call fuzz_target,cri-server/seccomp/profile_fuzz.c,seccomp common,libseccomp jansson)

@@ -17,3 +17,5 @@ $(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c
 # For tests/functional/errors.bats and rpc.bats.
 $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-proto common,\
 	grpc libprotobuf-c)
+# For tests/functional/security.bats.
+$(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)

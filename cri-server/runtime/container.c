@@ -221,6 +221,31 @@ static int record_log_path(struct container *c, struct err *err)
 	return full ? message_set_string(&c->record->log_path, full, err) : err_nomem(err);
 }
 
+/* The target of a PID namespace: a running container of the same pod. */
+static int find_target(Bulkhead__Agent__CreateContainerRequest *request,
+	const struct sandbox *sandbox, struct err *err)
+{
+	const char *id = request->target_container_id;
+	struct runtime *rt = sandbox->runtime;
+	struct container *target = id[0] ? container_find(rt, id, NULL) : NULL;
+	bool usable = false;
+	if (target) {
+		pthread_mutex_lock(&rt->lock);
+		usable = target->sandbox == sandbox &&
+			 target->record->state ==
+				 BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+		pthread_mutex_unlock(&rt->lock);
+	}
+	int r = usable ? message_set_string(&request->target_container_id, target->id, err)
+		       : err_set(err, -EINVAL,
+				 "PID namespace of target container '%.64s': the pod has no such "
+				 "running container",
+				 id);
+	if (target)
+		container_unref(target);
+	return r;
+}
+
 static int record_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
@@ -229,6 +254,9 @@ static int record_run(void *subject, struct err *err)
 
 	int r = process_for_container(
 		cr->sandbox, config, cr->image->record->config, &cr->request, err);
+	if (r == 0 &&
+		cr->request->pid_namespace == BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_TARGET)
+		r = find_target(cr->request, cr->sandbox, err);
 	if (r == 0)
 		r = message_set_string(&c->record->sandbox_id, cr->sandbox->id, err);
 	if (r == 0)
@@ -293,11 +321,17 @@ int container_image_error(int r, struct err *err)
 static int agent_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
+	ProtobufCMessage *answer = NULL;
 	int r = message_set_string(&cr->request->container_id, cr->container->id, err);
 	if (r == 0)
 		r = agent_call(cr->machine->agent, "CreateContainer", &cr->request->base, CREATE_MS,
-			NULL, err);
-	return container_image_error(r, err);
+			&answer, err);
+	if (r < 0)
+		return container_image_error(r, err);
+	r = security_record_user(cr->container->record,
+		(const Bulkhead__Agent__CreateContainerResponse *)answer, err);
+	protobuf_c_message_free_unpacked(answer, NULL);
+	return r;
 }
 
 static int agent_remove(struct machine *machine, const char *id, struct err *err)

@@ -189,8 +189,14 @@ static Runtime__V1__ContainerState cri_state(const struct container *c)
 
 static char *verbose_info(const struct container *c)
 {
-	json_t *info = json_pack("{s:s, s:s, s:s}", "sandboxID", c->sandbox->id, "imageID",
-		c->record->image_id, "stopSignal", c->record->stop_signal);
+	const Runtime__V1__LinuxContainerSecurityContext *sc =
+		c->config->linux ? c->config->linux->security_context : NULL;
+	/* What a manifest may ask for and does not get. */
+	const char *selinux = sc && sc->selinux_options ? "no effect: the guest has none" : NULL;
+	const char *apparmor = sc && sc->apparmor ? "no effect: the guest has none" : NULL;
+	json_t *info = json_pack("{s:s, s:s, s:s, s:s*, s:s*}", "sandboxID", c->sandbox->id,
+		"imageID", c->record->image_id, "stopSignal", c->record->stop_signal, "selinux",
+		selinux, "apparmor", apparmor);
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
 	json_decref(info);
 	return text;
@@ -244,6 +250,30 @@ static void fill_status(Runtime__V1__ContainerStatus *status, Runtime__V1__Image
 	status->stop_signal = cri_signal(c->record->stop_signal);
 }
 
+/* Lives as long as the answer is put together. */
+struct status_user {
+	Runtime__V1__ContainerUser user;
+	Runtime__V1__LinuxContainerUser linux;
+	int64_t *groups;
+};
+
+static int fill_user(struct status_user *to, const Bulkhead__Store__User *from, struct err *err)
+{
+	runtime__v1__container_user__init(&to->user);
+	runtime__v1__linux_container_user__init(&to->linux);
+	to->groups = calloc(from->n_groups + 1, sizeof(int64_t));
+	if (!to->groups)
+		return err_nomem(err);
+	for (size_t i = 0; i < from->n_groups; i++)
+		to->groups[i] = from->groups[i];
+	to->linux.uid = from->uid;
+	to->linux.gid = from->gid;
+	to->linux.supplemental_groups = to->groups;
+	to->linux.n_supplemental_groups = from->n_groups;
+	to->user.linux = &to->linux;
+	return 0;
+}
+
 static int answer_status(
 	const struct container *c, bool verbose, ProtobufCMessage **ret_response, struct err *err)
 {
@@ -256,8 +286,15 @@ static int answer_status(
 		RUNTIME__V1__CONTAINER_STATUS_RESPONSE__INFO_ENTRY__INIT;
 	Runtime__V1__ContainerStatusResponse__InfoEntry *entries[] = {&entry};
 	_cleanup_free_ char *info = NULL;
+	struct status_user user = {0};
 
 	fill_status(&status, &image, c);
+	if (c->record->user) {
+		if (fill_user(&user, c->record->user, err) < 0)
+			return err->code;
+		status.user = &user.user;
+	}
+	_cleanup_free_ int64_t *groups = user.groups;
 	if (c->config->linux && c->config->linux->resources) {
 		resources.linux = c->config->linux->resources;
 		status.resources = &resources;

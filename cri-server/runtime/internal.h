@@ -233,6 +233,18 @@ int process_for_container(const struct sandbox *sandbox, const Runtime__V1__Cont
 	const Bulkhead__Store__ImageConfig *image, Bulkhead__Agent__CreateContainerRequest **ret,
 	struct err *err);
 
+/*
+ * security.c: the same of its security context; sc may be NULL. A target container's id is as the
+ * client gave it, unchecked.
+ */
+int security_fill(Bulkhead__Agent__CreateContainerRequest *request,
+	const Runtime__V1__LinuxContainerSecurityContext *sc,
+	const Bulkhead__Store__ImageConfig *image, struct err *err);
+
+/* Whom the guest found it to run as. The record is not saved yet. */
+int security_record_user(Bulkhead__Store__Container *record,
+	const Bulkhead__Agent__CreateContainerResponse *answer, struct err *err);
+
 /* exec.c */
 /* Whether somebody waited for it. */
 bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);

@@ -7,7 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -363,6 +365,136 @@ static void privileged_hides_nothing(void **state)
 	done(request);
 }
 
+static void paths_must_be_absolute(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	char *relative[] = {(char *)"proc"};
+	f->sc.masked_paths = relative;
+	f->sc.n_masked_paths = 1;
+	assert_refused(f, -EINVAL, "masked_paths");
+	f->sc.n_masked_paths = 0;
+	f->sc.readonly_paths = relative;
+	f->sc.n_readonly_paths = 1;
+	assert_refused(f, -EINVAL, "readonly_paths");
+}
+
+static void groups_are_merged_unless_the_policy_is_strict(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_false(request->process->user->strict);
+	done(request);
+	f->sc.supplemental_groups_policy = RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Strict;
+	request = compose(f);
+	assert_true(request->process->user->strict);
+	done(request);
+}
+
+static void ambient_capabilities_are_of_the_set(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	char *ambient[] = {(char *)"NET_ADMIN"}, *all[] = {(char *)"ALL"};
+	f->caps.drop_capabilities = all;
+	f->caps.n_drop_capabilities = 1;
+	f->caps.add_ambient_capabilities = ambient;
+	f->caps.n_add_ambient_capabilities = 1;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	const Bulkhead__Agent__Process *p = request->process;
+	assert_joined(p->capabilities, p->n_capabilities, "CAP_NET_ADMIN");
+	assert_joined(p->ambient_capabilities, p->n_ambient_capabilities, "CAP_NET_ADMIN");
+	done(request);
+}
+
+/* The length of the filter: 0 is none. */
+static size_t filter_length(struct fixture *f)
+{
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	size_t len = request->seccomp_filter.len;
+	done(request);
+	return len;
+}
+
+static void seccomp_profiles_become_filters(void **state)
+{
+	(void)state;
+	Runtime__V1__SecurityProfile profile = RUNTIME__V1__SECURITY_PROFILE__INIT;
+	char path[] = "localhost//tmp/process-test-XXXXXX";
+	struct fixture *f = fixture();
+	assert_int_equal(filter_length(f), 0);
+	f->sc.seccomp = &profile;
+	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined;
+	assert_int_equal(filter_length(f), 0);
+	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault;
+	size_t by_default = filter_length(f);
+	assert_true(by_default > 1000);
+	f->sc.privileged = true;
+	assert_int_equal(filter_length(f), 0);
+
+	f->sc.privileged = false;
+	int fd = mkstemp(path + strlen("localhost/"));
+	static const char json[] = "{\"defaultAction\": \"SCMP_ACT_ALLOW\"}";
+	assert_int_equal(write(fd, json, strlen(json)), strlen(json));
+	close(fd);
+	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Localhost;
+	profile.localhost_ref = path;
+	size_t local = filter_length(f);
+	assert_true(local > 0 && local < by_default);
+	profile.localhost_ref = path + strlen("localhost/");
+	assert_int_equal(filter_length(f), local);
+	unlink(path + strlen("localhost/"));
+	assert_refused(f, -EINVAL, "/tmp/process-test-");
+	profile.profile_type = (Runtime__V1__SecurityProfile__ProfileType)7;
+	assert_refused(f, -EINVAL, "seccomp profile");
+}
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+static void the_deprecated_strings_count_where_the_profile_is_missing(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text;
+		bool filtered;
+	} cases[] = {{"", false}, {"unconfined", false}, {"runtime/default", true},
+		{"docker/default", true}};
+	struct fixture *f = fixture();
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		f->sc.seccomp_profile_path = (char *)cases[i].text;
+		assert_int_equal(filter_length(f) > 0, cases[i].filtered);
+	}
+	Runtime__V1__SecurityProfile unconfined = RUNTIME__V1__SECURITY_PROFILE__INIT;
+	unconfined.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined;
+	f->sc.seccomp = &unconfined;
+	assert_int_equal(filter_length(f), 0);
+	f->sc.seccomp = NULL;
+	f->sc.seccomp_profile_path = (char *)"/tmp/profile.json";
+	assert_refused(f, -EINVAL, "invalid profile");
+	f->sc.seccomp_profile_path = (char *)"localhost/profile.json";
+	assert_refused(f, -EINVAL, "not an absolute path");
+	f->sc.seccomp_profile_path = (char *)"";
+	f->sc.apparmor_profile = (char *)"localhost/mine";
+	assert_refused(f, -EINVAL, "AppArmor profile 'mine'");
+	f->sc.apparmor_profile = (char *)"runtime/default";
+	done(compose(f));
+}
+#pragma GCC diagnostic pop
+
+static void apparmor_is_the_default_or_none(void **state)
+{
+	(void)state;
+	Runtime__V1__SecurityProfile profile = RUNTIME__V1__SECURITY_PROFILE__INIT;
+	struct fixture *f = fixture();
+	f->sc.apparmor = &profile;
+	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault;
+	done(compose(f));
+	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Localhost;
+	profile.localhost_ref = (char *)"mine";
+	assert_refused(f, -EINVAL, "apparmor is not supported");
+}
+
 static void pid_namespaces_are_the_pods_the_containers_or_the_guests(void **state)
 {
 	(void)state;
@@ -406,30 +538,10 @@ static void a_configuration_without_a_linux_part_is_enough(void **state)
 static void refuses_security_that_is_not_built(void **state)
 {
 	(void)state;
-	Runtime__V1__SecurityProfile profile = RUNTIME__V1__SECURITY_PROFILE__INIT;
 	struct fixture *f = fixture();
-	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault;
-	f->sc.seccomp = &profile;
-	assert_refused(f, -EOPNOTSUPP, "seccomp profile");
-	f = fixture();
-	f->sc.apparmor = &profile;
-	assert_refused(f, -EOPNOTSUPP, "AppArmor profile");
-	profile.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined;
-	f->sc.seccomp = &profile;
-	done(compose(f));
-	f = fixture();
-	f->ns.pid = RUNTIME__V1__NAMESPACE_MODE__TARGET;
-	assert_refused(f, -EOPNOTSUPP, "target container");
-	f = fixture();
 	Runtime__V1__UserNamespace userns = RUNTIME__V1__USER_NAMESPACE__INIT;
 	f->ns.userns_options = &userns;
 	assert_refused(f, -EOPNOTSUPP, "user namespace");
-	f = fixture();
-	f->sc.supplemental_groups_policy = RUNTIME__V1__SUPPLEMENTAL_GROUPS_POLICY__Strict;
-	assert_refused(f, -EOPNOTSUPP, "supplemental groups policy");
-	f = fixture();
-	f->caps.n_add_ambient_capabilities = 1;
-	assert_refused(f, -EOPNOTSUPP, "ambient");
 }
 
 static void refuses_what_else_is_not_built(void **state)
@@ -532,6 +644,12 @@ int main(void)
 		cmocka_unit_test(all_is_every_one_that_the_kernel_has),
 		cmocka_unit_test(unknown_capabilities_are_refused),
 		cmocka_unit_test(privileged_hides_nothing),
+		cmocka_unit_test(paths_must_be_absolute),
+		cmocka_unit_test(groups_are_merged_unless_the_policy_is_strict),
+		cmocka_unit_test(ambient_capabilities_are_of_the_set),
+		cmocka_unit_test(seccomp_profiles_become_filters),
+		cmocka_unit_test(the_deprecated_strings_count_where_the_profile_is_missing),
+		cmocka_unit_test(apparmor_is_the_default_or_none),
 		cmocka_unit_test(pid_namespaces_are_the_pods_the_containers_or_the_guests),
 		cmocka_unit_test(a_configuration_without_a_linux_part_is_enough),
 		cmocka_unit_test(refuses_security_that_is_not_built),

@@ -62,6 +62,7 @@ static int answer_status(struct runtime *rt, bool verbose,
 		handlers[i].name = rt->config->handlers[i].name;
 		handlers[i].features = &none;
 	}
+	features.supplemental_groups_policy = true;
 	status.conditions = conditions;
 	status.n_conditions = 2;
 	response.status = &status;

@@ -1,0 +1,24 @@
+/*
+ * A seccomp profile's file. Only small ones are compiled: libseccomp takes its time with thousands
+ * of rules.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cri-server/seccomp/profile.h"
+
+#define COMPILE_MAX 2048
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct profile profile;
+	struct filter filter;
+	if (size > PROFILE_FILE_MAX || profile_parse((const char *)data, size, &profile, NULL) < 0)
+		return 0;
+	if (size <= COMPILE_MAX && profile_compile(&profile, &filter, NULL) == 0)
+		filter_done(&filter);
+	profile_done(&profile);
+	return 0;
+}

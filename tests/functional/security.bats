@@ -1,0 +1,228 @@
+#!/usr/bin/env bats
+# What a container may do: seccomp, capabilities, users, namespaces, sysctls, hidden paths; and what a
+# privileged one reaches: all of its machine, nothing of the host.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	start_bulkheadd
+	make_image "$FT/img" >/dev/null
+	export IMAGE=oci:$FT/img:latest
+	crictl pull "$IMAGE" >/dev/null
+	POD=$(run_pod pod '.hostname = "the-host" | .linux.sysctls = {
+		"kernel.shmmax": "123456789", "kernel/shm_rmid_forced": "1", "fs.mqueue.msg_max": "20",
+		"net.ipv4.ip_unprivileged_port_start": "80", "net/core/somaxconn": "77",
+		"vm.max_map_count": "262145"}')
+	export POD
+}
+
+teardown_file() {
+	instance_teardown
+}
+
+# busybox, a set-uid su, and the program that tries things.
+make_image() {
+	local work
+	work=$(mktemp -d) && umoci init --layout "$1" && make_busybox_tree "$work/root" &&
+		install -d "$work/root/suid" &&
+		install -m 4755 /bin/busybox "$work/root/suid/su" &&
+		install -m 0755 "$BUILD/tests/functional/reach" "$work/root/bin/reach" &&
+		tar_tree "$work/root" "$work/layer.tar" && umoci new --image "$1:latest" &&
+		add_layer "$1:latest" "$work/layer.tar" &&
+		configure_image "$1:latest" --config.cmd sh && rm -rf "$work"
+}
+
+# once SCRIPT [JQ-FILTER]: its output, from a container in the shared pod.
+once() {
+	run_once "$POD" pod once "$1" "${2:-.}"
+}
+
+# with CONTEXT SCRIPT: the same with a security context.
+with() {
+	once "$2" ".linux.security_context = $1"
+}
+
+# ---- seccomp ----
+
+@test "seccomp: nothing where nothing is asked, the runtime's default, and none for privileged ones" {
+	seccomp='sed -n "s/^Seccomp:\t//p" /proc/self/status; reach call 272 0'
+	[ "$(with '{}' "$seccomp")" = $'0\nok' ]
+	[ "$(with '{seccomp: {profile_type: 1}}' "$seccomp")" = $'0\nok' ]
+	[ "$(with '{seccomp: {profile_type: 0}}' "$seccomp")" = $'2\n1' ]
+	[ "$(with '{seccomp: {profile_type: 0}, privileged: true}' "$seccomp")" = $'0\nok' ]
+	[ "$(with '{seccomp_profile_path: "runtime/default"}' "$seccomp")" = $'2\n1' ]
+}
+
+@test "seccomp's default: without vsock, keys and clone3, also by the 32-bit entry; more with a capability" {
+	# socket(AF_VSOCK), keyctl, clone3; 32-bit keyctl and unshare
+	run with '{seccomp: {profile_type: 0}}' 'reach call 41 40 1; reach call 250 0; reach call 435
+		reach call32 288; reach call32 310; reach call 499; hostname x 2>&1; hostname'
+	[ "$output" = $'1\n1\n38\n1\n1\n38\nhostname: sethostname: Operation not permitted\nthe-host' ]
+	run with '{seccomp: {profile_type: 0}, capabilities: {add_capabilities: ["SYS_ADMIN"]}}' \
+		'hostname x; hostname; reach call 272 0'
+	[ "$output" = $'x\nok' ]
+}
+
+# localhost PROFILE-JSON SCRIPT [CONTEXT-FIELDS]: a container under a profile of the node.
+localhost() {
+	echo "$1" >"$D/profile.json"
+	with "{seccomp: {profile_type: 2, localhost_ref: \"$D/profile.json\"} ${3:-}}" "$2"
+}
+
+@test "seccomp: a node's profile, for root, other users and exec'd processes" {
+	# chmod by all its names answers EACCES, kill(2) of oneself by signal 10 kills.
+	profile='{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [
+		{"names": ["chmod", "fchmod", "fchmodat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13},
+		{"names": ["umask"], "action": "SCMP_ACT_KILL_PROCESS",
+		 "args": [{"index": 0, "value": 7, "op": "SCMP_CMP_EQ"}]}]}'
+	run localhost "$profile" 'chmod 600 /etc/passwd 2>&1; reach call 95 6; reach call 95 7; echo $?'
+	[ "${lines[0]}" = "chmod: /etc/passwd: Permission denied" ]
+	[ "${lines[1]}" = ok ]
+	[ "${lines[2]}" = 159 ]
+	run localhost "$profile" 'reach call 90 0 0; grep -E "NoNewPrivs|Seccomp:|CapPrm" /proc/self/status' \
+		', run_as_user: {value: 1000}'
+	[ "$output" = $'13\nCapPrm:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2' ]
+	id=$(run_container "$POD" profiled ".linux.security_context.seccomp = {profile_type: 2,
+		localhost_ref: \"localhost/$D/profile.json\"}")
+	[ "$(crictl exec -s "$id" reach call 90 0 0)" = 13 ]
+	# The filter is the container's, not the file's of later.
+	rm "$D/profile.json"
+	restart_bulkheadd
+	[ "$(crictl exec -s "$id" reach call 90 0 0)" = 13 ]
+	crictl rm -f "$id"
+}
+
+@test "seccomp: a profile that is missing or wrong is refused and says where" {
+	local security='.linux.security_context.seccomp = {profile_type: 2, localhost_ref:'
+	refused InvalidArgument "/no/such.json" create_container "$POD" bad "$security \"/no/such.json\"}"
+	echo '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["umask"],
+		"action": "SCMP_ACT_NOTIFY"}]}' >"$D/profile.json"
+	refused InvalidArgument "syscalls[0]: SCMP_ACT_NOTIFY" create_container "$POD" bad \
+		"$security \"$D/profile.json\"}"
+	refused InvalidArgument "invalid profile" create_container "$POD" bad \
+		'.linux.security_context.seccomp_profile_path = "/tmp/x.json"'
+	refused InvalidArgument "apparmor is not supported" create_container "$POD" bad \
+		'.linux.security_context.apparmor = {profile_type: 2, localhost_ref: "mine"}'
+	id=$(run_container "$POD" labelled '.linux.security_context = {apparmor: {profile_type: 0},
+		selinux_options: {level: "s0:c1"}}')
+	crictl inspect "$id" | jq -e '.info | tojson | contains("selinux") and contains("apparmor")'
+	crictl rm -f "$id"
+}
+
+# ---- capabilities and users ----
+
+@test "ambient capabilities are another user's; no_new_privs takes a set-uid program's effect" {
+	run with '{run_as_user: {value: 1000}, capabilities: {drop_capabilities: ["ALL"],
+		add_ambient_capabilities: ["NET_ADMIN"]}}' 'grep Cap /proc/self/status | cut -f 2'
+	[ "$(sort -u <<<"$output")" = 0000000000001000 ]
+	run with '{run_as_user: {value: 1000}}' '/suid/su -c true </dev/null 2>&1'
+	[[ $output != *"must be suid"* ]]
+	run with '{run_as_user: {value: 1000}, no_new_privs: true}' '/suid/su -c true </dev/null 2>&1'
+	[[ $output == *"must be suid"* ]]
+}
+
+@test "groups: merged with the image's or strictly those asked for, and told in the status" {
+	context='{run_as_username: "www-data", supplemental_groups: [5, 6]}'
+	[ "$(with "$context" 'id -G')" = "33 5 6 100" ]
+	id=$(run_container "$POD" strict ".linux.security_context = $context + {supplemental_groups_policy: 1}")
+	[ "$(crictl exec -s "$id" id -G)" = "33 5 6" ]
+	crictl inspect "$id" | jq -e '.status.user.linux ==
+		{uid: "33", gid: "33", supplementalGroups: ["33", "5", "6"]}'
+	crictl rm -f "$id"
+}
+
+# ---- namespaces ----
+
+@test "a debug container sees the processes of its target, and ends with it" {
+	target=$(run_container "$POD" target '.command = ["sleep", "4321"] |
+		.linux.security_context.namespace_options = {pid: 1}')
+	other=$(run_container "$POD" aside '.command = ["sleep", "1234"] |
+		.linux.security_context.namespace_options = {pid: 1}')
+	debugger=$(run_container "$POD" debugger ".linux.security_context.namespace_options =
+		{pid: 3, target_id: \"$target\"}")
+	run crictl exec -s "$debugger" sh -c 'cat /proc/[0-9]*/cmdline | tr "\0" " "'
+	[[ $output == *"sleep 4321"* && $output != *"sleep 1234"* ]]
+	[ "$(crictl exec -s "$debugger" cat /proc/1/comm)" = sleep ]
+	crictl stop -t 0 "$target"
+	wait_state "$debugger" CONTAINER_EXITED
+	refused InvalidArgument "no such running container" create_container "$POD" late \
+		".linux.security_context.namespace_options = {pid: 3, target_id: \"$target\"}"
+	refused InvalidArgument "no such running container" create_container "$POD" late \
+		'.linux.security_context.namespace_options = {pid: 3, target_id: "nobody"}'
+	crictl rm -f "$target" "$other" "$debugger"
+}
+
+@test "orphans are reaped in the pod's PID namespace" {
+	run with '{namespace_options: {pid: 0}}' '(sleep 0.2 & sleep 0.3 &) ; sleep 1; ps -o stat,comm'
+	[[ $output != *Z* ]]
+}
+
+# ---- sysctls ----
+
+@test "the pod's sysctls, unsafe ones too, with dots and with slashes" {
+	run once 'cat /proc/sys/kernel/shmmax /proc/sys/kernel/shm_rmid_forced /proc/sys/fs/mqueue/msg_max \
+		/proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/core/somaxconn \
+		/proc/sys/vm/max_map_count'
+	[ "$output" = $'123456789\n1\n20\n80\n77\n262145' ]
+}
+
+@test "a sysctl that does not exist or a value that the kernel does not take ends the pod by its name" {
+	run run_pod bad '.linux.sysctls = {"kernel.no_such": "1"}'
+	[ "$status" -ne 0 ]
+	[[ $output == *kernel.no_such* ]]
+	refused InvalidArgument "../../etc" run_pod bad '.linux.sysctls = {"kernel/../../etc": "1"}'
+	[ -z "$(crictl pods -q --name bad)" ]
+}
+
+# ---- paths ----
+
+@test "masked and read-only paths hold against root" {
+	run with '{masked_paths: ["/proc/cmdline", "/sys/firmware", "/bin/ls"], readonly_paths: ["/proc/sys", "/var"]}' \
+		'exec 2>&1; wc -c </proc/cmdline; /bin/ls /; /bin/busybox ls -A /sys/firmware; echo 1 >/proc/sys/vm/overcommit_memory
+		touch /var/x; umount /var; mount -o remount,rw /var; echo end'
+	echo "$output"
+	[ "${lines[0]}" = 0 ]
+	[[ ${lines[1]} == *"/bin/ls: Permission denied" ]]
+	[[ ${lines[2]} == *"/proc/sys/vm/overcommit_memory: Read-only file system" ]]
+	[[ ${lines[3]} == *"/var/x: Read-only file system" ]]
+	[[ ${lines[4]} == umount:* && ${lines[5]} == mount:* ]]
+	[ "${lines[6]}" = end ]
+}
+
+# ---- privileged ----
+
+layer_sums() {
+	sha256sum "$D"/state/images/layers/*.erofs
+}
+
+@test "a privileged container has all of its machine and reaches nothing of the host" {
+	layer_sums >"$FT/sums"
+	run with '{privileged: true, namespace_options: {pid: 2}}' '
+		for d in /dev/sd*; do
+			echo hostile | dd of=$d bs=512 seek=4 conv=fsync 2>/dev/null && echo "wrote $d"
+			blockdev --setrw $d; echo hostile | dd of=$d bs=512 seek=4 conv=fsync 2>/dev/null && echo "wrote $d"
+			mkdir -p /mnt; mount -o rw $d /mnt 2>/dev/null && { touch /mnt/hostile 2>/dev/null && echo "touched $d"; umount /mnt; }
+		done
+		ls /dev/sd* | wc -l
+		echo x >/sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null; mount | grep -q "sysfs.*rw" && echo "sysfs is writable"
+		for node in mem kmem port kvm vhost-vsock vfio; do [ ! -e /dev/$node ] || echo "/dev/$node"; done
+		[ ! -e /proc/modules ] || echo modules
+		reach call 175 0 0 0
+		reach vsock 1 64; reach vsock 1000 1100'
+	echo "$output"
+	[ "$status" -eq 0 ]
+	[[ $output == *"sysfs is writable"* ]]
+	# The one disk that may be written is the pod's own scratch disk.
+	scratch=$(grep -E 'wrote|touched' <<<"$output" | awk '{print $2}' | sort -u)
+	[ "$(wc -w <<<"$scratch")" -le 1 ]
+	found=$(grep -E '/dev/(mem|kmem|port|kvm|vhost|vfio)|modules|answers' <<<"$output" || true)
+	[ -z "$found" ]
+	# No module can be loaded: the guest's kernel has no such call.
+	grep -qx 38 <<<"$output"
+	cmp <(layer_sums) "$FT/sums"
+	# The node lives, and so do other pods of the same image.
+	other=$(run_pod other)
+	[ "$(run_once "$other" other alive 'echo fine')" = fine ]
+	remove_pod "$other"
+}
