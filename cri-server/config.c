@@ -53,6 +53,7 @@ static const cyaml_schema_field_t images_fields[] = {
 	STRING("registries_conf", struct config_images, registries_conf),
 	STRING("policy", struct config_images, policy),
 	STRING("unpack_helper", struct config_images, unpack_helper),
+	NUMBER("image_bytes_max", struct config_images, image_bytes_max),
 	NUMBER("layer_bytes_max", struct config_images, layer_bytes_max),
 	NUMBER("layer_files_max", struct config_images, layer_files_max),
 	NUMBER("pull_timeout_ms", struct config_images, pull_timeout_ms),
@@ -211,6 +212,8 @@ static int fill_defaults(struct config *c, struct err *err)
 	default_number(&c->workers, 512);
 	default_number(&c->network.plugin_timeout_ms, 60000);
 	default_number(&c->images.pull_timeout_ms, 1800000);
+	if (!c->images.image_bytes_max)
+		c->images.image_bytes_max = UINT64_C(32) << 30;
 	if (!c->images.layer_bytes_max)
 		c->images.layer_bytes_max = UINT64_C(16) << 30;
 	if (!c->images.layer_files_max)

@@ -89,6 +89,7 @@ static int open_images(const struct config *config, const struct log *log, struc
 		.registries_conf = config->images.registries_conf,
 		.policy = config->images.policy,
 		.unpack_helper = config->images.unpack_helper,
+		.image_bytes_max = config->images.image_bytes_max,
 		.layer_bytes_max = config->images.layer_bytes_max,
 		.layer_files_max = config->images.layer_files_max,
 		.pull_timeout_ms = config->images.pull_timeout_ms,

@@ -4,9 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/fd.h"
-#include "cri-server/image/internal.h"
+#include "cri-server/image/pull.h"
 #include "cri-server/image/reference.h"
 #include "cri-server/message.h"
 
@@ -246,9 +247,16 @@ int img_open(
 	img->config.unpack_helper = copy_string(config->unpack_helper);
 	img->store = store;
 	pthread_mutex_init(&img->lock, NULL);
-	pthread_cond_init(&img->busy_changed, NULL);
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&img->changed, &attr);
+	pthread_condattr_destroy(&attr);
 	TAILQ_INIT(&img->holders);
-	TAILQ_INIT(&img->busy);
+	TAILQ_INIT(&img->pulls);
+	TAILQ_INIT(&img->conversions);
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	img->cores = cores > 0 ? (unsigned)cores : 1;
 	TAILQ_INIT(&img->gone);
 	int r = img->config.dir ? make_directories(img, err) : err_nomem(err);
 	if (r == 0)
@@ -276,6 +284,7 @@ struct img *img_close(struct img *img)
 {
 	if (!img)
 		return NULL;
+	img_end_pulls(img);
 	struct holder *holder;
 	while ((holder = TAILQ_FIRST(&img->holders))) {
 		TAILQ_REMOVE(&img->holders, holder, link);
@@ -283,7 +292,7 @@ struct img *img_close(struct img *img)
 	}
 	img_list_free(img->images, img->n_images);
 	img_files_done(img);
-	pthread_cond_destroy(&img->busy_changed);
+	pthread_cond_destroy(&img->changed);
 	pthread_mutex_destroy(&img->lock);
 	free((char *)img->config.dir);
 	free((char *)img->config.registries_conf);

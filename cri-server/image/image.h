@@ -7,8 +7,9 @@
  * directory). Records are in the store. A file lives as long as an image, a holder or a pull in
  * progress needs it, and goes at once when none does; what a crash left, img_collect() removes.
  *
- * Threads: any. Pulls of one reference go one after the other, and share what is there; a layer is
- * converted once. A struct img_image that was returned never changes; a change makes another.
+ * Threads: any. Callers that want one reference with the same credentials share one pull; pulls
+ * share blobs that are on their way, and conversions, of which as many run as there are cores. A
+ * struct img_image that was returned never changes; a change makes another.
  */
 #pragma once
 
@@ -31,6 +32,7 @@ struct img_config {
 	const char *policy; /* containers-policy.json(5); NULL: the system's, or accept-anything
 			       when there is none */
 	const char *unpack_helper; /* path of bulkhead-unpack */
+	uint64_t image_bytes_max;  /* compressed size of one image, 0: no limit; error names it */
 	uint64_t layer_bytes_max;  /* unpacked size of one layer; error names the limit */
 	uint64_t layer_files_max;
 	uint64_t pull_timeout_ms;
@@ -43,9 +45,10 @@ struct img_config {
 struct img_auth {
 	const char *username;
 	const char *password;
-	const char *auth; /* base64 of user:password */
+	const char *auth;           /* base64 of user:password */
+	const char *server_address; /* the registry they are for; another one does not get them */
 	const char *identity_token;
-	const char *registry_token;
+	const char *registry_token; /* not used, as in containerd */
 };
 
 struct img_image {
@@ -67,12 +70,28 @@ struct img *img_close(struct img *img);
 /*
  * Pulls what reference names: a registry reference as everywhere in the ecosystem, or
  * `oci:DIR[:tag]`, `oci-archive:FILE[:tag]`, `docker-archive:FILE[:ref]` with an absolute path.
- * cancel_fd becomes readable to cancel (negative: none). Returns the image's id. Errors: -EINVAL
- * reference; -ENOENT no such image in the registry; -EACCES credentials; -EHOSTUNREACH … registry
- * down; -EBADMSG malformed image; -ENOSPC; -ECANCELED; -EFBIG a limit, named.
+ * cancel_fd becomes readable when the caller goes away (negative: none), which cancels the pull
+ * when nobody else waits for it. Returns the image's id. Errors: -EINVAL reference; -ENOENT no such
+ * image in the registry; -EACCES credentials; -EHOSTUNREACH … registry down; -EBADMSG malformed
+ * image; -ENOSPC; -ECANCELED; -EFBIG a limit, named.
  */
 int img_pull(struct img *img, const char *reference, const struct img_auth *auth, int cancel_fd,
 	char **ret_id, struct err *err);
+
+/* Of a pull that runs. */
+struct img_pull_progress {
+	char *reference;
+	unsigned callers;
+	int64_t started_ns;
+	uint64_t bytes_total;  /* of all layers' blobs; 0 while not known */
+	uint64_t bytes_done;   /* of them on this node */
+	uint64_t bytes_reused; /* of them there before */
+	uint64_t elapsed_ms;   /* since the download began */
+	unsigned layers, layers_done, layers_converted;
+};
+/* All that run, a new array; free with img_pulls_free(). */
+int img_pulls(struct img *img, struct img_pull_progress **ret, size_t *ret_n, struct err *err);
+void img_pulls_free(struct img_pull_progress *list, size_t n);
 
 /*
  * By tag, digest (a tag beside it does not matter), id ("sha256:…" or hex) or, where no name fits,

@@ -3,8 +3,7 @@
  *
  * `lock` protects the images, the holders, the account of files and what pulls need; records are
  * written holding it, and img_unlock() gives it back. Work that takes long (a pull, a conversion)
- * runs without it, under a key in `busy`: whoever wants the same key waits for its end and then
- * finds the work done. Keys: "pull:<reference>", "layer:<diff id>".
+ * runs without it, as an object that all who want the same share: pull.h.
  */
 #pragma once
 
@@ -29,11 +28,6 @@ struct holder {
 	size_t n;
 };
 
-struct busy {
-	TAILQ_ENTRY(busy) link;
-	char *key;
-};
-
 struct img {
 	struct img_config config; /* strings are ours */
 	char *blobs, *layers, *tmp;
@@ -44,8 +38,11 @@ struct img {
 	struct img_image **images; /* ordered by id */
 	size_t n_images;
 	TAILQ_HEAD(, holder) holders;
-	TAILQ_HEAD(, busy) busy;
-	pthread_cond_t busy_changed;
+	TAILQ_HEAD(, pull) pulls;
+	TAILQ_HEAD(, conversion) conversions;
+	unsigned pull_threads; /* of pulls that are no longer in the list */
+	unsigned converters, cores;
+	pthread_cond_t changed;  /* a pull or a conversion came on; of CLOCK_MONOTONIC */
 	void *files[IMG_KINDS];  /* files.c: a tree each */
 	struct img_usage usage;  /* of the files that were measured */
 	TAILQ_HEAD(, gone) gone; /* files.c */
@@ -54,11 +51,11 @@ struct img {
 	bool sweep_wanted;
 };
 
-/* busy.c */
-/* Waits for whoever does the same; -ECANCELED. */
-int img_busy_enter(
-	struct img *img, const char *kind, const char *key, int cancel_fd, struct err *err);
-void img_busy_leave(struct img *img, const char *kind, const char *key);
+/* pull.c */
+/* Ends all pulls and waits for that. */
+void img_end_pulls(struct img *img);
+/* A thread that nobody waits for. */
+int img_start_thread(void *(*fn)(void *), void *userdata, struct err *err);
 
 /* files.c: all of it is called with the lock held. */
 /* One more needs the file, be it there or still to come. */
@@ -118,7 +115,8 @@ void img_list_remove(struct img *img, size_t at);
 size_t img_list_place(const struct img *img, const char *id);
 
 /* layer.c */
-/* Converts a blob to the layer's EROFS file, unless it is there; verifies the diff id. */
+/* Converts a blob to the layer's EROFS file, unless it is there; verifies the diff id. One at a
+ * time for a layer: conversion_get(). */
 int img_convert_layer(struct img *img, const char *blob_digest, const char *diff_id, int cancel_fd,
 	struct err *err);
 /* Whether the layer, which must be there, hides all below it. */
@@ -126,12 +124,7 @@ int img_layer_is_opaque(struct img *img, const char *diff_id, bool *ret, struct 
 char *img_blob_path(const struct img *img, const char *digest);
 char *img_layer_file(const struct img *img, const char *diff_id);
 
-/* fetch.c */
+/* skopeo.c */
 /* "oci:/…" and the like: files of this host. Without the slash they are references: whoever may
  * name an image in a pod may not thereby read files. */
 bool img_source_is_local(const char *source);
-/* Brings manifest, configuration and layers into the blobs; ret_digest: the manifest's,
- * ret_repo_digest: what the reference stands for in the registry (an index's digest where it is
- * one), "" for a local source. */
-int img_fetch(struct img *img, const char *source, const struct img_auth *auth, int cancel_fd,
-	char ret_digest[72], char ret_repo_digest[72], struct err *err);

@@ -157,15 +157,11 @@ int img_layer_path(struct img *img, const char *diff_id, char **ret_path, struct
 int img_convert_layer(struct img *img, const char *blob_digest, const char *diff_id, int cancel_fd,
 	struct err *err)
 {
-	int r = img_busy_enter(img, "layer", diff_id, cancel_fd, err);
-	if (r < 0)
-		return r;
 	Bulkhead__Store__Layer *layer = NULL;
-	r = find_layer(img, diff_id, &layer, err);
+	int r = find_layer(img, diff_id, &layer, err);
 	if (layer)
 		bulkhead__store__layer__free_unpacked(layer, NULL);
 	if (r > 0)
 		r = convert(img, blob_digest, diff_id, cancel_fd, err);
-	img_busy_leave(img, "layer", diff_id);
 	return r < 0 ? err_wrap(err, "layer %s", blob_digest) : 0;
 }

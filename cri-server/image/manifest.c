@@ -38,7 +38,7 @@ static size_t count_values(const char *text, size_t len)
 	return n;
 }
 
-static json_t *load(const char *what, const char *text, size_t len, struct err *err)
+json_t *manifest_load(const char *what, const char *text, size_t len, struct err *err)
 {
 	json_error_t error;
 	if (count_values(text, len) > MANIFEST_VALUES_MAX) {
@@ -75,7 +75,7 @@ static int get_size(const json_t *object, const char *what, uint64_t *ret, struc
 
 int manifest_of_layout(const char *text, size_t len, char ret_digest[72], struct err *err)
 {
-	_cleanup_json_ json_t *json = load("index", text, len, err);
+	_cleanup_json_ json_t *json = manifest_load("index", text, len, err);
 	if (!json)
 		return -EBADMSG;
 	const json_t *manifests = json_object_get(json, "manifests");
@@ -127,7 +127,7 @@ static int parse_layers(const json_t *layers, struct manifest *m, struct err *er
 
 int manifest_parse(const char *text, size_t len, struct manifest *ret, struct err *err)
 {
-	_cleanup_json_ json_t *json = load("manifest", text, len, err);
+	_cleanup_json_ json_t *json = manifest_load("manifest", text, len, err);
 	if (!json)
 		return -EBADMSG;
 	struct manifest m = {0};
@@ -288,7 +288,7 @@ static int get_diff_ids(const json_t *json, size_t n_layers, char **ret, struct 
 int manifest_parse_config(const char *text, size_t len, size_t n_layers,
 	Bulkhead__Store__ImageConfig **ret, char **ret_diff_ids, struct err *err)
 {
-	_cleanup_json_ json_t *json = load("config", text, len, err);
+	_cleanup_json_ json_t *json = manifest_load("config", text, len, err);
 	if (!json)
 		return -EBADMSG;
 	Bulkhead__Store__ImageConfig *c = calloc(1, sizeof(*c));

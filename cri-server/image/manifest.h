@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <jansson.h>
+
 #include "common/err.h"
 #include "cri-server/store/records.pb-c.h"
 
@@ -34,8 +36,21 @@ struct manifest {
  * wrong, as below. */
 int manifest_of_layout(const char *json, size_t len, char ret_digest[72], struct err *err);
 
+/*
+ * What a raw manifest of a registry is. 0: one image; positive 1: an index, with the digest of the
+ * manifest for this node's platform (linux, its architecture, the best variant that it runs) in
+ * ret_digest. -EBADMSG also for what is neither, and for an index without this platform.
+ */
+int manifest_choose(const char *json, size_t len, char ret_digest[72], struct err *err);
+/* This node's architecture in the ecosystem's words: "amd64", "arm64", …; "unknown" for one that is
+ * not known. */
+const char *manifest_architecture(void);
+
 int manifest_parse(const char *json, size_t len, struct manifest *ret, struct err *err);
 void manifest_done(struct manifest *manifest);
+
+/* An object of bounded size in memory, for platform.c; NULL with the error. */
+json_t *manifest_load(const char *what, const char *text, size_t len, struct err *err);
 
 /*
  * The image's configuration into the record's form, and the layers' diff ids (n_layers of them or

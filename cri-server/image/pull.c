@@ -1,214 +1,247 @@
 /*
- * A pull: fetch → read manifest and configuration → convert layers → record. One at a time for one
- * reference; whoever waited for another's finds the blobs there, and asks the registry only what
- * the tag stands for.
+ * Pulls and their callers. The work: what the reference stands for → blobs and, as they come, their
+ * layers → the record, in one transaction.
  */
+#include "cri-server/image/pull.h"
+
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
+
+#include <openssl/crypto.h>
 
 #include "common/fd.h"
-#include "cri-server/image/internal.h"
-#include "cri-server/image/reference.h"
-#include "cri-server/message.h"
+#include "common/loop.h"
 
-struct pull {
-	struct img *img;
-	const char *source;
-	int cancel_fd;
-	char manifest_digest[72];
-	char repo_digest[72]; /* "" for a local source */
-	struct manifest manifest;
-	char *diff_ids[MANIFEST_LAYERS_MAX];
-	struct img_need *need;
-	Bulkhead__Store__Image *record;
-};
-
-static int read_blob(struct img *img, const char *digest, size_t max, char **ret, size_t *ret_len,
-	struct err *err)
+int img_start_thread(void *(*fn)(void *), void *userdata, struct err *err)
 {
-	_cleanup_free_ char *path = img_blob_path(img, digest);
-	return path ? fd_read_file(path, max, ret, ret_len, err) : err_nomem(err);
+	pthread_t thread;
+	pthread_attr_t attr;
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	int r = pthread_create(&thread, &attr, fn, userdata);
+	pthread_attr_destroy(&attr);
+	return r ? err_set(err, -r, "start a thread: %s", strerror(r)) : 0;
 }
 
-static int read_documents(struct pull *p, struct err *err)
+/* ---- the credentials' copy ---- */
+
+#define AUTH_FIELDS 6
+
+/* The same member of each at the same place. */
+static void auth_fields(struct img_auth *auth, const char **ret[AUTH_FIELDS])
 {
-	_cleanup_free_ char *manifest = NULL, *config = NULL;
-	size_t manifest_len, config_len;
-	int r = read_blob(
-		p->img, p->manifest_digest, MANIFEST_BYTES_MAX, &manifest, &manifest_len, err);
-	if (r == 0)
-		r = manifest_parse(manifest, manifest_len, &p->manifest, err);
-	if (r < 0)
-		return r;
-	r = read_blob(
-		p->img, p->manifest.config_digest, CONFIG_BYTES_MAX, &config, &config_len, err);
-	return r < 0 ? r
-		     : manifest_parse_config(config, config_len, p->manifest.n_layers,
-			       &p->record->config, p->diff_ids, err);
+	const char **fields[] = {&auth->username, &auth->password, &auth->auth,
+		&auth->server_address, &auth->identity_token, &auth->registry_token};
+	memcpy(ret, fields, sizeof(fields));
 }
 
-static int check_platform(const struct pull *p, struct err *err)
+static const char *text_or_empty(const char *text)
 {
-	const Bulkhead__Store__ImageConfig *c = p->record->config;
-	bool os = !c->os[0] || strcmp(c->os, "linux") == 0;
-	bool machine = !c->architecture[0] || strcmp(c->architecture, "amd64") == 0;
-	if (os && machine)
-		return 0;
-	return err_set(err, -EBADMSG, "the image is for %.32s/%.32s; this node runs linux/amd64",
-		c->os, c->architecture);
+	return text ? text : "";
 }
 
-/* So that others may remove images meanwhile. */
-static int name_needs(struct pull *p, struct err *err)
+static bool auth_copy(struct img_auth *to, const struct img_auth *from)
 {
-	const struct manifest *m = &p->manifest;
-	int r = img_need_file(p->need, IMG_BLOB, p->manifest_digest, err);
-	if (r == 0)
-		r = img_need_file(p->need, IMG_BLOB, m->config_digest, err);
-	for (size_t i = 0; i < m->n_layers && r == 0; i++) {
-		r = img_need_file(p->need, IMG_BLOB, m->layers[i].digest, err);
-		if (r == 0)
-			r = img_need_file(p->need, IMG_LAYER, p->diff_ids[i], err);
+	struct img_auth source = from ? *from : (struct img_auth){0};
+	const char **old[AUTH_FIELDS], **new[AUTH_FIELDS];
+	auth_fields(&source, old);
+	auth_fields(to, new);
+	bool ok = true;
+	for (size_t i = 0; i < AUTH_FIELDS; i++)
+		ok &= (*new[i] = strdup(text_or_empty(*old[i]))) != NULL;
+	return ok;
+}
+
+static void auth_done(struct img_auth *auth)
+{
+	const char **fields[AUTH_FIELDS];
+	auth_fields(auth, fields);
+	for (size_t i = 0; i < AUTH_FIELDS; i++) {
+		if (*fields[i])
+			OPENSSL_cleanse((char *)*fields[i], strlen(*fields[i]));
+		free((char *)*fields[i]);
 	}
-	if (r == 0)
-		img_need_settle(p->need);
-	return r;
 }
 
-static int convert_layers(struct pull *p, struct err *err)
+static bool auth_equal(const struct img_auth *one, const struct img_auth *other)
 {
-	int r = 0;
-	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++)
-		r = img_convert_layer(
-			p->img, p->manifest.layers[i].digest, p->diff_ids[i], p->cancel_fd, err);
-	return r;
+	struct img_auth a = *one, b = other ? *other : (struct img_auth){0};
+	const char **left[AUTH_FIELDS], **right[AUTH_FIELDS];
+	auth_fields(&a, left);
+	auth_fields(&b, right);
+	for (size_t i = 0; i < AUTH_FIELDS; i++)
+		if (strcmp(*left[i], text_or_empty(*right[i])) != 0)
+			return false;
+	return true;
 }
 
-static int append(char ***list, size_t *n, const char *text, struct err *err)
-{
-	(*list)[*n] = strdup(text);
-	if (!(*list)[*n])
-		return err_nomem(err);
-	(*n)++;
-	return 0;
-}
+/* ---- a pull's thread ---- */
 
-/* The names that lead to the image: tag and repo digest, or a local source as it was written. A tag
- * beside a digest is only a note of the writer's: it is not asked what it stands for. */
-static int fill_names(struct pull *p, struct err *err)
+static int download(struct pull *p, struct err *err)
 {
-	Bulkhead__Store__Image *record = p->record;
-	record->tags = calloc(1, sizeof(char *));
-	record->digests = calloc(1, sizeof(char *));
-	if (!record->tags || !record->digests)
-		return err_nomem(err);
-	if (!p->repo_digest[0])
-		return append(&record->tags, &record->n_tags, p->source, err);
-	struct reference ref;
-	int r = reference_parse(p->source, &ref, err);
-	if (r < 0)
-		return r;
-	_cleanup_free_ char *tag = ref.digest ? NULL : str_printf("%s:%s", ref.name, ref.tag);
-	_cleanup_free_ char *digest = str_printf("%s@%s", ref.name, p->repo_digest);
-	if (!digest || (!ref.digest && !tag))
-		r = err_nomem(err);
-	if (r == 0 && tag)
-		r = append(&record->tags, &record->n_tags, tag, err);
-	if (r == 0)
-		r = append(&record->digests, &record->n_digests, digest, err);
-	reference_done(&ref);
-	return r;
-}
-
-static bool comes_again(const struct pull *p, size_t i)
-{
-	for (size_t k = i + 1; k < p->manifest.n_layers; k++)
-		if (strcmp(p->diff_ids[i], p->diff_ids[k]) == 0)
-			return true;
-	return false;
-}
-
-/*
- * The layers of a container, lowest first. A layer that comes again is left out: the upper one
- * hides all of it, and overlayfs refuses one directory twice. overlayfs knows no opaque root, so
- * what such a layer hides is left out too.
- */
-static int fill_layers(struct pull *p, struct err *err)
-{
-	Bulkhead__Store__Image *record = p->record;
-	int r = 0;
-	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
-		bool opaque = false;
-		if (comes_again(p, i))
-			continue;
-		r = img_layer_is_opaque(p->img, p->diff_ids[i], &opaque, err);
-		while (opaque && record->n_layers)
-			free(record->layers[--record->n_layers]);
-		if (r == 0)
-			r = append(&record->layers, &record->n_layers, p->diff_ids[i], err);
+	if (!img_source_is_local(p->source)) {
+		int r = pull_resolve(p, err);
+		return r < 0 ? r : pull_download(p, err);
 	}
-	return r;
+	p->pinned = strdup(p->source);
+	int r = p->pinned ? transport_open(&p->transport, p->img, NULL, &p->auth, p->cancel_fd, err)
+			  : err_nomem(err);
+	if (r == 0)
+		r = pull_download(p, err);
+	if (r == 0)
+		r = pull_read_layout(p, err);
+	return r < 0 ? r : pull_download(p, err);
 }
 
-static int fill_record(struct pull *p, struct err *err)
-{
-	const struct manifest *m = &p->manifest;
-	Bulkhead__Store__Image *record = p->record;
-	record->layers = calloc(m->n_layers + 1, sizeof(char *));
-	record->blobs = calloc(m->n_layers + 2, sizeof(char *));
-	if (!record->layers || !record->blobs)
-		return err_nomem(err);
-	record->pulled_ns = (int64_t)time(NULL) * 1000000000;
-	int r = append(&record->blobs, &record->n_blobs, p->manifest_digest, err);
-	if (r == 0)
-		r = append(&record->blobs, &record->n_blobs, m->config_digest, err);
-	for (size_t i = 0; i < m->n_layers && r == 0; i++)
-		r = append(&record->blobs, &record->n_blobs, m->layers[i].digest, err);
-
-	if (r == 0)
-		r = fill_layers(p, err);
-	if (r == 0)
-		r = message_set_string(&record->manifest_digest, p->manifest_digest, err);
-	return r < 0 ? r : fill_names(p, err);
-}
-
-static int run(struct pull *p, const struct img_auth *auth, char **ret_id, struct err *err)
+static int run(struct pull *p, struct err *err)
 {
 	p->record = calloc(1, sizeof(*p->record));
 	p->need = img_need_new(p->img);
 	if (!p->record || !p->need)
 		return err_nomem(err);
 	bulkhead__store__image__init(p->record);
-	int r = img_fetch(
-		p->img, p->source, auth, p->cancel_fd, p->manifest_digest, p->repo_digest, err);
+	int r = download(p, err);
 	if (r == 0)
-		r = read_documents(p, err);
+		r = pull_fill_record(p, err);
 	if (r == 0)
-		r = check_platform(p, err);
+		p->id = strdup(p->manifest.config_digest);
 	if (r == 0)
-		r = name_needs(p, err);
-	if (r == 0)
-		r = convert_layers(p, err);
-	if (r == 0)
-		r = fill_record(p, err);
-	_cleanup_free_ char *id = r == 0 ? strdup(p->manifest.config_digest) : NULL;
-	if (r == 0)
-		r = id ? img_add(p->img, id, TAKE_PTR(p->record), err) : err_nomem(err);
-	if (r == 0)
-		*ret_id = TAKE_PTR(id);
+		r = p->id ? img_add(p->img, p->id, TAKE_PTR(p->record), err) : err_nomem(err);
 	return r;
 }
 
+/* What it needed for its work. */
 static void done(struct pull *p)
 {
-	img_need_free(p->need);
+	transport_close(&p->transport);
+	p->need = img_need_free(p->need);
 	if (p->record)
 		bulkhead__store__image__free_unpacked(p->record, NULL);
 	for (size_t i = 0; i < p->manifest.n_layers; i++)
 		free(p->diff_ids[i]);
 	manifest_done(&p->manifest);
+	free(p->pinned);
+}
+
+/* With the lock held. */
+static void unref(struct pull *p)
+{
+	if (--p->refs)
+		return;
+	auth_done(&p->auth);
+	fd_close(p->cancel_fd);
+	fd_close(p->done_fd);
+	free(p->source);
+	free(p->id);
+	free(p);
+}
+
+static void *pull_thread(void *userdata)
+{
+	struct pull *p = userdata;
+	struct img *img = p->img;
+	struct err err = ERR_INIT;
+	pthread_setname_np(pthread_self(), "pull");
+	int r = run(p, &err);
+	pthread_mutex_lock(&img->lock);
+	TAILQ_REMOVE(&img->pulls, p, link); /* nobody joins, or looks at its blobs */
+	img->pull_threads++;
+	pthread_mutex_unlock(&img->lock);
+	done(p);
+	pthread_mutex_lock(&img->lock);
+	p->result = r;
+	p->err = err;
+	p->done = true;
+	eventfd_write(p->done_fd, 1);
+	img->pull_threads--;
+	pthread_cond_broadcast(&img->changed);
+	unref(p);
+	pthread_mutex_unlock(&img->lock);
+	return NULL;
+}
+
+/* ---- callers; with the lock held ---- */
+
+static int make_pull(struct img *img, const char *source, const struct img_auth *auth,
+	struct pull **ret, struct err *err)
+{
+	struct pull *p = calloc(1, sizeof(*p));
+	if (!p)
+		return err_nomem(err);
+	p->img = img;
+	p->refs = 1;
+	p->source = strdup(source);
+	p->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->progress.started_ns = (int64_t)time(NULL) * 1000000000;
+	p->progress.bytes_reused = UINT64_MAX;
+	int r = 0;
+	if (p->cancel_fd < 0 || p->done_fd < 0)
+		r = err_errno(err, "make an eventfd");
+	else if (!auth_copy(&p->auth, auth) || !p->source)
+		r = err_nomem(err);
+	TAILQ_INSERT_TAIL(&img->pulls, p, link);
+	if (r == 0)
+		r = img_start_thread(pull_thread, p, err);
+	if (r < 0) {
+		TAILQ_REMOVE(&img->pulls, p, link);
+		unref(p);
+		return r;
+	}
+	*ret = p;
+	return 0;
+}
+
+static int join(struct img *img, const char *source, const struct img_auth *auth, struct pull **ret,
+	struct err *err)
+{
+	struct pull *p;
+	int r = 0;
+	TAILQ_FOREACH(p, &img->pulls, link)
+		if (!p->cancelled && strcmp(p->source, source) == 0 && auth_equal(&p->auth, auth))
+			break;
+	if (!p)
+		r = make_pull(img, source, auth, &p, err);
+	if (r < 0)
+		return r;
+	p->callers++;
+	p->refs++;
+	*ret = p;
+	return 0;
+}
+
+static void cancel(struct pull *p)
+{
+	p->cancelled = true;
+	eventfd_write(p->cancel_fd, 1);
+	pthread_cond_broadcast(&p->img->changed);
+}
+
+/* Whether it is done; else the caller leaves it. The last one waits for its end, so that what was
+ * made for it is gone. */
+static bool wait_done(struct pull *p, int cancel_fd)
+{
+	struct pollfd fds[] = {
+		{.fd = p->done_fd, .events = POLLIN},
+		{.fd = cancel_fd, .events = POLLIN},
+	};
+	while (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR)
+		;
+	pthread_mutex_lock(&p->img->lock);
+	bool ended = p->done, last = --p->callers == 0;
+	if (!ended && last)
+		cancel(p);
+	pthread_mutex_unlock(&p->img->lock);
+	fds[1].fd = -EBADF;
+	if (!ended && last)
+		while (poll(fds, 1, -1) < 0 && errno == EINTR)
+			;
+	return ended;
 }
 
 int img_pull(struct img *img, const char *reference, const struct img_auth *auth, int cancel_fd,
@@ -218,18 +251,74 @@ int img_pull(struct img *img, const char *reference, const struct img_auth *auth
 	const char *source = strncmp(reference, docker, strlen(docker)) == 0
 				     ? reference + strlen(docker)
 				     : reference;
-	int r = img_busy_enter(img, "pull", source, cancel_fd, err);
+	struct pull *p;
+	pthread_mutex_lock(&img->lock);
+	int r = join(img, source, auth, &p, err);
+	pthread_mutex_unlock(&img->lock);
 	if (r < 0)
-		return r;
-	struct pull *p = calloc(1, sizeof(*p));
-	if (p) {
-		*p = (struct pull){.img = img, .source = source, .cancel_fd = cancel_fd};
-		r = run(p, auth, ret_id, err);
-		done(p);
-		free(p);
+		return err_wrap(err, "pull '%.200s'", reference);
+	bool ended = wait_done(p, cancel_fd);
+	pthread_mutex_lock(&img->lock);
+	if (!ended) {
+		r = err_set(err, -ECANCELED, "cancelled");
+	} else if (p->result < 0) {
+		r = p->result;
+		if (err)
+			*err = p->err;
 	} else {
-		r = err_nomem(err);
+		*ret_id = strdup(p->id);
+		r = *ret_id ? 0 : err_nomem(err);
 	}
-	img_busy_leave(img, "pull", source);
+	unref(p);
+	pthread_mutex_unlock(&img->lock);
 	return r < 0 ? err_wrap(err, "pull '%.200s'", reference) : 0;
+}
+
+/* ---- progress ---- */
+
+int img_pulls(struct img *img, struct img_pull_progress **ret, size_t *ret_n, struct err *err)
+{
+	struct pull *p;
+	size_t n = 0;
+	pthread_mutex_lock(&img->lock);
+	TAILQ_FOREACH(p, &img->pulls, link)
+		n++;
+	struct img_pull_progress *list = calloc(n + 1, sizeof(*list));
+	n = 0;
+	if (list)
+		TAILQ_FOREACH(p, &img->pulls, link) {
+			list[n] = p->progress;
+			if (list[n].bytes_reused == UINT64_MAX)
+				list[n].bytes_reused = list[n].bytes_done;
+			list[n].callers = p->callers;
+			list[n].reference = strdup(p->source);
+			if (!list[n++].reference)
+				break;
+		}
+	pthread_mutex_unlock(&img->lock);
+	if (!list || (n && !list[n - 1].reference)) {
+		img_pulls_free(list, n);
+		return err_nomem(err);
+	}
+	*ret = list;
+	*ret_n = n;
+	return 0;
+}
+
+void img_pulls_free(struct img_pull_progress *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(list[i].reference);
+	free(list);
+}
+
+void img_end_pulls(struct img *img)
+{
+	struct pull *p;
+	pthread_mutex_lock(&img->lock);
+	TAILQ_FOREACH(p, &img->pulls, link)
+		cancel(p);
+	while (!TAILQ_EMPTY(&img->pulls) || img->pull_threads || img->converters)
+		pthread_cond_wait(&img->changed, &img->lock);
+	pthread_mutex_unlock(&img->lock);
 }

@@ -59,10 +59,6 @@ static void test_cancel(void **state)
 	make_layout(p, &(struct layout_options){.layers = {one}});
 	assert_int_equal(img_pull(p->img, p->source, NULL, ends[0], &id, &p->err), -ECANCELED);
 	holds(p, 0, 0);
-	/* While another has the reference. */
-	assert_int_equal(img_busy_enter(p->img, "pull", p->source, -EBADF, &p->err), 0);
-	assert_int_equal(img_pull(p->img, p->source, NULL, ends[0], &id, &p->err), -ECANCELED);
-	img_busy_leave(p->img, "pull", p->source);
 	close(ends[0]);
 	close(ends[1]);
 }

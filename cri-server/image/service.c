@@ -61,6 +61,7 @@ static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
 			.username = req->auth->username,
 			.password = req->auth->password,
 			.auth = req->auth->auth,
+			.server_address = req->auth->server_address,
 			.identity_token = req->auth->identity_token,
 			.registry_token = req->auth->registry_token,
 		};
@@ -283,6 +284,31 @@ static int image_fs_info(struct rpc_call *call, const ProtobufCMessage *request,
 	free(image_files.mountpoint);
 	free(container_files.mountpoint);
 	return r;
+}
+
+char *image_service_pulls(struct img *img)
+{
+	struct img_pull_progress *pulls;
+	size_t n;
+	if (img_pulls(img, &pulls, &n, NULL) < 0)
+		return NULL;
+	json_t *list = json_array();
+	for (size_t i = 0; i < n; i++) {
+		const struct img_pull_progress *p = &pulls[i];
+		uint64_t came = p->bytes_done - p->bytes_reused;
+		json_t *one = json_pack("{s:s, s:i, s:I, s:I, s:I, s:i, s:i, s:i, s:I}",
+			"reference", p->reference, "callers", (int)p->callers, "startedAt",
+			(json_int_t)p->started_ns, "bytesTotal", (json_int_t)p->bytes_total,
+			"bytesDone", (json_int_t)p->bytes_done, "layersTotal", (int)p->layers,
+			"layersDownloaded", (int)p->layers_done, "layersConverted",
+			(int)p->layers_converted, "bytesPerSecond",
+			(json_int_t)(p->elapsed_ms ? came * 1000 / p->elapsed_ms : 0));
+		json_array_append_new(list, one);
+	}
+	char *text = json_dumps(list, JSON_COMPACT);
+	json_decref(list);
+	img_pulls_free(pulls, n);
+	return text;
 }
 
 static const struct rpc_method methods[] = {

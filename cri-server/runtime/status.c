@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 #include "common/fd.h"
+#include "cri-server/image/service.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/version.h"
 
@@ -45,10 +46,12 @@ static int answer_status(struct runtime *rt, bool verbose,
 {
 	Runtime__V1__RuntimeStatus status = RUNTIME__V1__RUNTIME_STATUS__INIT;
 	Runtime__V1__StatusResponse response = RUNTIME__V1__STATUS_RESPONSE__INIT;
-	Runtime__V1__StatusResponse__InfoEntry entry =
+	Runtime__V1__StatusResponse__InfoEntry config =
 		RUNTIME__V1__STATUS_RESPONSE__INFO_ENTRY__INIT;
-	Runtime__V1__StatusResponse__InfoEntry *entries[] = {&entry};
-	_cleanup_free_ char *info = NULL;
+	Runtime__V1__StatusResponse__InfoEntry pulling =
+		RUNTIME__V1__STATUS_RESPONSE__INFO_ENTRY__INIT;
+	Runtime__V1__StatusResponse__InfoEntry *entries[] = {&config, &pulling};
+	_cleanup_free_ char *info = NULL, *pulls = NULL;
 	size_t n = rt->config->n_handlers;
 	_cleanup_free_ Runtime__V1__RuntimeHandler *handlers = calloc(n, sizeof(*handlers));
 	_cleanup_free_ Runtime__V1__RuntimeHandler **pointers = calloc(n, sizeof(*pointers));
@@ -71,12 +74,15 @@ static int answer_status(struct runtime *rt, bool verbose,
 	response.features = &features;
 	if (verbose) {
 		info = verbose_info(rt);
-		if (!info)
+		pulls = image_service_pulls(rt->images);
+		if (!info || !pulls)
 			return err_nomem(err);
-		entry.key = (char *)"config";
-		entry.value = info;
+		config.key = (char *)"config";
+		config.value = info;
+		pulling.key = (char *)"pulls";
+		pulling.value = pulls;
 		response.info = entries;
-		response.n_info = 1;
+		response.n_info = ARRAY_SIZE(entries);
 	}
 	return respond(&response.base, ret_response, err);
 }

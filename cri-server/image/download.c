@@ -1,0 +1,319 @@
+/*
+ * From a manifest to converted layers. skopeo brings all blobs in one run, each into a temporary
+ * file in its layout, by rename into the blobs when its digest is right. Meanwhile this looks,
+ * several times a second, which are there, so that each layer is converted while others are still
+ * coming; and how large the temporary files are, for a registry may send what it likes.
+ *
+ * A blob that another pull is bringing is not asked for twice: the copy begins when that one has
+ * it, has ended, or has not come on for a while.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "common/fd.h"
+#include "common/loop.h"
+#include "cri-server/image/pull.h"
+
+#define LOOK_MS  50
+#define STUCK_MS 10000
+/* What skopeo writes beside layers, and what compressing adds to what cannot be compressed. */
+#define SLACK_BYTES (8u << 20)
+
+struct download {
+	struct pull *pull;
+	pthread_t copier;
+	bool copier_runs;
+	bool checked;               /* after the copy, that all blobs are there */
+	struct transport transport; /* with a cancel_fd of the copy's own */
+};
+
+static void *copy(void *userdata)
+{
+	struct download *d = userdata;
+	struct pull *p = d->pull;
+	struct err err = ERR_INIT;
+	pthread_setname_np(pthread_self(), "pull-copy");
+	int r = transport_copy(&d->transport, p->pinned, &err);
+	pthread_mutex_lock(&p->img->lock);
+	p->copy = COPY_DONE;
+	p->copy_result = r;
+	p->copy_err = err;
+	pthread_cond_broadcast(&p->img->changed);
+	pthread_mutex_unlock(&p->img->lock);
+	return NULL;
+}
+
+/* ---- blobs that others bring; with the lock held ---- */
+
+static bool brings(const struct pull *other, const char *digest)
+{
+	for (size_t i = 0; i < other->manifest.n_layers; i++)
+		if (!other->layers[i].present &&
+			strcmp(other->manifest.layers[i].digest, digest) == 0)
+			return true;
+	return false;
+}
+
+static bool must_wait(const struct pull *p)
+{
+	const struct pull *other;
+	uint64_t now = ev_now_ms();
+	TAILQ_FOREACH(other, &p->img->pulls, link) {
+		if (other == p || other->copy != COPY_RUNS || now - other->moved_ms > STUCK_MS)
+			continue;
+		for (size_t i = 0; i < p->manifest.n_layers; i++)
+			if (!p->layers[i].present && brings(other, p->manifest.layers[i].digest))
+				return true;
+	}
+	return false;
+}
+
+static int begin_copy(struct download *d, struct err *err)
+{
+	struct pull *p = d->pull;
+	int r = 0;
+	pthread_mutex_lock(&p->img->lock);
+	if (!must_wait(p)) {
+		p->copy = COPY_RUNS;
+		p->copy_began_ms = p->moved_ms = ev_now_ms();
+		r = pthread_create(&d->copier, NULL, copy, d);
+		d->copier_runs = r == 0;
+		if (r != 0) {
+			p->copy = COPY_NONE;
+			r = err_set(err, -r, "start a thread: %s", strerror(r));
+		}
+	}
+	pthread_mutex_unlock(&p->img->lock);
+	return r;
+}
+
+/* ---- what is there ---- */
+
+static int look_at_layer(struct pull *p, size_t i, struct err *err)
+{
+	const struct manifest_layer *layer = &p->manifest.layers[i];
+	struct stat st;
+	_cleanup_free_ char *path = img_blob_path(p->img, layer->digest);
+	if (!path)
+		return err_nomem(err);
+	if (stat(path, &st) < 0)
+		return 0;
+	if ((uint64_t)st.st_size != layer->size)
+		return err_set(err, -EBADMSG, "blob %s has %llu bytes, the manifest says %llu",
+			layer->digest, (unsigned long long)st.st_size,
+			(unsigned long long)layer->size);
+	pthread_mutex_lock(&p->img->lock);
+	p->layers[i].present = true;
+	pthread_cond_broadcast(&p->img->changed); /* others may wait for it */
+	pthread_mutex_unlock(&p->img->lock);
+	return conversion_get(p->img, layer->digest, p->diff_ids[i], &p->layers[i].conversion, err);
+}
+
+/* Sizes of the temporary files; their sum and the largest. */
+static void look_at_temporary(const struct pull *p, uint64_t *ret_sum, uint64_t *ret_largest)
+{
+	DIR *dir = opendir(p->transport.layout);
+	*ret_sum = *ret_largest = 0;
+	if (!dir)
+		return; /* not yet */
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		struct stat st;
+		if (strncmp(entry->d_name, "oci-put-blob", strlen("oci-put-blob")) != 0 ||
+			fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+			continue;
+		*ret_sum += (uint64_t)st.st_size;
+		if ((uint64_t)st.st_size > *ret_largest)
+			*ret_largest = (uint64_t)st.st_size;
+	}
+	closedir(dir);
+}
+
+static int check_temporary(const struct pull *p, uint64_t sum, uint64_t largest, struct err *err)
+{
+	const struct manifest_layer *big = NULL;
+	uint64_t missing = 0;
+	for (size_t i = 0; i < p->manifest.n_layers; i++) {
+		const struct manifest_layer *layer = &p->manifest.layers[i];
+		if (p->layers[i].present)
+			continue;
+		missing += layer->size;
+		if (!big || layer->size > big->size)
+			big = layer;
+	}
+	if (largest <= (big ? big->size : 0) + SLACK_BYTES && sum <= missing + SLACK_BYTES)
+		return 0;
+	return err_set(err, -EBADMSG,
+		"the registry sends more than the manifest says: %llu bytes so far of a blob that "
+		"has %llu at most (%s)",
+		(unsigned long long)largest, (unsigned long long)(big ? big->size : 0),
+		big ? big->digest : "no layer is missing");
+}
+
+static int look(struct pull *p, struct err *err)
+{
+	uint64_t bytes = 0, sum, largest;
+	unsigned present = 0;
+	int r = 0;
+	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
+		if (!p->layers[i].present)
+			r = look_at_layer(p, i, err);
+		present += p->layers[i].present;
+		bytes += p->layers[i].present ? p->manifest.layers[i].size : 0;
+	}
+	if (r < 0)
+		return r;
+	look_at_temporary(p, &sum, &largest);
+	/* Of a local source nothing is known before. */
+	if (p->manifest.config_digest[0])
+		r = check_temporary(p, sum, largest, err);
+	pthread_mutex_lock(&p->img->lock);
+	struct img_pull_progress *progress = &p->progress;
+	if (bytes + sum > progress->bytes_done) { /* it falls for a moment at a rename */
+		if (progress->bytes_reused == UINT64_MAX)
+			progress->bytes_reused = bytes;
+		progress->bytes_done = bytes + sum;
+		p->moved_ms = ev_now_ms();
+	}
+	progress->layers_done = present;
+	progress->elapsed_ms = p->copy_began_ms ? ev_now_ms() - p->copy_began_ms : 0;
+	pthread_mutex_unlock(&p->img->lock);
+	return r;
+}
+
+/* A layer that the registry has uncompressed, skopeo has compressed: it has another digest, which
+ * only the copy's manifest tells. */
+static int adopt_compressed(struct pull *p, struct err *err)
+{
+	struct manifest copied = {0};
+	int r = pull_read_copied(p, &copied, err);
+	if (r == 0 && copied.n_layers != p->manifest.n_layers)
+		r = err_set(err, -EBADMSG, "skopeo copied %zu layers of %zu", copied.n_layers,
+			p->manifest.n_layers);
+	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
+		if (p->layers[i].present)
+			continue;
+		r = img_need_file(p->need, IMG_BLOB, copied.layers[i].digest, err);
+		pthread_mutex_lock(&p->img->lock);
+		p->manifest.layers[i] = copied.layers[i];
+		pthread_mutex_unlock(&p->img->lock);
+		if (r == 0)
+			r = look_at_layer(p, i, err);
+		if (r == 0 && !p->layers[i].present)
+			r = err_set(err, -EIO, "blob %s was not copied", copied.layers[i].digest);
+	}
+	manifest_done(&copied);
+	return r;
+}
+
+static int finish_copy(struct download *d, struct err *err)
+{
+	struct pull *p = d->pull;
+	d->checked = true;
+	int r = p->copy_result;
+	if (r < 0)
+		*err = p->copy_err;
+	bool all = true;
+	for (size_t i = 0; i < p->manifest.n_layers; i++)
+		all &= p->layers[i].present;
+	if (r == 0 && !all)
+		r = adopt_compressed(p, err);
+	if (r == 0 && p->manifest.config_digest[0]) /* else nothing is named yet */
+		img_need_settle(p->need);
+	return r;
+}
+
+/* ---- the loop ---- */
+
+/* With the lock held: 0 all are converted, positive 1 not yet. */
+static int converted(struct pull *p, struct err *err)
+{
+	unsigned done = 0;
+	for (size_t i = 0; i < p->manifest.n_layers; i++) {
+		if (!p->layers[i].conversion)
+			continue;
+		int r = conversion_result(p->layers[i].conversion, err);
+		if (r < 0)
+			return r;
+		done += r == 0;
+	}
+	p->progress.layers_converted = done;
+	return done < p->manifest.n_layers;
+}
+
+/* Until something may have happened; 0 when all is done. */
+static int wait_for_change(struct download *d, struct err *err)
+{
+	struct pull *p = d->pull;
+	struct timespec until;
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += LOOK_MS * 1000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_sec++;
+		until.tv_nsec -= 1000000000;
+	}
+	pthread_mutex_lock(&p->img->lock);
+	int r = p->cancelled ? err_set(err, -ECANCELED, "nobody waits for it any more")
+			     : converted(p, err);
+	bool ended = p->copy == COPY_DONE && !d->checked; /* which is to be looked at */
+	if (r == 0 && !d->checked)
+		r = 1;
+	if (r > 0 && !ended)
+		pthread_cond_timedwait(&p->img->changed, &p->img->lock, &until);
+	pthread_mutex_unlock(&p->img->lock);
+	return r;
+}
+
+static int run(struct download *d, struct err *err)
+{
+	struct pull *p = d->pull;
+	int r = 1;
+	while (r > 0) {
+		pthread_mutex_lock(&p->img->lock);
+		enum copy_state state = p->copy;
+		pthread_mutex_unlock(&p->img->lock);
+		r = look(p, err);
+		if (r == 0 && state == COPY_NONE)
+			r = begin_copy(d, err);
+		if (r == 0 && state == COPY_DONE && !d->checked)
+			r = finish_copy(d, err);
+		if (r == 0)
+			r = wait_for_change(d, err);
+	}
+	return r;
+}
+
+static void end_copy(struct download *d)
+{
+	if (d->copier_runs) {
+		eventfd_write(d->transport.cancel_fd, 1);
+		pthread_join(d->copier, NULL);
+	}
+	fd_close(d->transport.cancel_fd);
+}
+
+int pull_download(struct pull *p, struct err *err)
+{
+	struct download d = {.pull = p, .transport = p->transport};
+	d.transport.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (d.transport.cancel_fd < 0)
+		return err_errno(err, "make an eventfd");
+	pthread_mutex_lock(&p->img->lock);
+	p->progress.layers = (unsigned)p->manifest.n_layers;
+	p->progress.bytes_total = 0;
+	for (size_t i = 0; i < p->manifest.n_layers; i++)
+		p->progress.bytes_total += p->manifest.layers[i].size;
+	pthread_mutex_unlock(&p->img->lock);
+	int r = run(&d, err);
+	end_copy(&d);
+	for (size_t i = 0; i < p->manifest.n_layers; i++) {
+		conversion_put(p->img, p->layers[i].conversion);
+		p->layers[i].conversion = NULL;
+	}
+	return r;
+}

@@ -1,0 +1,252 @@
+/*
+ * A pull's documents. What a reference stands for in its registry is asked first: that digest is
+ * the image's repo digest; of an index, this node's platform is chosen. Manifest and configuration
+ * are kept as the registry has them, not as skopeo rewrites them, so that the image's id, the
+ * configuration's digest, is the one that everybody else knows.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <openssl/evp.h>
+
+#include "common/fd.h"
+#include "cri-server/image/pull.h"
+#include "cri-server/image/reference.h"
+
+/* An index in an index is allowed, and seen; deeper is a mistake or malice. */
+#define INDEX_DEPTH_MAX 4
+
+static void digest_of(const struct buf *data, char ret[72])
+{
+	unsigned char digest[EVP_MAX_MD_SIZE];
+	unsigned n;
+	EVP_Digest(data->data, data->len, digest, &n, EVP_sha256(), NULL);
+	memcpy(ret, "sha256:", sizeof("sha256:"));
+	for (unsigned i = 0; i < n; i++)
+		sprintf(ret + 7 + 2 * i, "%02x", digest[i]);
+}
+
+static int check_digest(
+	const struct buf *data, const char *wanted, const char *what, struct err *err)
+{
+	char digest[72];
+	digest_of(data, digest);
+	if (strcmp(digest, wanted) == 0)
+		return 0;
+	return err_set(
+		err, -EBADMSG, "image %s: the registry sent %s for %s", what, digest, wanted);
+}
+
+/* Named before, so that it stays. */
+static int store_blob(struct pull *p, const char *digest, const struct buf *data, struct err *err)
+{
+	_cleanup_free_ char *path = img_blob_path(p->img, digest);
+	_cleanup_free_ char *tmp = str_printf("%s/document", p->transport.dir);
+	_cleanup_free_ char *dir = str_printf("%s/sha256", p->img->blobs);
+	if (!path || !tmp || !dir)
+		return err_nomem(err);
+	int r = img_need_file(p->need, IMG_BLOB, digest, err);
+	if (r < 0 || access(path, F_OK) == 0)
+		return r;
+	r = fd_mkdir_all(dir, 0700, err);
+	if (r == 0)
+		r = fd_write_file(tmp, data->data, data->len, 0600, err);
+	if (r == 0 && rename(tmp, path) < 0)
+		r = err_errno(err, "rename %s to %s", tmp, path);
+	return r;
+}
+
+static int check_platform(const struct pull *p, struct err *err)
+{
+	const Bulkhead__Store__ImageConfig *c = p->record->config;
+	const char *machine = manifest_architecture();
+	bool same = !c->architecture[0] || strcmp(c->architecture, machine) == 0;
+	if ((!c->os[0] || strcmp(c->os, "linux") == 0) && same)
+		return 0;
+	return err_set(err, -EBADMSG, "the image is for %.32s/%.32s; this node runs linux/%s",
+		c->os, c->architecture, machine);
+}
+
+static int check_sizes(const struct pull *p, struct err *err)
+{
+	const struct manifest *m = &p->manifest;
+	uint64_t sum = m->config_size, limit = p->img->config.image_bytes_max;
+	for (size_t i = 0; i < m->n_layers; i++)
+		sum += m->layers[i].size;
+	if (!limit || sum <= limit)
+		return 0;
+	return err_set(err, -EFBIG,
+		"the image has %llu bytes to download, more than images.image_bytes_max, %llu",
+		(unsigned long long)sum, (unsigned long long)limit);
+}
+
+static int parse(
+	struct pull *p, const struct buf *manifest, const struct buf *config, struct err *err)
+{
+	int r = config ? 0 : manifest_parse(manifest->data, manifest->len, &p->manifest, err);
+	if (!config)
+		return r;
+	r = manifest_parse_config(config->data, config->len, p->manifest.n_layers,
+		&p->record->config, p->diff_ids, err);
+	if (r == 0)
+		r = check_platform(p, err);
+	return r;
+}
+
+static int name_layers(struct pull *p, struct err *err)
+{
+	int r = 0;
+	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
+		r = img_need_file(p->need, IMG_BLOB, p->manifest.layers[i].digest, err);
+		if (r == 0)
+			r = img_need_file(p->need, IMG_LAYER, p->diff_ids[i], err);
+	}
+	return r;
+}
+
+static int get_config(struct pull *p, struct err *err)
+{
+	struct buf config = buf_init(CONFIG_BYTES_MAX);
+	int r = transport_inspect(&p->transport, p->pinned, true, &config, err);
+	if (r == 0)
+		r = check_digest(&config, p->manifest.config_digest, "config", err);
+	if (r == 0)
+		r = parse(p, NULL, &config, err);
+	if (r == 0)
+		r = store_blob(p, p->manifest.config_digest, &config, err);
+	buf_done(&config);
+	return r;
+}
+
+/* p->manifest_digest, of the name, becomes what skopeo copies. */
+static int pin(struct pull *p, const char *name, struct err *err)
+{
+	free(p->pinned);
+	p->pinned = str_printf("docker://%s@%s", name, p->manifest_digest);
+	return p->pinned ? 0 : err_nomem(err);
+}
+
+/* From an index, or an index in one, to the manifest of this platform. */
+static int descend(struct pull *p, const char *name, struct buf *manifest, struct err *err)
+{
+	int r;
+	for (int depth = 0;
+		(r = manifest_choose(manifest->data, manifest->len, p->manifest_digest, err)) > 0;
+		depth++) {
+		if (depth == INDEX_DEPTH_MAX)
+			return err_set(err, -EBADMSG, "image index: more than %d in one another",
+				INDEX_DEPTH_MAX);
+		r = pin(p, name, err);
+		if (r == 0)
+			r = transport_inspect(&p->transport, p->pinned, false, manifest, err);
+		if (r == 0)
+			r = check_digest(manifest, p->manifest_digest, "manifest", err);
+		if (r < 0)
+			return r;
+	}
+	return r;
+}
+
+static int get_manifest(
+	struct pull *p, const struct reference *ref, struct buf *manifest, struct err *err)
+{
+	_cleanup_free_ char *source = ref->digest
+					      ? str_printf("docker://%s@%s", ref->name, ref->digest)
+					      : str_printf("docker://%s:%s", ref->name, ref->tag);
+	if (!source)
+		return err_nomem(err);
+	int r = transport_inspect(&p->transport, source, false, manifest, err);
+	if (r == 0 && ref->digest)
+		r = check_digest(manifest, ref->digest, "manifest", err);
+	if (r < 0)
+		return r;
+	digest_of(manifest, p->repo_digest);
+	memcpy(p->manifest_digest, p->repo_digest, sizeof(p->manifest_digest));
+	r = pin(p, ref->name, err);
+	return r < 0 ? r : descend(p, ref->name, manifest, err);
+}
+int pull_resolve(struct pull *p, struct err *err)
+{
+	struct buf manifest = buf_init(MANIFEST_BYTES_MAX);
+	struct reference ref;
+	int r = reference_parse(p->source, &ref, err);
+	if (r < 0)
+		return r;
+	r = transport_open(&p->transport, p->img, ref.name, &p->auth, p->cancel_fd, err);
+	if (r == 0)
+		r = get_manifest(p, &ref, &manifest, err);
+	if (r == 0)
+		r = parse(p, &manifest, NULL, err);
+	if (r == 0)
+		r = check_sizes(p, err);
+	if (r == 0)
+		r = store_blob(p, p->manifest_digest, &manifest, err);
+	if (r == 0)
+		r = get_config(p, err);
+	if (r == 0)
+		r = name_layers(p, err);
+	reference_done(&ref);
+	buf_done(&manifest);
+	return r;
+}
+
+/* ---- what skopeo wrote ---- */
+
+static int read_blob(
+	struct pull *p, const char *digest, size_t max, struct buf *ret, struct err *err)
+{
+	_cleanup_free_ char *path = img_blob_path(p->img, digest);
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	int r = path ? fd_read_file(path, max, &text, &len, err) : err_nomem(err);
+	*ret = buf_init(max);
+	return r < 0 ? r : buf_append(ret, text, len) < 0 ? err_nomem(err) : 0;
+}
+
+static int copied_manifest(struct pull *p, char ret_digest[72], struct buf *ret, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/index.json", p->transport.layout);
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	if (!path)
+		return err_nomem(err);
+	int r = fd_read_file(path, MANIFEST_BYTES_MAX, &text, &len, err);
+	if (r == 0)
+		r = manifest_of_layout(text, len, ret_digest, err);
+	return r < 0 ? r : read_blob(p, ret_digest, MANIFEST_BYTES_MAX, ret, err);
+}
+
+int pull_read_copied(struct pull *p, struct manifest *ret, struct err *err)
+{
+	struct buf manifest = buf_init(0);
+	char digest[72];
+	int r = copied_manifest(p, digest, &manifest, err);
+	if (r == 0)
+		r = manifest_parse(manifest.data, manifest.len, ret, err);
+	buf_done(&manifest);
+	return r;
+}
+
+int pull_read_layout(struct pull *p, struct err *err)
+{
+	struct buf manifest = buf_init(0), config = buf_init(0);
+	int r = copied_manifest(p, p->manifest_digest, &manifest, err);
+	if (r == 0)
+		r = parse(p, &manifest, NULL, err);
+	if (r == 0)
+		r = read_blob(p, p->manifest.config_digest, CONFIG_BYTES_MAX, &config, err);
+	if (r == 0)
+		r = parse(p, NULL, &config, err);
+	if (r == 0)
+		r = img_need_file(p->need, IMG_BLOB, p->manifest_digest, err);
+	if (r == 0)
+		r = img_need_file(p->need, IMG_BLOB, p->manifest.config_digest, err);
+	if (r == 0)
+		r = name_layers(p, err);
+	buf_done(&manifest);
+	buf_done(&config);
+	return r;
+}
