@@ -105,6 +105,7 @@ int attachment_new(const struct cni_config *config, const struct net_pod_spec *s
 	if (r < 0)
 		return r;
 	attachment->version = config->version;
+	attachment->check_disabled = config->check_disabled;
 	attachment->id = strdup(spec->id);
 	attachment->netns = strdup(netns);
 	attachment->plugins = capability_derive(config, args);
@@ -125,9 +126,10 @@ int attachment_save(const char *cache_dir, const struct attachment *attachment, 
 	_cleanup_free_ char *text = NULL;
 	json_auto_t *root = NULL;
 
-	root = json_pack("{s:i, s:s, s:s, s:s, s:s, s:O, s:O?}", "format", FORMAT, "id",
+	root = json_pack("{s:i, s:s, s:s, s:s, s:s, s:O, s:b, s:O?}", "format", FORMAT, "id",
 		attachment->id, "netns", attachment->netns, "args", attachment->args, "version",
-		attachment->version, "plugins", attachment->plugins, "result", attachment->result);
+		attachment->version, "plugins", attachment->plugins, "disableCheck",
+		attachment->check_disabled, "result", attachment->result);
 	text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
 	if (!path || !text)
 		return err_nomem(err);
@@ -139,12 +141,12 @@ static int take_root(json_t *root, const char *id, struct attachment *attachment
 {
 	const char *own_id, *netns, *args, *version;
 	json_t *plugins, *plugin, *result = NULL;
-	int format;
+	int format, check_disabled = 0;
 	size_t i;
 
-	if (json_unpack(root, "{s:i, s:s, s:s, s:s, s:s, s:o, s?o}", "format", &format, "id",
+	if (json_unpack(root, "{s:i, s:s, s:s, s:s, s:s, s:o, s?b, s?o}", "format", &format, "id",
 		    &own_id, "netns", &netns, "args", &args, "version", &version, "plugins",
-		    &plugins, "result", &result) < 0)
+		    &plugins, "disableCheck", &check_disabled, "result", &result) < 0)
 		return -EBADMSG;
 	attachment->version = cni_version_known(version);
 	if (format != FORMAT || strcmp(own_id, id) != 0 || !attachment->version ||
@@ -156,6 +158,7 @@ static int take_root(json_t *root, const char *id, struct attachment *attachment
 		if (!type || !cni_type_is_valid(type))
 			return -EBADMSG;
 	}
+	attachment->check_disabled = check_disabled;
 	attachment->plugins = json_incref(plugins);
 	attachment->result = json_is_object(result) ? json_incref(result) : NULL;
 	attachment->id = strdup(id);

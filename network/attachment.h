@@ -23,6 +23,7 @@ struct attachment {
 	const char *version; /* static, as in struct cni_config */
 	json_t *plugins;     /* each as its plugin reads it, but for prevResult */
 	json_t *result;      /* NULL until ADD is complete */
+	bool check_disabled; /* as in struct cni_config */
 };
 
 /*

@@ -1,20 +1,22 @@
 #include "network/cni.h"
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "common/spawn.h"
+#include "network/capability.h"
 #include "network/cni_result.h"
 
 #define CNI_VARIABLES 6
 
-/* One plugin's turn. */
+/* What plugins are called for; without an attachment, for the network itself. */
 struct turn {
 	const struct cni_runtime *runtime;
-	const struct attachment *attachment;
+	const struct attachment *attachment; /* or NULL */
 	const char *command;
 	const char *netns;
 };
@@ -35,15 +37,18 @@ static void free_variablesp(char *(*variables)[CNI_VARIABLES])
 
 static int make_variables(const struct turn *turn, char *variables[CNI_VARIABLES], struct err *err)
 {
-	size_t i;
+	const struct attachment *attachment = turn->attachment;
+	size_t i, n = 0;
 
-	variables[0] = str_printf("CNI_COMMAND=%s", turn->command);
-	variables[1] = str_printf("CNI_CONTAINERID=%s", turn->attachment->id);
-	variables[2] = str_printf("CNI_NETNS=%s", turn->netns);
-	variables[3] = str_printf("CNI_IFNAME=%s", ATTACHMENT_IFNAME);
-	variables[4] = str_printf("CNI_ARGS=%s", turn->attachment->args);
-	variables[5] = str_printf("CNI_PATH=%s", turn->runtime->bin_dirs);
-	for (i = 0; i < CNI_VARIABLES; i++)
+	variables[n++] = str_printf("CNI_COMMAND=%s", turn->command);
+	variables[n++] = str_printf("CNI_PATH=%s", turn->runtime->bin_dirs);
+	if (attachment) {
+		variables[n++] = str_printf("CNI_CONTAINERID=%s", attachment->id);
+		variables[n++] = str_printf("CNI_NETNS=%s", turn->netns);
+		variables[n++] = str_printf("CNI_IFNAME=%s", ATTACHMENT_IFNAME);
+		variables[n++] = str_printf("CNI_ARGS=%s", attachment->args);
+	}
+	for (i = 0; i < n; i++)
 		if (!variables[i])
 			return err_nomem(err);
 	return 0;
@@ -64,7 +69,7 @@ static const char **make_env(char *const variables[CNI_VARIABLES])
 	for (i = 0; environ[i]; i++)
 		if (strncmp(environ[i], "CNI_", 4) != 0)
 			env[n++] = environ[i];
-	for (i = 0; i < CNI_VARIABLES; i++)
+	for (i = 0; i < CNI_VARIABLES && variables[i]; i++)
 		env[n++] = variables[i];
 	return env;
 }
@@ -204,4 +209,67 @@ int cni_del(const struct cni_runtime *runtime, const struct attachment *attachme
 			first = r;
 	}
 	return first;
+}
+
+/* Plugins that give an answer of no interest, in order, until one fails. */
+static int run_all(const struct turn *turn, const json_t *plugins, json_t *result, struct err *err)
+{
+	const json_t *plugin;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(plugins, i, plugin) {
+		_cleanup_(spawn_result_done) struct spawn_result output =
+			SPAWN_RESULT_INIT(CNI_OUTPUT_MAX_BYTES);
+
+		r = run_plugin(turn, plugin, result, &output, err);
+		if (r < 0)
+			break;
+	}
+	return r;
+}
+
+/* Versions are written alike, and are known: their text tells which is the later. */
+static bool has_since(const char *version, const char *since)
+{
+	return strcmp(version, since) >= 0;
+}
+
+int cni_check(
+	const struct cni_runtime *runtime, const struct attachment *attachment, struct err *err)
+{
+	const struct turn turn = {runtime, attachment, "CHECK", attachment->netns};
+
+	if (!has_since(attachment->version, "0.4.0") || attachment->check_disabled)
+		return 0;
+	return run_all(&turn, attachment->plugins, attachment->result, err);
+}
+
+int cni_status(const struct cni_runtime *runtime, const struct cni_config *config, struct err *err)
+{
+	const struct turn turn = {.runtime = runtime, .command = "STATUS"};
+	json_auto_t *plugins = NULL;
+
+	if (!has_since(config->version, "1.1.0"))
+		return 0;
+	plugins = capability_derive(config, NULL);
+	return plugins ? run_all(&turn, plugins, NULL, err) : err_nomem(err);
+}
+
+int cni_gc(const struct cni_runtime *runtime, const struct cni_config *config, json_t *attachments,
+	struct err *err)
+{
+	const struct turn turn = {.runtime = runtime, .command = "GC"};
+	json_auto_t *plugins = NULL;
+	json_t *plugin;
+	size_t i;
+
+	if (!has_since(config->version, "1.1.0") || config->gc_disabled)
+		return 0;
+	plugins = capability_derive(config, NULL);
+	json_array_foreach(plugins, i, plugin) {
+		if (json_object_set(plugin, "cni.dev/valid-attachments", attachments) < 0)
+			return err_nomem(err);
+	}
+	return plugins ? run_all(&turn, plugins, NULL, err) : err_nomem(err);
 }

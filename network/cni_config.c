@@ -155,6 +155,8 @@ static int take_root(const char *file, json_t *root, struct cni_config *config, 
 		return err_set(err, -EINVAL,
 			"%s: 'cniVersion' must be one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0", file);
 	config->version = cni_version_known(json_string_value(version));
+	config->check_disabled = json_is_true(json_object_get(root, "disableCheck"));
+	config->gc_disabled = json_is_true(json_object_get(root, "disableGC"));
 	config->name = strdup(json_string_value(name));
 	if (!config->name)
 		return err_nomem(err);

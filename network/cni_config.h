@@ -21,6 +21,7 @@ struct cni_config {
 	char *name;
 	const char *version; /* static: one of those that we know */
 	json_t *plugins;     /* a non-empty array of objects, each with a valid "type" */
+	bool check_disabled, gc_disabled; /* "disableCheck", "disableGC" */
 };
 
 /*

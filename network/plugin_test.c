@@ -168,6 +168,52 @@ static void test_del_goes_on(void **state)
 	assert_non_null(strstr(log, "one DEL"));
 }
 
+/* The newer commands: in the list's order, of the network itself or with the result. */
+static void test_other_commands(void **state)
+{
+	json_auto_t *attachments =
+		json_pack("[{s:s, s:s}]", "containerID", "pod1", "ifname", "eth0");
+	_cleanup_free_ char *log = NULL;
+	struct room *room = *state;
+	struct cni_config *config = NULL;
+	struct err err = ERR_INIT;
+	static const char text[] = "{\"name\": \"n\", \"cniVersion\": \"1.1.0\", \"plugins\": ["
+				   "{\"type\": \"one\"}, {\"type\": \"two\"}]}";
+
+	write_plugin(room, "one", "[ $CNI_COMMAND != ADD ] || echo '" RESULT "'");
+	write_plugin(room, "two", "[ $CNI_COMMAND != ADD ] && exit; echo '" RESULT "'");
+	assert_int_equal(cni_add(&room->runtime, room->attachment, &err), 0);
+	assert_int_equal(cni_check(&room->runtime, room->attachment, &err), 0);
+	assert_int_equal(cni_config_parse("f", text, strlen(text), &config, &err), 0);
+	assert_int_equal(cni_status(&room->runtime, config, &err), 0);
+	assert_int_equal(cni_gc(&room->runtime, config, attachments, &err), 0);
+	log = read_log(room);
+	assert_non_null(strstr(log,
+		"two CHECK pod1 netns=/netns eth0 IgnoreUnknown=1;K8S_POD_NAMESPACE=default;"
+		"K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=pod1;K8S_POD_UID=u-1\n"
+		"{\"type\":\"two\",\"name\":\"n\",\"cniVersion\":\"1.0.0\",\"prevResult\":" RESULT
+		"}\none STATUS  netns=  \n"
+		"{\"type\":\"one\",\"name\":\"n\",\"cniVersion\":\"1.1.0\"}\n"
+		"two STATUS  netns=  \n"
+		"{\"type\":\"two\",\"name\":\"n\",\"cniVersion\":\"1.1.0\"}\n"
+		"one GC  netns=  \n"
+		"{\"type\":\"one\",\"name\":\"n\",\"cniVersion\":\"1.1.0\","
+		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}"));
+	write_plugin(room, "one", "echo '{\"code\": 50, \"msg\": \"no daemon\"}'; exit 1");
+	assert_int_equal(cni_status(&room->runtime, config, &err), -EIO);
+	assert_string_equal(err.msg, "CNI plugin 'one' STATUS: error 50: \"no daemon\"");
+	/* Older networks have neither, and a configuration may do without. */
+	config->version = "1.0.0";
+	assert_int_equal(cni_status(&room->runtime, config, &err), 0);
+	assert_int_equal(cni_gc(&room->runtime, config, attachments, &err), 0);
+	config->version = "1.1.0";
+	config->gc_disabled = true;
+	assert_int_equal(cni_gc(&room->runtime, config, attachments, &err), 0);
+	room->attachment->check_disabled = true;
+	assert_int_equal(cni_check(&room->runtime, room->attachment, &err), 0);
+	cni_config_free(config);
+}
+
 static void test_missing(void **state)
 {
 	struct room *room = *state;
@@ -183,6 +229,7 @@ int main(void)
 		PLUGIN_TEST(test_failures),
 		PLUGIN_TEST(test_hang),
 		PLUGIN_TEST(test_del_goes_on),
+		PLUGIN_TEST(test_other_commands),
 		PLUGIN_TEST(test_missing),
 	};
 

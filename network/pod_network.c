@@ -93,10 +93,13 @@ static int load_config(struct net *net, struct cni_config **ret, struct err *err
 
 int net_check(struct net *net, struct err *err)
 {
+	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
 	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
 	int r;
 
 	r = load_config(net, &config, err);
+	if (r == 0)
+		r = cni_status(&runtime, config, err);
 	return r < 0 && r != -ENOMEM ? 1 : r;
 }
 
@@ -444,4 +447,42 @@ int net_each_pod(
 	for (i = 0; r == 0 && i < ids.n; i++)
 		r = fn(userdata, ids.items[i]);
 	return r;
+}
+
+int net_pod_check(struct net *net, const char *id, struct err *err)
+{
+	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
+	_cleanup_(attachment_freep) struct attachment *attachment = NULL;
+	int r;
+
+	r = check_id(id, err);
+	if (r == 0)
+		r = attachment_load(net->cache_dir, id, &attachment, err);
+	if (r == 0 && !attachment->result)
+		r = err_set(err, -ENOENT, "its network was never complete");
+	return r < 0 ? r : cni_check(&runtime, attachment, err);
+}
+
+static int add_attachment(void *userdata, const char *id)
+{
+	json_t *attachment =
+		json_pack("{s:s, s:s}", "containerID", id, "ifname", ATTACHMENT_IFNAME);
+
+	return json_array_append_new(userdata, attachment) < 0 ? -ENOMEM : 0;
+}
+
+int net_collect(struct net *net, struct err *err)
+{
+	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
+	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
+	json_auto_t *attachments = json_array();
+	int r;
+
+	if (!attachments)
+		return err_nomem(err);
+	r = load_config(net, &config, err);
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	r = net_each_pod(net, add_attachment, attachments, err);
+	return r < 0 ? r : cni_gc(&runtime, config, attachments, err);
 }

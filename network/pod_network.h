@@ -14,7 +14,7 @@
  *
  * Everything is named after the pod's id, so teardown works from the id alone after any crash.
  * Threads: any; calls for one pod are serialised by the caller. Calls block for the plugins, each
- * at most plugin_timeout_ms. Source: containernetworking SPEC 0.3.1 … 1.0.0.
+ * at most plugin_timeout_ms. Source: containernetworking SPEC 0.3.1 … 1.1.0.
  */
 #pragma once
 
@@ -45,7 +45,8 @@ struct net *net_close(struct net *net);
 
 /*
  * Whether a pod could get a network now: 0; positive 1: no usable configuration, the reason
- * (directory empty, file broken, plugin missing) in err->msg. Reads the directory anew each time.
+ * (directory empty, file broken, plugin missing, or not ready by its own STATUS) in err->msg. Reads
+ * the directory anew each time.
  */
 int net_check(struct net *net, struct err *err);
 
@@ -136,3 +137,12 @@ int net_pod_teardown(struct net *net, const char *id, struct err *err);
 /* Calls fn for every pod id that this cache_dir has something of. */
 int net_each_pod(struct net *net, int (*fn)(void *userdata, const char *id), void *userdata,
 	struct err *err);
+
+/* Whether the pod still has what its plugins gave it, by their CHECK. */
+int net_pod_check(struct net *net, const char *id, struct err *err);
+
+/*
+ * Has the plugins of the configuration in force forget whatever they hold for pods that this
+ * cache_dir knows nothing of. Without a configuration: success.
+ */
+int net_collect(struct net *net, struct err *err);

@@ -284,6 +284,16 @@ static int remove_unknown_network(void *userdata, const char *id)
 	return 0;
 }
 
+/* What a plugin holds for pods that nobody knows, as after a crash within its DEL. */
+static int collect_network(struct runtime *rt, struct err *err)
+{
+	int r = net_each_pod(rt->net, remove_unknown_network, rt, err);
+	struct err own = ERR_INIT;
+	if (r == 0 && net_collect(rt->net, &own) < 0)
+		complain(rt, "network not collected", "", &own);
+	return r;
+}
+
 /* Files of state_dir/<name> that begin with the id of a sandbox or container. */
 static int remove_unknown_files(struct runtime *rt, const char *name, struct err *err)
 {
@@ -327,7 +337,7 @@ int runtime_recover(struct runtime *rt, struct err *err)
 	if (r == 0)
 		r = hv_each_vm(rt->hv, remove_unknown_vm, rt, err);
 	if (r == 0)
-		r = net_each_pod(rt->net, remove_unknown_network, rt, err);
+		r = collect_network(rt, err);
 	if (r == 0)
 		r = remove_unknown_files(rt, "scratch", err);
 	return r < 0 ? r : remove_unknown_files(rt, "logs", err);

@@ -147,26 +147,43 @@ static Runtime__V1__PodSandboxState cri_state(const struct sandbox *sandbox)
 		       : RUNTIME__V1__POD_SANDBOX_STATE__SANDBOX_NOTREADY;
 }
 
-/* host: what the pod's machine costs, for which its containers' figures do not stand. */
-static char *verbose_info(const struct sandbox *sandbox, const struct hv_cost *host)
+/* What is looked at for a verbose answer alone, without a lock. */
+struct inspection {
+	struct hv_cost host; /* of the pod's machine: its containers' figures do not stand for it */
+	const char *cni_check; /* "ok", "none" or what the plugins' CHECK says */
+	struct err cni_err;
+};
+
+static void inspect(struct runtime *rt, const char *id, struct inspection *ret)
 {
+	*ret = (struct inspection){.cni_check = "ok"};
+	hv_vm_cost(rt->hv, id, &ret->host, NULL);
+	int r = net_pod_check(rt->net, id, &ret->cni_err);
+	if (r < 0)
+		ret->cni_check = r == -ENOENT ? "none" : ret->cni_err.msg;
+}
+
+static char *verbose_info(const struct sandbox *sandbox, const struct inspection *seen)
+{
+	const struct hv_cost *host = &seen->host;
 	const char *names[STEPS_MAX];
 	size_t n = bring_up_step_names(names);
 	json_t *steps = json_object();
 	for (size_t i = 0; i < n; i++)
 		json_object_set_new(steps, names[i], json_real((double)sandbox->times.ns[i] / 1e6));
-	json_t *info = json_pack("{s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:i}}", "netns",
-		sandbox->record->netns, "death", sandbox->record->death, "hostname",
-		sandbox->config->hostname, "bringUpMs", steps, "hostUsage", "cpuNanoseconds",
-		(json_int_t)host->cpu_ns, "memoryPssBytes", (json_int_t)host->pss_bytes,
-		"memoryRssBytes", (json_int_t)host->rss_bytes, "processes", (int)host->processes);
+	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:i}}", "netns",
+		sandbox->record->netns, "cniCheck", seen->cni_check, "death",
+		sandbox->record->death, "hostname", sandbox->config->hostname, "bringUpMs", steps,
+		"hostUsage", "cpuNanoseconds", (json_int_t)host->cpu_ns, "memoryPssBytes",
+		(json_int_t)host->pss_bytes, "memoryRssBytes", (json_int_t)host->rss_bytes,
+		"processes", (int)host->processes);
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
 	json_decref(info);
 	return text;
 }
 
-/* host: for a verbose answer, else NULL. */
-static int answer_status(struct sandbox *sandbox, const struct hv_cost *host,
+/* seen: for a verbose answer, else NULL. */
+static int answer_status(struct sandbox *sandbox, const struct inspection *seen,
 	ProtobufCMessage **ret_response, struct err *err)
 {
 	const Bulkhead__Store__Sandbox *record = sandbox->record;
@@ -214,8 +231,8 @@ static int answer_status(struct sandbox *sandbox, const struct hv_cost *host,
 	linux.namespaces = &ns;
 	status.linux = &linux;
 	response.status = &status;
-	if (host) {
-		info = verbose_info(sandbox, host);
+	if (seen) {
+		info = verbose_info(sandbox, seen);
 		if (!info)
 			return err_nomem(err);
 		entry.key = (char *)"info";
@@ -234,12 +251,12 @@ METHOD(sandbox_service_status)
 	struct sandbox *sandbox = sandbox_find(rt, req->pod_sandbox_id, err);
 	if (!sandbox)
 		return err->code;
-	struct hv_cost host = {0};
+	struct inspection seen;
 	if (req->verbose)
-		hv_vm_cost(rt->hv, sandbox->id, &host, NULL);
+		inspect(rt, sandbox->id, &seen);
 	pthread_mutex_lock(&rt->lock);
 	int r = sandbox_visible(sandbox)
-			? answer_status(sandbox, req->verbose ? &host : NULL, ret_response, err)
+			? answer_status(sandbox, req->verbose ? &seen : NULL, ret_response, err)
 			: err_set(err, -ENOENT, "sandbox '%s' not found", sandbox->id);
 	pthread_mutex_unlock(&rt->lock);
 	sandbox_unref(sandbox);

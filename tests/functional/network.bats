@@ -156,3 +156,10 @@ claim_other_address() {
 	crictl rm -f "$attacker"
 	ip neigh flush dev "$NET"
 }
+
+@test "inspection tells when the namespace is no longer as the plugins left it" {
+	[ "$(crictl inspectp "$OTHER" | jq -r .info.cniCheck)" = ok ]
+	in_netns "$OTHER" ip address del "$OTHER_ADDRESS/24" dev eth0
+	[[ $(crictl inspectp "$OTHER" | jq -r .info.cniCheck) == *"CNI plugin 'bridge' CHECK: error"*"$OTHER_ADDRESS"* ]]
+	in_netns "$OTHER" ip address add "$OTHER_ADDRESS/24" dev eth0
+}
