@@ -186,9 +186,25 @@ int rpc_message_check(
 	return walk(&w, type, (struct reader){.p = data, .end = data + len}, 0);
 }
 
+/* Eight bytes at a time: nearly all of an answer is ASCII. */
+static bool is_ascii(const char *string, size_t len)
+{
+	uint64_t bits = 0;
+	for (; len >= sizeof(bits); len -= sizeof(bits), string += sizeof(bits)) {
+		uint64_t bytes;
+		memcpy(&bytes, string, sizeof(bytes));
+		bits |= bytes;
+	}
+	for (; len > 0; len--)
+		bits |= (uint8_t)string[len - 1];
+	return !(bits & UINT64_C(0x8080808080808080));
+}
+
 static void scrub_string(char *string)
 {
 	size_t len = strlen(string);
+	if (is_ascii(string, len))
+		return;
 	for (uint8_t *p = (uint8_t *)string; len > 0;) {
 		size_t n = utf8_len(p, len);
 		if (n == 0) {

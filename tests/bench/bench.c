@@ -30,12 +30,15 @@
 /* Memory is looked at when what came up has come to rest. */
 #define SETTLE_MS 1000
 
+/* What the second server has. */
+#define IMAGES 1000
+
 struct bench {
 	/* As given. */
-	const char *socket, *image, *dir, *output;
+	const char *socket, *images_socket, *image, *dir, *output;
 	uint64_t rounds, server_pid;
 	/* Made on the way. */
-	struct rpc_client *client;
+	struct rpc_client *client, *images_client;
 	char *image_ref;
 	struct raw_machine raw;
 	struct results results;
@@ -216,16 +219,29 @@ static int prepare(struct bench *bench, struct err *err)
 	return remove_pod(bench, pod, r, err);
 }
 
+/* As the client sees it. */
+static int measure_list(struct bench *bench, struct err *err)
+{
+	uint64_t begin = clock_ns();
+	int r = cri_list_images(bench->images_client, IMAGES, err);
+	return r < 0 ? r
+		     : results_add(&bench->results, "image.list_1000", clock_ms_since(begin), err);
+}
+
 static int measure(struct bench *bench, struct err *err)
 {
 	double mib;
 	int r = prepare(bench, err);
+	if (r == 0)
+		r = cri_list_images(bench->images_client, IMAGES, err);
 	for (unsigned round = 1; r == 0 && round <= bench->rounds; round++) {
 		if (isatty(STDERR_FILENO))
 			fprintf(stderr, "round %u of %u\r", round, (unsigned)bench->rounds);
 		r = measure_raw(bench, err);
 		if (r == 0)
 			r = measure_pod(bench, round, err);
+		if (r == 0)
+			r = measure_list(bench, err);
 	}
 	/* What the server has for itself alone and what it shares: the more severe figure. */
 	if (r == 0)
@@ -240,6 +256,8 @@ static int run(struct bench *bench, struct err *err)
 	print_load();
 	int r = rpc_client_new(bench->socket, &bench->client, err);
 	if (r == 0)
+		r = rpc_client_new(bench->images_socket, &bench->images_client, err);
+	if (r == 0)
 		r = measure(bench, err);
 	if (r == 0) {
 		printf("\n%u rounds, medians:\n", (unsigned)bench->rounds);
@@ -247,6 +265,7 @@ static int run(struct bench *bench, struct err *err)
 		r = results_write(&bench->results, bench->output, err);
 	}
 	rpc_client_free(bench->client);
+	rpc_client_free(bench->images_client);
 	raw_machine_done(&bench->raw);
 	free(bench->image_ref);
 	return r;
@@ -258,6 +277,8 @@ int main(int argc, char **argv)
 	(void)argc;
 	const struct option_row options[] = {
 		{"socket", 0, OPTION_STRING, &bench.socket, "PATH", "where bulkheadd serves"},
+		{"images-socket", 0, OPTION_STRING, &bench.images_socket, "PATH",
+			"where a bulkheadd with 1000 images serves"},
 		{"server-pid", 0, OPTION_NUMBER, &bench.server_pid, "PID", "bulkheadd's"},
 		{"image", 0, OPTION_STRING, &bench.image, "REF",
 			"an image with busybox's programs"},
@@ -268,8 +289,9 @@ int main(int argc, char **argv)
 	struct err err = ERR_INIT;
 	char **rest;
 	int r = options_parse(options, ARRAY_SIZE(options), argv + 1, &rest, &err);
-	if (r != 0 || *rest || !bench.socket || !bench.server_pid || !bench.image || !bench.dir ||
-		!bench.output || bench.rounds == 0 || bench.rounds > RESULTS_SAMPLES_MAX) {
+	if (r != 0 || *rest || !bench.socket || !bench.images_socket || !bench.server_pid ||
+		!bench.image || !bench.dir || !bench.output || bench.rounds == 0 ||
+		bench.rounds > RESULTS_SAMPLES_MAX) {
 		fprintf(stderr, "%s%sbulkhead-bench takes all of these:\n", err.msg,
 			err.msg[0] ? "; " : "");
 		options_help(stderr, options, ARRAY_SIZE(options));

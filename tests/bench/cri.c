@@ -43,6 +43,18 @@ int cri_pull(struct rpc_client *client, const char *image, char **ret_ref, struc
 	return 0;
 }
 
+int cri_list_images(struct rpc_client *client, size_t expected, struct err *err)
+{
+	Runtime__V1__ListImagesRequest request = RUNTIME__V1__LIST_IMAGES_REQUEST__INIT;
+	_cleanup_message_ ProtobufCMessage *response = NULL;
+	int r = rpc_client_call(client, &runtime__v1__image_service__descriptor, "ListImages",
+		&request.base, CALL_MS, &response, err);
+	if (r < 0)
+		return err_wrap(err, "ListImages");
+	size_t n = ((Runtime__V1__ListImagesResponse *)response)->n_images;
+	return n == expected ? 0 : err_set(err, -EBADMSG, "%zu images instead of %zu", n, expected);
+}
+
 int cri_run_pod(struct rpc_client *client, const char *name, const char *log_directory,
 	char **ret_id, struct err *err)
 {

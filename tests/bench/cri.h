@@ -11,6 +11,9 @@
 
 int cri_pull(struct rpc_client *client, const char *image, char **ret_ref, struct err *err);
 
+/* -EBADMSG: there are not so many. */
+int cri_list_images(struct rpc_client *client, size_t expected, struct err *err);
+
 /* `name` is the pod's name, uid and host name. Its container logs to log_directory. */
 int cri_run_pod(struct rpc_client *client, const char *name, const char *log_directory,
 	char **ret_id, struct err *err);

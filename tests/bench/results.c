@@ -31,6 +31,7 @@ static const struct row rows[] = {
 	{"container.start", "ms", NULL, BAR_NONE, 0},
 	{"exec.sync", "ms", NULL, BAR_NONE, 0},
 	{"memory.pod", "MiB", "raw.memory", BAR_ADDED, 60},
+	{"image.list_1000", "ms", NULL, BAR_MEDIAN, 5},
 	{"memory.server", "MiB", NULL, BAR_MEDIAN, 64},
 };
 

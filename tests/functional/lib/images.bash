@@ -72,7 +72,7 @@ push_image() {
 }
 
 # start_registry DIR PORT [HTPASSWD]: a registry on 127.0.0.1:PORT that keeps everything below DIR; with
-# a file of `htpasswd -B` it admits only those. Returns when it answers.
+# a file of `htpasswd -B` it admits only those. DIR/log has its requests. Returns when it answers.
 start_registry() {
 	local dir=$1 port=$2 htpasswd=${3:-} pid i
 	mkdir -p "$dir/data" || return 1
@@ -80,8 +80,6 @@ start_registry() {
 		version: 0.1
 		log:
 		  level: warn
-		  accesslog:
-		    disabled: true
 		storage:
 		  filesystem:
 		    rootdirectory: $dir/data
