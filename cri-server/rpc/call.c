@@ -13,29 +13,6 @@
 #include "common/loop.h"
 #include "cri-server/rpc/status.h"
 
-/* Longer than any path of ours; one that does not fit is unknown anyway. */
-#define PATH_MAX_BYTES 256
-
-struct rpc_call {
-	struct rpc_job job;
-	struct rpc_transport *transport;
-	grpc_call *call;
-	grpc_call_details details;
-	grpc_metadata_array metadata;
-	struct rpc_tag arrived, received, ended, answered;
-
-	char path[PATH_MAX_BYTES];
-	const struct rpc_route *route; /* NULL: unknown */
-	uint64_t arrived_ms;
-	grpc_byte_buffer *payload;
-	int ended_cancelled; /* written by gRPC before `ended` is reported */
-
-	pthread_mutex_t lock; /* protects what follows */
-	unsigned pending;     /* of the tags `ended` and `answered` */
-	bool cancelled;
-	int cancel_fd; /* -EBADF until somebody asks for it */
-};
-
 static void call_free(struct rpc_call *call)
 {
 	struct rpc_transport *transport = call->transport;
@@ -45,6 +22,7 @@ static void call_free(struct rpc_call *call)
 	grpc_call_details_destroy(&call->details);
 	grpc_metadata_array_destroy(&call->metadata);
 	grpc_byte_buffer_destroy(call->payload);
+	rpc_stream_done(call);
 	fd_close(call->cancel_fd);
 	pthread_mutex_destroy(&call->lock);
 	gpr_free(call);
@@ -55,7 +33,7 @@ static void call_free(struct rpc_call *call)
 	pthread_mutex_unlock(&transport->lock);
 }
 
-static void call_done(struct rpc_call *call)
+void rpc_call_done(struct rpc_call *call)
 {
 	pthread_mutex_lock(&call->lock);
 	bool last = --call->pending == 0;
@@ -64,8 +42,7 @@ static void call_done(struct rpc_call *call)
 		call_free(call);
 }
 
-static void start_batch(
-	struct rpc_call *call, const grpc_op *ops, size_t n_ops, struct rpc_tag *tag)
+void rpc_call_start(struct rpc_call *call, const grpc_op *ops, size_t n_ops, struct rpc_tag *tag)
 {
 	grpc_call *grpc = call->call; /* afterwards the call may be gone */
 	atomic_store_explicit(&tag->given, true, memory_order_release);
@@ -75,7 +52,7 @@ static void start_batch(
 	(void)e;
 }
 
-static void log_call(const struct rpc_call *call, const struct rpc_reply *reply)
+void rpc_call_log(const struct rpc_call *call, const struct rpc_reply *reply)
 {
 	char ms[24];
 	snprintf(ms, sizeof(ms), "%llu", (unsigned long long)(ev_now_ms() - call->arrived_ms));
@@ -88,7 +65,10 @@ static void log_call(const struct rpc_call *call, const struct rpc_reply *reply)
 /* Sends the reply, whose message it takes. The call may be gone when it returns. */
 static void answer(struct rpc_call *call, struct rpc_reply *reply)
 {
-	log_call(call, reply);
+	rpc_call_log(call, reply);
+	pthread_mutex_lock(&call->lock);
+	call->stream.ending = call->stream.ended = true; /* a method with a stream too */
+	pthread_mutex_unlock(&call->lock);
 
 	grpc_op ops[3] = {{.op = GRPC_OP_SEND_INITIAL_METADATA}};
 	size_t n = 1;
@@ -107,7 +87,7 @@ static void answer(struct rpc_call *call, struct rpc_reply *reply)
 			.status = reply->status,
 			.status_details = reply->status == GRPC_STATUS_OK ? NULL : &text,
 		}};
-	start_batch(call, ops, n, &call->answered);
+	rpc_call_start(call, ops, n, &call->answered);
 	grpc_byte_buffer_destroy(message);
 	grpc_slice_unref(text);
 }
@@ -115,7 +95,7 @@ static void answer(struct rpc_call *call, struct rpc_reply *reply)
 static void on_answered(struct rpc_tag *tag, bool ok)
 {
 	(void)ok; /* the client may have gone; nothing is left to do about it */
-	call_done(tag->owner);
+	rpc_call_done(tag->owner);
 }
 
 static void on_ended(struct rpc_tag *tag, bool ok)
@@ -128,7 +108,9 @@ static void on_ended(struct rpc_tag *tag, bool ok)
 			eventfd_write(call->cancel_fd, 1);
 	}
 	pthread_mutex_unlock(&call->lock);
-	call_done(call);
+	if (call->route && call->route->stream)
+		rpc_stream_abandon(call);
+	rpc_call_done(call);
 }
 
 static void on_received(struct rpc_tag *tag, bool ok)
@@ -167,7 +149,7 @@ static void on_arrived(struct rpc_tag *tag, bool ok)
 	call->pending = 2;
 	grpc_op end = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
 		.data.recv_close_on_server.cancelled = &call->ended_cancelled};
-	start_batch(call, &end, 1, &call->ended);
+	rpc_call_start(call, &end, 1, &call->ended);
 
 	struct rpc_reply reply = {.status = GRPC_STATUS_OK};
 	call->route = rpc_dispatch_find(call->transport->dispatch, call->path, &reply);
@@ -177,7 +159,7 @@ static void on_arrived(struct rpc_tag *tag, bool ok)
 	}
 	grpc_op receive = {
 		.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &call->payload};
-	start_batch(call, &receive, 1, &call->received);
+	rpc_call_start(call, &receive, 1, &call->received);
 }
 
 void rpc_call_wait(struct rpc_transport *transport)
@@ -193,6 +175,7 @@ void rpc_call_wait(struct rpc_transport *transport)
 	call->received = (struct rpc_tag){.fn = on_received, .owner = call};
 	call->ended = (struct rpc_tag){.fn = on_ended, .owner = call};
 	call->answered = (struct rpc_tag){.fn = on_answered, .owner = call};
+	rpc_stream_init(call);
 
 	pthread_mutex_lock(&transport->lock);
 	transport->n_calls++;
@@ -224,11 +207,32 @@ static ProtobufCMessage *unpack(struct rpc_call *call, struct rpc_reply *reply)
 	return request;
 }
 
+/* The handler may leave the call open: its reference, or that of whom it gave one, holds it. */
+static void run_stream(struct rpc_call *call)
+{
+	struct rpc_reply reply = {.status = GRPC_STATUS_OK};
+	rpc_call_ref(call);
+	ProtobufCMessage *request = unpack(call, &reply);
+	if (request) {
+		struct err err = ERR_INIT;
+		if (call->route->stream(call, request, &err) < 0)
+			rpc_call_end(call, &err);
+		protobuf_c_message_free_unpacked(request, NULL);
+	} else {
+		rpc_stream_end(call, &reply);
+	}
+	rpc_call_unref(call);
+}
+
 void rpc_call_run(struct rpc_job *job)
 {
 	struct rpc_call *call = (struct rpc_call *)job; /* its first member */
 	struct rpc_reply reply = {.status = GRPC_STATUS_OK};
 
+	if (call->route->stream) {
+		run_stream(call);
+		return;
+	}
 	if (rpc_call_cancelled(call)) {
 		rpc_reply_fail(&reply, GRPC_STATUS_CANCELLED, "cancelled before it began");
 	} else {

@@ -187,21 +187,39 @@ static int settle(const struct answer *answer, bool interrupted, const char *met
 		(const char *)GRPC_SLICE_START_PTR(answer->details));
 }
 
-int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
-	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
-	ProtobufCMessage **ret_response, struct err *err)
+/* One call from its creation to its end. */
+struct exchange {
+	grpc_call *call;
+	grpc_byte_buffer *message;
+	const ProtobufCMethodDescriptor *method;
+	struct answer answer;
+};
+
+static void exchange_done(struct exchange *e)
 {
-	const ProtobufCMethodDescriptor *descriptor =
-		protobuf_c_service_descriptor_get_method_by_name(service, method);
-	assert(descriptor && request->descriptor == descriptor->input);
-	_cleanup_free_ char *path = str_printf("/%s/%s", service->name, method);
+	grpc_byte_buffer_destroy(e->message);
+	grpc_byte_buffer_destroy(e->answer.payload);
+	grpc_metadata_array_destroy(&e->answer.initial);
+	grpc_metadata_array_destroy(&e->answer.trailing);
+	grpc_slice_unref(e->answer.details);
+	if (e->call)
+		grpc_call_unref(e->call);
+}
+
+static int exchange_begin(struct exchange *e, struct rpc_client *client,
+	const ProtobufCServiceDescriptor *service, const ProtobufCMessage *request,
+	uint64_t timeout_ms, struct err *err)
+{
+	assert(e->method && request->descriptor == e->method->input);
+	e->answer.details = grpc_empty_slice();
+	grpc_metadata_array_init(&e->answer.initial);
+	grpc_metadata_array_init(&e->answer.trailing);
+	_cleanup_free_ char *path = str_printf("/%s/%s", service->name, e->method->name);
 	if (!path)
 		return err_nomem(err);
-	grpc_byte_buffer *message = NULL;
-	int r = pack(request, &message, err);
+	int r = pack(request, &e->message, err);
 	if (r < 0)
 		return r;
-
 	gpr_timespec deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC);
 	if (timeout_ms)
 		deadline = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
@@ -209,21 +227,83 @@ int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor 
 	/* The authority that clients of Unix sockets send. */
 	grpc_slice host = grpc_slice_from_static_string("localhost");
 	grpc_slice method_path = grpc_slice_from_copied_string(path);
-	grpc_call *call = grpc_channel_create_call(client->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+	e->call = grpc_channel_create_call(client->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
 		client->queue, method_path, &host, deadline, NULL);
 	grpc_slice_unref(method_path);
+	return 0;
+}
 
-	struct answer answer = {.details = grpc_empty_slice()};
-	grpc_metadata_array_init(&answer.initial);
-	grpc_metadata_array_init(&answer.trailing);
-	bool interrupted = run_call(client, call, message, &answer);
-	r = settle(&answer, interrupted, method, descriptor->output, ret_response, err);
+int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
+	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	_cleanup_(exchange_done) struct exchange e = {
+		.method = protobuf_c_service_descriptor_get_method_by_name(service, method)};
+	int r = exchange_begin(&e, client, service, request, timeout_ms, err);
+	if (r < 0)
+		return r;
+	bool interrupted = run_call(client, e.call, e.message, &e.answer);
+	return settle(&e.answer, interrupted, method, e.method->output, ret_response, err);
+}
 
-	grpc_byte_buffer_destroy(message);
-	grpc_byte_buffer_destroy(answer.payload);
-	grpc_metadata_array_destroy(&answer.initial);
-	grpc_metadata_array_destroy(&answer.trailing);
-	grpc_slice_unref(answer.details);
-	grpc_call_unref(call);
+static bool run_batch(struct rpc_client *client, grpc_call *call, const grpc_op *ops, size_t n)
+{
+	grpc_call_error e = grpc_call_start_batch(call, ops, n, call, NULL);
+	assert(e == GRPC_CALL_OK);
+	(void)e;
+	return wait_batch(client, call);
+}
+
+/* Positive 1: the stream has ended. */
+static int next_message(struct rpc_client *client, struct exchange *e, bool *interrupted,
+	ProtobufCMessage **ret, struct err *err)
+{
+	const grpc_op receive = {
+		.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &e->answer.payload};
+	*interrupted = run_batch(client, e->call, &receive, 1) || *interrupted;
+	if (!e->answer.payload)
+		return 1;
+	int r = unpack(e->method->output, e->answer.payload, ret, err);
+	grpc_byte_buffer_destroy(e->answer.payload);
+	e->answer.payload = NULL;
 	return r;
+}
+
+int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
+	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
+	int (*on_message)(void *userdata, const ProtobufCMessage *message), void *userdata,
+	struct err *err)
+{
+	_cleanup_(exchange_done) struct exchange e = {
+		.method = protobuf_c_service_descriptor_get_method_by_name(service, method)};
+	int r = exchange_begin(&e, client, service, request, timeout_ms, err);
+	if (r < 0)
+		return r;
+	const grpc_op begin[] = {
+		{.op = GRPC_OP_SEND_INITIAL_METADATA},
+		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = e.message},
+		{.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+		{.op = GRPC_OP_RECV_INITIAL_METADATA,
+			.data.recv_initial_metadata.recv_initial_metadata = &e.answer.initial},
+	};
+	const grpc_op status = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+		.data.recv_status_on_client = {.trailing_metadata = &e.answer.trailing,
+			.status = &e.answer.status,
+			.status_details = &e.answer.details}};
+	bool interrupted = run_batch(client, e.call, begin, ARRAY_SIZE(begin)), enough = false;
+	while (r == 0 && !enough) {
+		ProtobufCMessage *message = NULL;
+		r = next_message(client, &e, &interrupted, &message, err);
+		enough = r == 0 && on_message(userdata, message) != 0;
+		if (message)
+			protobuf_c_message_free_unpacked(message, NULL);
+	}
+	if (enough || r < 0)
+		grpc_call_cancel(e.call, NULL);
+	interrupted = run_batch(client, e.call, &status, 1) || interrupted;
+	if (enough || r < 0)
+		return r;
+	return e.answer.status == GRPC_STATUS_OK
+		       ? 0
+		       : settle(&e.answer, interrupted, method, NULL, NULL, err);
 }

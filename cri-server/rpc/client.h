@@ -1,5 +1,5 @@
 /*
- * A gRPC client for unary calls over a Unix socket, as generic as the server: bulkheadctl's way to
+ * A gRPC client over a Unix socket, as generic as the server: bulkheadctl's way to
  * any CRI runtime. One connection; one call at a time per client; blocking.
  */
 #pragma once
@@ -32,3 +32,13 @@ void rpc_client_set_interrupt(struct rpc_client *client, int fd);
 int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
 	ProtobufCMessage **ret_response, struct err *err);
+
+/*
+ * Calls a method that answers with a stream: on_message for each one, which it borrows, until the
+ * server ends the stream or on_message returns other than 0, which cancels the call and is success.
+ * Errors as rpc_client_call().
+ */
+int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
+	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
+	int (*on_message)(void *userdata, const ProtobufCMessage *message), void *userdata,
+	struct err *err);

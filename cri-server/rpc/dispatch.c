@@ -37,16 +37,25 @@ static struct rpc_route *find_route(struct rpc_route *routes, const struct rpc_s
 	return NULL;
 }
 
-static int set_handler(struct rpc_route *routes, const struct rpc_service *service,
-	const struct rpc_method *row, struct err *err)
+static int set_handlers(
+	struct rpc_route *routes, const struct rpc_service *service, struct err *err)
 {
-	struct rpc_route *route = find_route(routes, service, row->name, err);
-	if (!route)
-		return -EINVAL;
-	if (route->handle)
-		return err_set(err, -EINVAL, "service %s: two handlers for %s",
-			service->descriptor->name, row->name);
-	route->handle = row->handle;
+	for (size_t i = 0; i < service->n_methods + service->n_streams; i++) {
+		bool unary = i < service->n_methods;
+		const struct rpc_stream_method *stream =
+			unary ? NULL : &service->streams[i - service->n_methods];
+		const char *name = unary ? service->methods[i].name : stream->name;
+		struct rpc_route *route = find_route(routes, service, name, err);
+		if (!route)
+			return -EINVAL;
+		if (route->handle || route->stream)
+			return err_set(err, -EINVAL, "service %s: two handlers for %s",
+				service->descriptor->name, name);
+		if (unary)
+			route->handle = service->methods[i].handle;
+		else
+			route->stream = stream->handle;
+	}
 	return 0;
 }
 
@@ -69,11 +78,9 @@ int rpc_dispatch_new(const struct rpc_service *services, size_t n_services,
 		for (unsigned i = 0; i < descriptor->n_methods; i++)
 			d->routes[d->n_routes++] = (struct rpc_route){
 				.service = descriptor, .method = &descriptor->methods[i]};
-		for (size_t i = 0; i < services[s].n_methods; i++) {
-			int r = set_handler(routes, &services[s], &services[s].methods[i], err);
-			if (r < 0)
-				return r;
-		}
+		int r = set_handlers(routes, &services[s], err);
+		if (r < 0)
+			return r;
 		for (const char *const *name = services[s].quick; name && *name; name++) {
 			struct rpc_route *route = find_route(routes, &services[s], *name, err);
 			if (!route)
@@ -146,7 +153,8 @@ ProtobufCMessage *rpc_route_unpack(
 	return request;
 }
 
-static void pack(const struct rpc_route *route, ProtobufCMessage *response, struct rpc_reply *reply)
+void rpc_route_pack(
+	const struct rpc_route *route, ProtobufCMessage *response, struct rpc_reply *reply)
 {
 	assert(response->descriptor == route->method->output);
 	rpc_message_scrub(response);
@@ -184,7 +192,7 @@ void rpc_route_run(const struct rpc_route *route, struct rpc_call *call,
 		rpc_reply_fail(
 			reply, rpc_status_from_errno(r), "%s", err.msg[0] ? err.msg : strerror(-r));
 	else
-		pack(route, response, reply);
+		rpc_route_pack(route, response, reply);
 	if (response)
 		protobuf_c_message_free_unpacked(response, NULL);
 }

@@ -14,7 +14,8 @@ struct rpc_dispatch;
 struct rpc_route {
 	const ProtobufCServiceDescriptor *service;
 	const ProtobufCMethodDescriptor *method;
-	rpc_handler handle; /* NULL: answers UNIMPLEMENTED */
+	rpc_handler handle;        /* NULL: answers UNIMPLEMENTED */
+	rpc_stream_handler stream; /* of a method that answers with a stream */
 	bool quick;
 };
 
@@ -47,5 +48,9 @@ ProtobufCMessage *rpc_route_unpack(
 	const struct rpc_route *route, const uint8_t *data, size_t len, struct rpc_reply *reply);
 
 /* Runs the handler, for as long as it takes, and packs what it answers. */
+/* Packs a response or one message of a stream; fills the reply. */
+void rpc_route_pack(
+	const struct rpc_route *route, ProtobufCMessage *response, struct rpc_reply *reply);
+
 void rpc_route_run(const struct rpc_route *route, struct rpc_call *call,
 	const ProtobufCMessage *request, struct rpc_reply *reply);

@@ -29,7 +29,9 @@ static int version(struct rpc_call *call, const ProtobufCMessage *request,
 
 static const struct rpc_method methods[] = {{"Version", version}};
 static const struct rpc_service services[] = {
-	{&runtime__v1__runtime_service__descriptor, methods, ARRAY_SIZE(methods), NULL},
+	{.descriptor = &runtime__v1__runtime_service__descriptor,
+		.methods = methods,
+		.n_methods = ARRAY_SIZE(methods)},
 	{.descriptor = &runtime__v1__image_service__descriptor},
 };
 
@@ -143,9 +145,13 @@ static void test_bad_tables(void **state)
 	const struct rpc_method twice[] = {{"Version", version}, {"Version", version}};
 	const char *const no_method[] = {"Version", "Versions", NULL};
 	const struct rpc_service bad[] = {
-		{&runtime__v1__runtime_service__descriptor, unknown, ARRAY_SIZE(unknown), NULL},
-		{&runtime__v1__runtime_service__descriptor, twice, ARRAY_SIZE(twice), NULL},
-		{&runtime__v1__runtime_service__descriptor, NULL, 0, no_method},
+		{.descriptor = &runtime__v1__runtime_service__descriptor,
+			.methods = unknown,
+			.n_methods = ARRAY_SIZE(unknown)},
+		{.descriptor = &runtime__v1__runtime_service__descriptor,
+			.methods = twice,
+			.n_methods = ARRAY_SIZE(twice)},
+		{.descriptor = &runtime__v1__runtime_service__descriptor, .quick = no_method},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		struct rpc_dispatch *d = NULL;

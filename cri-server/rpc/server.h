@@ -34,9 +34,22 @@ struct rpc_server;
 typedef int (*rpc_handler)(struct rpc_call *call, const ProtobufCMessage *request,
 	ProtobufCMessage **ret_response, struct err *err);
 
+/*
+ * Handles one call that answers with a stream of messages. Negative ends it with the error. With 0
+ * the call is open until rpc_call_end(): the handler has ended it, or given a reference to somebody
+ * who will.
+ */
+typedef int (*rpc_stream_handler)(
+	struct rpc_call *call, const ProtobufCMessage *request, struct err *err);
+
 struct rpc_method {
 	const char *name; /* as in the descriptor */
 	rpc_handler handle;
+};
+
+struct rpc_stream_method {
+	const char *name;
+	rpc_stream_handler handle;
 };
 
 struct rpc_service {
@@ -46,6 +59,9 @@ struct rpc_service {
 	/* Names of methods that wait for nothing outside, ended by NULL: they are answered at once
 	 * however many others wait. May be NULL. */
 	const char *const *quick;
+	/* Those that answer with a stream. May be NULL. */
+	const struct rpc_stream_method *streams;
+	size_t n_streams;
 };
 
 struct rpc_server_config {
@@ -74,3 +90,26 @@ uint64_t rpc_call_time_left_ms(const struct rpc_call *call);
 /* Becomes readable when the caller cancelled, went away, or its deadline passed. Borrowed. */
 int rpc_call_cancel_fd(struct rpc_call *call);
 bool rpc_call_cancelled(struct rpc_call *call);
+
+/*
+ * For calls that answer with a stream; any thread, none blocks.
+ *
+ * Sends a copy of the message after those before it. A client that reads too slowly has at most
+ * RPC_STREAM_MESSAGES or RPC_STREAM_BYTES waiting: then its call is ended with RESOURCE_EXHAUSTED.
+ * -EPIPE: the call has ended, for this reason or because the client went away.
+ */
+#define RPC_STREAM_MESSAGES 1024
+#define RPC_STREAM_BYTES    (64u << 20)
+int rpc_call_send(struct rpc_call *call, ProtobufCMessage *message, struct err *err);
+/* Ends the stream after what was sent; NULL: OK. Repeated: the first counts. */
+void rpc_call_end(struct rpc_call *call, const struct err *error);
+/* For whoever keeps the call beyond its handler. */
+struct rpc_call *rpc_call_ref(struct rpc_call *call);
+struct rpc_call *rpc_call_unref(struct rpc_call *call);
+
+/*
+ * Answers a call whose stream carries in parts what a unary method answers at once: both responses
+ * have one repeated field of messages, of one type, and both requests are alike.
+ */
+int rpc_stream_list(
+	struct rpc_call *call, const ProtobufCMessage *request, rpc_handler list, struct err *err);

@@ -38,6 +38,7 @@ struct fixture {
 	int running;   /* eventfd, written when a hanging handler begins */
 	int cancelled; /* eventfd, written when it saw its cancellation */
 	int release;   /* eventfd that ends handlers which ignore cancellation */
+	struct rpc_call *stream;
 };
 
 /* Echoes the version. */
@@ -108,15 +109,62 @@ static int on_status(struct rpc_call *call, const ProtobufCMessage *request,
 					      : "wrong");
 }
 
+#define LISTED 5000
+
+/* Containers of a kilobyte each: more than one part. */
+static int on_list(struct rpc_call *call, const ProtobufCMessage *request,
+	ProtobufCMessage **ret_response, struct err *err)
+{
+	(void)call, (void)request, (void)err;
+	Runtime__V1__ListContainersResponse *response = malloc(sizeof(*response));
+	runtime__v1__list_containers_response__init(response);
+	response->containers = calloc(LISTED, sizeof(Runtime__V1__Container *));
+	response->n_containers = LISTED;
+	for (int i = 0; i < LISTED; i++) {
+		response->containers[i] = malloc(sizeof(Runtime__V1__Container));
+		runtime__v1__container__init(response->containers[i]);
+		assert_true(asprintf(&response->containers[i]->id, "%01000d", i) > 0);
+	}
+	*ret_response = &response->base;
+	return 0;
+}
+
+/* Sends as many events as container ids fit: the handler leaves the call to the test. */
+static int on_events(struct rpc_call *call, const ProtobufCMessage *request, struct err *err)
+{
+	struct fixture *f = rpc_call_userdata(call);
+	(void)request, (void)err;
+	f->stream = rpc_call_ref(call);
+	eventfd_write(f->running, 1);
+	return 0;
+}
+
+static int on_stream_containers(
+	struct rpc_call *call, const ProtobufCMessage *request, struct err *err)
+{
+	return rpc_stream_list(call, request, on_list, err);
+}
+
+static int on_stream_images(struct rpc_call *call, const ProtobufCMessage *request, struct err *err)
+{
+	(void)call, (void)request;
+	return err_set(err, -ENOENT, "no such thing");
+}
+
 static const struct rpc_method methods[] = {
 	{"Version", on_version},
 	{"StopContainer", on_stop},
 	{"ExecSync", on_exec},
 	{"Status", on_status},
 };
+static const struct rpc_stream_method streams[] = {
+	{"GetContainerEvents", on_events},
+	{"StreamContainers", on_stream_containers},
+	{"StreamPodSandboxes", on_stream_images},
+};
 static const char *const quick[] = {"Version", NULL};
 static const struct rpc_service services[] = {
-	{SERVICE, methods, ARRAY_SIZE(methods), quick},
+	{SERVICE, methods, ARRAY_SIZE(methods), quick, streams, ARRAY_SIZE(streams)},
 	{.descriptor = &runtime__v1__image_service__descriptor},
 };
 
@@ -217,11 +265,12 @@ static void test_unary(void **state)
 				 "ListImages", &request.base, 0, &response, &err),
 		-EOPNOTSUPP);
 	assert_non_null(strstr(err.msg, "ListImages"));
-	Runtime__V1__GetEventsRequest events = RUNTIME__V1__GET_EVENTS_REQUEST__INIT;
-	assert_int_equal(rpc_client_call(client, SERVICE, "GetContainerEvents", &events.base, 0,
+	Runtime__V1__ListMetricDescriptorsRequest events =
+		RUNTIME__V1__LIST_METRIC_DESCRIPTORS_REQUEST__INIT;
+	assert_int_equal(rpc_client_call(client, SERVICE, "ListMetricDescriptors", &events.base, 0,
 				 &response, &err),
 		-EOPNOTSUPP);
-	assert_non_null(strstr(err.msg, "GetContainerEvents"));
+	assert_non_null(strstr(err.msg, "ListMetricDescriptors"));
 	rpc_client_free(client);
 }
 
@@ -505,6 +554,156 @@ static void test_bad_paths(void **state)
 	assert_null(rpc_server_stop(NULL, 0));
 }
 
+struct stream_client {
+	const struct fixture *f;
+	unsigned stop_after; /* messages; 0: none */
+	int stall_fd;        /* not read from until this is readable; 0: none */
+	unsigned messages, containers;
+	int result;
+	struct err err;
+};
+
+static int on_message(void *userdata, const ProtobufCMessage *message)
+{
+	struct stream_client *c = userdata;
+	if (message->descriptor == &runtime__v1__stream_containers_response__descriptor) {
+		const Runtime__V1__StreamContainersResponse *part = (const void *)message;
+		for (size_t i = 0; i < part->n_containers; i++)
+			assert_int_equal(atoi(part->containers[i]->id), c->containers++);
+	} else {
+		const Runtime__V1__ContainerEventResponse *event = (const void *)message;
+		assert_int_equal(event->created_at, c->messages);
+	}
+	if (c->stall_fd)
+		assert_true(wait_event(c->stall_fd, 20000));
+	c->stall_fd = 0;
+	return ++c->messages == c->stop_after;
+}
+
+static void *stream_events(void *arg)
+{
+	struct stream_client *c = arg;
+	struct rpc_client *client = dial(c->f);
+	Runtime__V1__GetEventsRequest request = RUNTIME__V1__GET_EVENTS_REQUEST__INIT;
+	c->result = rpc_client_stream(
+		client, SERVICE, "GetContainerEvents", &request.base, 0, on_message, c, &c->err);
+	rpc_client_free(client);
+	return NULL;
+}
+
+static int send_event(struct rpc_call *call, int64_t number, char *id)
+{
+	Runtime__V1__ContainerEventResponse event = RUNTIME__V1__CONTAINER_EVENT_RESPONSE__INIT;
+	event.created_at = number;
+	if (id)
+		event.container_id = id;
+	return rpc_call_send(call, &event.base, NULL);
+}
+
+static void test_stream(void **state)
+{
+	struct fixture *f = *state;
+	struct stream_client c = {.f = f};
+	pthread_t thread;
+	pthread_create(&thread, NULL, stream_events, &c);
+	assert_true(wait_event(f->running, 5000));
+	for (int i = 0; i < 500; i++)
+		assert_int_equal(send_event(f->stream, i, NULL), 0);
+	rpc_call_end(f->stream, NULL);
+	assert_int_equal(send_event(f->stream, 500, NULL), -EPIPE);
+	rpc_call_unref(f->stream);
+	pthread_join(thread, NULL);
+	assert_int_equal(c.result, 0);
+	assert_int_equal(c.messages, 500);
+}
+
+static void test_stream_error(void **state)
+{
+	struct fixture *f = *state;
+	struct stream_client c = {.f = f};
+	pthread_t thread;
+	pthread_create(&thread, NULL, stream_events, &c);
+	assert_true(wait_event(f->running, 5000));
+	struct err err = ERR_INIT;
+	err_set(&err, -EAGAIN, "later");
+	assert_int_equal(send_event(f->stream, 0, NULL), 0);
+	rpc_call_end(f->stream, &err);
+	rpc_call_unref(f->stream);
+	pthread_join(thread, NULL);
+	assert_true(c.result < 0);
+	assert_string_equal(c.err.msg, "later");
+	assert_int_equal(c.messages, 1);
+
+	struct rpc_client *client = dial(f);
+	Runtime__V1__StreamPodSandboxesRequest request =
+		RUNTIME__V1__STREAM_POD_SANDBOXES_REQUEST__INIT;
+	assert_int_equal(rpc_client_stream(client, SERVICE, "StreamPodSandboxes", &request.base, 0,
+				 on_message, &c, &err),
+		-ENOENT);
+	assert_string_equal(err.msg, "no such thing");
+	rpc_client_free(client);
+}
+
+/* The client cancels; whoever sends finds out and nothing is left. */
+static void test_stream_cancelled(void **state)
+{
+	struct fixture *f = *state;
+	struct stream_client c = {.f = f, .stop_after = 2};
+	pthread_t thread;
+	pthread_create(&thread, NULL, stream_events, &c);
+	assert_true(wait_event(f->running, 5000));
+	int r = 0;
+	for (int i = 0; i < 500 && r == 0; i++) {
+		r = send_event(f->stream, i, NULL);
+		poll(NULL, 0, 10);
+	}
+	assert_int_equal(r, -EPIPE);
+	assert_true(rpc_call_cancelled(f->stream));
+	rpc_call_unref(f->stream);
+	pthread_join(thread, NULL);
+	assert_int_equal(c.result, 0);
+	assert_int_equal(c.messages, 2);
+}
+
+/* A client that does not read is dropped with an error; whoever sends never waits. */
+static void test_stream_slow(void **state)
+{
+	struct fixture *f = *state;
+	struct stream_client c = {.f = f, .stall_fd = f->release};
+	_cleanup_free_ char *id = calloc(1, 100001);
+	memset(id, 0x61, 100000);
+	pthread_t thread;
+	pthread_create(&thread, NULL, stream_events, &c);
+	assert_true(wait_event(f->running, 5000));
+	int r = 0;
+	uint64_t begin = ev_now_ms();
+	int i;
+	for (i = 0; i < 5000 && r == 0; i++)
+		r = send_event(f->stream, i, id);
+	assert_int_equal(r, -EPIPE);
+	assert_in_range(i, 500, 4000);
+	assert_true(ev_now_ms() - begin < 10000);
+	rpc_call_unref(f->stream);
+	eventfd_write(f->release, 1000000);
+	pthread_join(thread, NULL);
+	assert_true(c.result < 0);
+	assert_non_null(strstr(c.err.msg, "not read fast enough"));
+}
+
+static void test_stream_list(void **state)
+{
+	struct fixture *f = *state;
+	struct stream_client c = {.f = f};
+	struct rpc_client *client = dial(f);
+	Runtime__V1__StreamContainersRequest request = RUNTIME__V1__STREAM_CONTAINERS_REQUEST__INIT;
+	assert_int_equal(rpc_client_stream(client, SERVICE, "StreamContainers", &request.base, 0,
+				 on_message, &c, NULL),
+		0);
+	rpc_client_free(client);
+	assert_int_equal(c.containers, LISTED);
+	assert_in_range(c.messages, 5, 10);
+}
+
 static int hang(const char *path)
 {
 	struct rpc_client *client = NULL;
@@ -531,6 +730,11 @@ int main(int argc, char **argv)
 		TEST(test_stop_grace),
 		TEST(test_stop_cancels),
 		TEST(test_quick_beside_waiting),
+		TEST(test_stream),
+		TEST(test_stream_error),
+		TEST(test_stream_cancelled),
+		TEST(test_stream_slow),
+		TEST(test_stream_list),
 		TEST(test_sockets),
 		TEST(test_bad_paths),
 	};
