@@ -241,6 +241,8 @@ int security_fill(Bulkhead__Agent__CreateContainerRequest *request,
 	const Runtime__V1__LinuxContainerSecurityContext *sc,
 	const Bulkhead__Store__ImageConfig *image, struct err *err);
 
+/* Of a pod's or a container's options: none but the node's, which are the guest's. */
+int security_check_userns(const Runtime__V1__NamespaceOption *ns, struct err *err);
 /* Whom the guest found it to run as. The record is not saved yet. */
 int security_record_user(Bulkhead__Store__Container *record,
 	const Bulkhead__Agent__CreateContainerResponse *answer, struct err *err);

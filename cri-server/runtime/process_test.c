@@ -535,13 +535,34 @@ static void a_configuration_without_a_linux_part_is_enough(void **state)
 
 /* ---- what is not built ---- */
 
-static void refuses_security_that_is_not_built(void **state)
+static void user_namespaces_are_checked_and_refused(void **state)
 {
 	(void)state;
 	struct fixture *f = fixture();
 	Runtime__V1__UserNamespace userns = RUNTIME__V1__USER_NAMESPACE__INIT;
+	Runtime__V1__IDMapping mapping = RUNTIME__V1__IDMAPPING__INIT,
+			       *mappings[] = {&mapping, &mapping};
+	mapping.host_id = 100000;
+	mapping.length = 65536;
 	f->ns.userns_options = &userns;
-	assert_refused(f, -EOPNOTSUPP, "user namespace");
+	userns.mode = RUNTIME__V1__NAMESPACE_MODE__NODE;
+	done(compose(f));
+	userns.uids = userns.gids = mappings;
+	userns.n_uids = userns.n_gids = 1;
+	assert_refused(f, -EINVAL, "at once");
+	userns.mode = RUNTIME__V1__NAMESPACE_MODE__POD;
+	assert_refused(f, -EOPNOTSUPP, "hostUsers");
+	userns.n_gids = 2;
+	assert_refused(f, -EINVAL, "one gid mapping is needed, there are 2");
+	userns.n_uids = 0;
+	assert_refused(f, -EINVAL, "one uid mapping is needed, there are 0");
+	userns.n_uids = userns.n_gids = 1;
+	mapping.container_id = 1;
+	assert_refused(f, -EINVAL, "id 0");
+	userns.mode = RUNTIME__V1__NAMESPACE_MODE__CONTAINER;
+	assert_refused(f, -EINVAL, "mode 1");
+	userns.mode = RUNTIME__V1__NAMESPACE_MODE__TARGET;
+	assert_refused(f, -EINVAL, "mode 3");
 }
 
 static void refuses_what_else_is_not_built(void **state)
@@ -652,7 +673,7 @@ int main(void)
 		cmocka_unit_test(apparmor_is_the_default_or_none),
 		cmocka_unit_test(pid_namespaces_are_the_pods_the_containers_or_the_guests),
 		cmocka_unit_test(a_configuration_without_a_linux_part_is_enough),
-		cmocka_unit_test(refuses_security_that_is_not_built),
+		cmocka_unit_test(user_namespaces_are_checked_and_refused),
 		cmocka_unit_test(refuses_what_else_is_not_built),
 		cmocka_unit_test(resources_are_carried_over),
 		cmocka_unit_test(negative_resources_are_no_limit),

@@ -50,9 +50,8 @@ static int check_linux(const Runtime__V1__LinuxPodSandboxConfig *linux, struct e
 		return err_set(err, -EOPNOTSUPP,
 			"hostNetwork: a pod that is a virtual machine cannot use the host's "
 			"network; give it a runtime class that uses runc");
-	if (ns && ns->userns_options &&
-		ns->userns_options->mode != RUNTIME__V1__NAMESPACE_MODE__NODE)
-		return err_set(err, -EOPNOTSUPP, "user namespaces: not built yet");
+	if (security_check_userns(ns, err) < 0)
+		return err->code;
 	return linux ? check_sysctls(linux, err) : 0;
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
-# What a container may do: seccomp, capabilities, users, namespaces, sysctls, hidden paths; and what a
-# privileged one reaches: all of its machine, nothing of the host.
+# What a container's process is and may do: signals, limits, seccomp, capabilities, users, namespaces, sysctls,
+# hidden paths; and what a privileged one reaches: all of its machine, nothing of the host.
 
 load lib/bulkheadd
 
@@ -30,7 +30,7 @@ make_image() {
 		install -m 0755 "$BUILD/tests/functional/reach" "$work/root/bin/reach" &&
 		tar_tree "$work/root" "$work/layer.tar" && umoci new --image "$1:latest" &&
 		add_layer "$1:latest" "$work/layer.tar" &&
-		configure_image "$1:latest" --config.cmd sh && rm -rf "$work"
+		configure_image "$1:latest" --config.cmd sh --config.stopsignal SIGUSR2 && rm -rf "$work"
 }
 
 # once SCRIPT [JQ-FILTER]: its output, from a container in the shared pod.
@@ -41,6 +41,30 @@ once() {
 # with CONTEXT SCRIPT: the same with a security context.
 with() {
 	once "$2" ".linux.security_context = $1"
+}
+
+# ---- process ----
+
+@test "the stop signal is the container's, else the image's" {
+	script='trap "exit 11" USR1; trap "exit 12" USR2; trap "exit 15" TERM; echo; while :; do sleep 0.1; done'
+	id=$(run_script "$POD" images "$script")
+	named=$(run_script "$POD" named "$script" '.stop_signal = 29')
+	for name in images named; do
+		eventually 10 test -s "$D/logs/pod/$name.log"
+	done
+	crictl stop -t 20 "$id" "$named"
+	[ "$(container_field "$id" .exitCode)" = 12 ]
+	[ "$(container_field "$named" .exitCode)" = 11 ]
+	crictl rm "$id" "$named"
+}
+
+@test "a process's limits, umask and OOM score, for exec'd ones too" {
+	limits='cat /proc/self/oom_score_adj; umask; ulimit -n; ulimit -Hn; ulimit -c; ulimit -u'
+	expected=$'500\n0022\n1024\n524288\n0\nunlimited'
+	[ "$(once "$limits" '.linux.resources.oom_score_adj = 500')" = "$expected" ]
+	id=$(run_container "$POD" limits '.linux.resources.oom_score_adj = 500')
+	[ "$(crictl exec -s "$id" sh -c "$limits")" = "$expected" ]
+	crictl rm -f "$id"
 }
 
 # ---- seccomp ----
@@ -156,6 +180,19 @@ localhost() {
 @test "orphans are reaped in the pod's PID namespace" {
 	run with '{namespace_options: {pid: 0}}' '(sleep 0.2 & sleep 0.3 &) ; sleep 1; ps -o stat,comm'
 	[[ $output != *Z* ]]
+}
+
+@test "what a pod's machine cannot do with namespaces is refused by its name, before anything is made" {
+	mappings='uids: [{host_id: 100000, container_id: 0, length: 65536}],
+		gids: [{host_id: 100000, container_id: 0, length: 65536}]'
+	userns='.linux.security_context.namespace_options.userns_options ='
+	refused Unimplemented hostUsers run_pod bad "$userns {mode: 0, $mappings}"
+	refused InvalidArgument "mode 1" run_pod bad "$userns {mode: 1, $mappings}"
+	refused InvalidArgument "one uid mapping" run_pod bad "$userns {mode: 0}"
+	refused Unimplemented hostNetwork run_pod bad '.linux.security_context.namespace_options.network = 2'
+	[ -z "$(crictl pods -q --name bad)" ]
+	# The node's IPC and processes mean the machine's: allowed, and harmless.
+	[ "$(with '{namespace_options: {ipc: 2, pid: 2}}' 'cat /proc/1/comm')" != sh ]
 }
 
 # ---- sysctls ----
