@@ -37,6 +37,8 @@
  */
 #define CONTAINER_SCRATCH "/run/scratch"
 #define CONTAINER_SHARE   "/run/share"
+/* The volumes that are file systems of the guest; volumes.h. */
+#define CONTAINER_VOLUMES "/run/volumes"
 /*
  * The pod's /dev/shm: POSIX shared memory belongs to the IPC namespace, which containers share.
  */

@@ -18,6 +18,7 @@
 #include "agent/rootfs.h"
 #include "agent/security.h"
 #include "agent/user.h"
+#include "agent/volumes.h"
 #include "common/fd.h"
 
 /* Exit codes of a child whose program never ran, as shells have them. */
@@ -98,7 +99,7 @@ static int init_root(const struct launch_init *launch, struct err *err)
 		rootfs_layers(request->layer_targets, request->n_layer_targets, err) < 0 ||
 		rootfs_overlay(request->n_layer_targets, launch->scratch, launch->project, &root,
 			err) < 0 ||
-		mounts_populate(root, request, err) < 0)
+		mounts_populate(root, request, err) < 0 || volumes_mount(root, request, err) < 0)
 		return err->code;
 	return rootfs_enter(root, err);
 }

@@ -117,8 +117,7 @@ static int mount_share(const char *tag, struct err *err)
 	int r = fd_mkdir_all(CONTAINER_SHARE, 0700, err);
 	if (r < 0)
 		return r;
-	if (mount(tag, CONTAINER_SHARE, "virtiofs", MS_NOSUID | MS_NODEV, NULL) < 0 &&
-		errno != EBUSY)
+	if (mount(tag, CONTAINER_SHARE, "virtiofs", MS_NODEV, NULL) < 0 && errno != EBUSY)
 		return err_errno(err, "mount the volumes' share '%s'", tag);
 	return 0;
 }

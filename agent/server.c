@@ -128,7 +128,11 @@ static const struct ttrpc_method methods[] = {
 	{"ListContainers", method_list_containers},
 	{"Stats", method_stats},
 	{"NextEvents", method_next_events},
+	{"MakeVolume", method_make_volume},
+	{"WriteVolume", method_write_volume},
+	{"RemoveVolumes", method_remove_volumes},
 	{"PowerOff", method_power_off},
+
 };
 
 static void forget_conn(struct server *server, unsigned i)

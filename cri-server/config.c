@@ -31,6 +31,7 @@ static const cyaml_schema_field_t hypervisor_fields[] = {
 	STRING("kernel", struct config_hypervisor, kernel),
 	STRING("initramfs", struct config_hypervisor, initramfs),
 	STRING("kernel_arguments", struct config_hypervisor, kernel_arguments),
+	STRING("virtiofsd", struct config_hypervisor, virtiofsd),
 	STRING("vsock_helper", struct config_hypervisor, vsock_helper),
 	NUMBER("boots_max", struct config_hypervisor, boots_max),
 	NUMBER("boot_timeout_ms", struct config_hypervisor, boot_timeout_ms),
@@ -164,6 +165,7 @@ static int fill_hypervisor(struct config *c, struct err *err)
 		  default_string(&hv->kernel, "/usr/lib/bulkhead/vmlinux") &&
 		  default_string(&hv->initramfs, "/usr/lib/bulkhead/initramfs.cpio") &&
 		  default_string(&hv->kernel_arguments, "") &&
+		  default_string(&hv->virtiofsd, "/usr/lib/qemu/virtiofsd") &&
 		  default_string(&hv->vsock_helper, "/usr/lib/bulkhead/bulkhead-vsock");
 	if (!ok)
 		return err_nomem(err);

@@ -16,6 +16,7 @@ struct config_hypervisor {
 	char *kernel;
 	char *initramfs;
 	char *kernel_arguments;
+	char *virtiofsd;
 	char *vsock_helper;
 	unsigned boots_max;
 	unsigned boot_timeout_ms;

@@ -271,14 +271,14 @@ static void write_nic(struct writer *writer, const struct hv_nic *nic, unsigned 
 	close_element(writer);
 }
 
-static void write_share(struct writer *writer, const char *directory)
+/* virtiofsd is started by us (share.h): QEMU connects to it. */
+static void write_share(struct writer *writer, const char *socket)
 {
 	open_element(writer, "filesystem");
 	attribute(writer, "type", "mount");
-	attribute(writer, "accessmode", "passthrough");
 	leaf(writer, "driver", "type", "virtiofs", "queue", "1024", NULL);
-	leaf(writer, "source", "dir", directory, NULL);
-	leaf(writer, "target", "dir", "pod", NULL);
+	leaf(writer, "source", "socket", socket, NULL);
+	leaf(writer, "target", "dir", HV_SHARE_TAG, NULL);
 	pci_address(writer, SLOT_SHARE);
 	close_element(writer);
 }
@@ -299,8 +299,8 @@ static void write_devices(struct writer *writer, const struct domain_xml *domain
 		write_scratch(writer, spec->scratch);
 	for (size_t i = 0; i < spec->n_nics; i++)
 		write_nic(writer, &spec->nics[i], SLOT_NIC + (unsigned)i);
-	if (spec->share)
-		write_share(writer, spec->share);
+	if (domain->share_socket)
+		write_share(writer, domain->share_socket);
 
 	open_element(writer, "serial");
 	attribute(writer, "type", "unix");

@@ -25,6 +25,7 @@ struct domain_xml {
 	const char *console_socket; /* QEMU connects to it */
 	const char *vhost_socket;   /* vhost-user-vsock's; NULL: the kernel's vhost-vsock, CID by
 				       libvirt */
+	const char *share_socket;   /* virtiofsd's; NULL: no share */
 };
 
 /* The domain; *ret is freed with free(). -ENOMEM, or -EINVAL for text that XML cannot hold. */

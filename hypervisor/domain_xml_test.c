@@ -31,7 +31,7 @@ static const struct hv_vm_spec plain_spec = {
 	.nics = nics,
 	.n_nics = 2,
 	.scratch = "/var/lib/x/scratch",
-	.share = "/run/x/share",
+	.share = true,
 };
 
 static const struct domain_xml plain = {
@@ -42,6 +42,7 @@ static const struct domain_xml plain = {
 	.arguments = "console=ttyS0",
 	.console_socket = "/run/c.sock",
 	.vhost_socket = "/run/v.sock",
+	.share_socket = "/run/s.sock",
 };
 
 /* The string value of an XPath expression; the caller frees it. */
@@ -102,14 +103,14 @@ static void test_hostile_text_stays_text(void **state)
 	struct err err = ERR_INIT;
 
 	(void)state;
-	spec.scratch = spec.share = HOSTILE;
+	spec.scratch = HOSTILE;
 	domain.spec = &spec;
 	domain.kernel = domain.arguments = domain.run_dir = domain.console_socket = HOSTILE;
-	domain.vhost_socket = HOSTILE;
+	domain.vhost_socket = domain.share_socket = HOSTILE;
 	xml = write_domain(&domain);
 	assert_xpath(xml, "count(/domain/devices/disk)", "1");
 	assert_xpath(xml, "/domain/devices/disk/source/@file", HOSTILE);
-	assert_xpath(xml, "/domain/devices/filesystem/source/@dir", HOSTILE);
+	assert_xpath(xml, "/domain/devices/filesystem/source/@socket", HOSTILE);
 	assert_xpath(xml, "/domain/os/kernel", HOSTILE);
 	assert_xpath(xml, "/domain/os/cmdline", HOSTILE);
 	assert_xpath(xml, "/domain/metadata/*/@run-dir", HOSTILE);

@@ -90,6 +90,11 @@ static int check_paths(const struct hv *hv, struct err *err)
 
 	if (r == 0)
 		r = check_path(hv, hv->config.initramfs, "guest initramfs", err);
+	if (r == 0 && access(hv->config.virtiofsd, X_OK) < 0)
+		r = err_errno(err,
+			"Find virtiofsd, which serves volumes, at %s (Debian: apt install "
+			"qemu-system-common)",
+			hv->config.virtiofsd);
 	if (r == 0 && !user_can(&hv->qemu_user, hv->config.run_dir, X_OK))
 		r = err_set(err, -EACCES, "QEMU's user %s cannot enter %s: chmod o+x",
 			hv->qemu_user.name, hv->config.run_dir);

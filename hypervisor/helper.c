@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -17,9 +18,10 @@
 #include "common/fd.h"
 #include "common/log.h"
 
-#define READY_TIMEOUT_MS 5000
-#define END_TIMEOUT_MS   2000
-#define FILE_SIZE_MAX    (1u << 20)
+#define READY_TIMEOUT_MS  5000
+#define END_TIMEOUT_MS    2000
+#define FILE_SIZE_MAX     (1u << 20)
+#define FOREIGN_LOG_BYTES 65536
 
 /* Field 22 of /proc/<pid>/stat: clock ticks from boot to the process's start. */
 static int read_start_time(pid_t pid, uint64_t *ret)
@@ -62,6 +64,8 @@ struct child {
 	int out;  /* stdout */
 	int log;  /* stderr */
 	int null; /* stdin */
+	int fd;   /* becomes 3; negative: none */
+	bool bounded;
 };
 
 static void __attribute__((noreturn)) run_child(const struct child *child)
@@ -76,14 +80,20 @@ static void __attribute__((noreturn)) run_child(const struct child *child)
 		_exit(127);
 	for (int i = 1; i < NSIG; i++)
 		signal(i, SIG_DFL);
-	/* Beyond the limit write(2) fails instead of ending the helper. */
-	signal(SIGXFSZ, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	setrlimit(RLIMIT_FSIZE, &limit);
+	if (child->bounded) {
+		/* Beyond the limit write(2) fails instead of ending the helper. */
+		signal(SIGXFSZ, SIG_IGN);
+		setrlimit(RLIMIT_FSIZE, &limit);
+	}
 	if (dup2(child->null, 0) < 0 || dup2(child->out, 1) < 0 || dup2(child->log, 2) < 0)
 		_exit(127);
-	syscall(SYS_close_range, 3, ~0U, 0);
+	if (child->fd == 3 && fcntl(3, F_SETFD, 0) < 0)
+		_exit(127);
+	if (child->fd >= 0 && child->fd != 3 && dup2(child->fd, 3) < 0)
+		_exit(127);
+	syscall(SYS_close_range, child->fd >= 0 ? 4 : 3, ~0U, 0);
 	if (chdir("/") < 0)
 		_exit(127);
 	execv(child->argv[0], (char *const *)child->argv);
@@ -117,6 +127,27 @@ static int fail_start(const struct helper *helper, const char *log_path, int cod
 		quoted);
 }
 
+/* A file in memory that does not grow: a guest that makes the program complain fills no disk. */
+static int open_bounded_log(struct err *err)
+{
+	_cleanup_close_ int log = memfd_create("log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+	if (log < 0 || ftruncate(log, FOREIGN_LOG_BYTES) < 0 ||
+		fcntl(log, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)
+		return err_errno(err, "Make a log in memory");
+	return TAKE_FD(log);
+}
+
+static int open_log(const struct helper *helper, const char *path, struct err *err)
+{
+	int log;
+
+	if (helper->foreign)
+		return open_bounded_log(err);
+	log = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
+	return log < 0 ? err_errno(err, "Open %s", path) : log;
+}
+
 static int open_pipe(int ret[2], struct err *err)
 {
 	if (pipe2(ret, O_CLOEXEC) < 0)
@@ -135,9 +166,11 @@ int helper_start(const struct helper *helper, struct err *err)
 
 	if (!log_path)
 		return err_nomem(err);
-	log = open(log_path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
-	if (log < 0 || null < 0)
-		return err_errno(err, "Start %s: open %s", helper->argv[0], log_path);
+	if (null < 0)
+		return err_errno(err, "Start %s: open /dev/null", helper->argv[0]);
+	log = open_log(helper, log_path, err);
+	if (log < 0)
+		return err_wrap(err, "Start %s", helper->argv[0]);
 	r = open_pipe(pair, err);
 	if (r < 0)
 		return r;
@@ -154,7 +187,15 @@ int helper_start(const struct helper *helper, struct err *err)
 		return err_errno(err, "Start %s: fork", helper->argv[0]);
 	if (pid == 0) {
 		close(go_write);
-		run_child(&(struct child){helper->argv, go_read, out_write, log, null});
+		run_child(&(struct child){
+			.argv = helper->argv,
+			.go = go_read,
+			.out = helper->foreign ? log : out_write,
+			.log = log,
+			.null = null,
+			.fd = helper->foreign ? helper->fd : -EBADF,
+			.bounded = !helper->foreign,
+		});
 	}
 	out_write = fd_close(out_write);
 	r = write_record(helper, pid, err);
@@ -167,6 +208,10 @@ int helper_start(const struct helper *helper, struct err *err)
 	r = fd_write_all(go_write, "g", 1, err);
 	if (r < 0)
 		return r;
+	if (helper->foreign) {
+		*helper->ret_log = TAKE_FD(log);
+		return 0;
+	}
 	r = wait_ready(out_read);
 	return r < 0 ? fail_start(helper, log_path, r, err) : 0;
 }
@@ -188,6 +233,24 @@ static int open_recorded(const char *record, pid_t *ret_pid)
 		return -ESRCH;
 	*ret_pid = pid;
 	return TAKE_FD(pidfd);
+}
+
+int helper_find(const char *dir, const char *name, pid_t *ret_pid, int *ret_pidfd, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s.pid", dir, name);
+	_cleanup_free_ char *record = NULL;
+	int r;
+
+	if (!path)
+		return err_nomem(err);
+	if (fd_read_file(path, 64, &record, NULL, NULL) == 0) {
+		r = open_recorded(record, ret_pid);
+		if (r >= 0) {
+			*ret_pidfd = r;
+			return 0;
+		}
+	}
+	return err_set(err, -ESRCH, "%s does not run", name);
 }
 
 int helper_end(const char *dir, const char *name, struct err *err)

@@ -219,9 +219,10 @@ static int copy_config(struct hv_config *to, const struct hv_config *from)
 	to->kernel = strdup(from->kernel);
 	to->initramfs = strdup(from->initramfs);
 	to->kernel_arguments = strdup(from->kernel_arguments);
+	to->virtiofsd = strdup(from->virtiofsd);
 	to->vsock_helper = strdup(from->vsock_helper);
 	if (!to->libvirt_uri || !to->run_dir || !to->kernel || !to->initramfs ||
-		!to->kernel_arguments || !to->vsock_helper)
+		!to->kernel_arguments || !to->virtiofsd || !to->vsock_helper)
 		return -ENOMEM;
 	return 0;
 }
@@ -233,6 +234,7 @@ static void config_done(struct hv_config *config)
 	free((char *)config->kernel);
 	free((char *)config->initramfs);
 	free((char *)config->kernel_arguments);
+	free((char *)config->virtiofsd);
 	free((char *)config->vsock_helper);
 }
 

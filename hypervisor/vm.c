@@ -17,6 +17,7 @@
 #include "hypervisor/domain_xml.h"
 #include "hypervisor/helper.h"
 #include "hypervisor/internal.h"
+#include "hypervisor/share.h"
 
 /*
  * quiet, for the serial port costs an exit per character; warnings and the panic are still seen. A
@@ -176,6 +177,32 @@ static int start_transport(const struct hv_vm *vm, char **ret_vhost, struct err 
 	return r;
 }
 
+/* What virtiofsd said, where it is the reason why QEMU did not start. */
+static void add_share_log(int log, struct err *err)
+{
+	char text[300], quoted[400];
+	ssize_t n = pread(log, text, sizeof(text) - 1, 0);
+
+	text[n > 0 ? n : 0] = '\0';
+	if (!text[0])
+		return;
+	log_escape(quoted, sizeof(quoted), text);
+	err_wrap(err, "virtiofsd said %s", quoted);
+}
+
+static int start_share(const struct hv_vm *vm, char **ret_socket, int *ret_log, struct err *err)
+{
+	const struct share share = {.dir = vm->dir, .program = vm->hv->config.virtiofsd};
+	_cleanup_free_ char *socket = NULL;
+	int r = share_start(&share, &socket, ret_log, err);
+
+	if (r == 0)
+		r = give_to_qemu(vm->hv, socket, err);
+	if (r == 0)
+		*ret_socket = TAKE_PTR(socket);
+	return r;
+}
+
 static int start_domain(struct hv_vm *vm, const char *xml, struct err *err)
 {
 	_cleanup_free_ char *live = NULL;
@@ -195,7 +222,8 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 	_cleanup_free_ char *console = str_printf("%s/console.sock", vm->dir);
 	_cleanup_free_ char *arguments = str_printf("%s%s %s", KERNEL_ARGUMENTS,
 		vm->hv->kvm ? "" : KERNEL_ARGUMENTS_TCG, vm->hv->config.kernel_arguments);
-	_cleanup_free_ char *vhost = NULL, *xml = NULL;
+	_cleanup_free_ char *vhost = NULL, *share = NULL, *xml = NULL;
+	_cleanup_close_ int share_log = -EBADF;
 	struct domain_xml domain = {
 		.spec = spec,
 		.run_dir = vm->hv->config.run_dir,
@@ -212,13 +240,21 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 	r = start_console(vm, console, err);
 	if (r == 0)
 		r = start_transport(vm, &vhost, err);
+	if (r == 0 && spec->share)
+		r = start_share(vm, &share, &share_log, err);
 	if (r == 0 && spec->scratch)
 		r = give_to_qemu(vm->hv, spec->scratch, err);
-	if (r < 0)
-		return r;
 	domain.vhost_socket = vhost;
-	r = domain_xml_write(&domain, &xml, err);
-	return r < 0 ? r : start_domain(vm, xml, err);
+	domain.share_socket = share;
+	if (r == 0)
+		r = domain_xml_write(&domain, &xml, err);
+	if (r == 0)
+		r = start_domain(vm, xml, err);
+	if (r == 0 && spec->share)
+		r = share_seal(vm->dir, err);
+	if (r < 0 && share_log >= 0)
+		add_share_log(share_log, err);
+	return r;
 }
 
 int hv_vm_create(struct hv *hv, const struct hv_vm_spec *spec, struct hv_vm **ret, struct err *err)
@@ -352,6 +388,32 @@ int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err)
 		virGetLastErrorCode() != VIR_ERR_DEVICE_MISSING)
 		return hv_fail(err, "Detach disk %u from machine %s", target, vm->id);
 	return 0;
+}
+
+int hv_vm_bind(struct hv_vm *vm, const char *name, int source, unsigned flags, struct err *err)
+{
+	return share_bind(vm->dir, name, source, flags, err);
+}
+
+int hv_vm_bind_writable(struct hv_vm *vm, const char *name, struct err *err)
+{
+	return share_writable(vm->dir, name, err);
+}
+
+int hv_vm_unbind(struct hv_vm *vm, const char *name, struct err *err)
+{
+	return share_unbind(vm->dir, name, err);
+}
+
+int hv_vm_each_bind(struct hv_vm *vm, int (*fn)(void *userdata, const char *name), void *userdata,
+	struct err *err)
+{
+	return share_each(vm->dir, fn, userdata, err);
+}
+
+int hv_vm_share_pidfd(struct hv_vm *vm, int *ret_pidfd, struct err *err)
+{
+	return share_pidfd(vm->dir, ret_pidfd, err);
 }
 
 int hv_vm_pid(struct hv_vm *vm)

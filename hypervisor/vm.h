@@ -32,6 +32,8 @@ struct hv_vm;
 #define HV_ID_MAX 64
 /* virtio-scsi targets that a disk may take. Target 0 is the scratch disk. */
 #define HV_DISK_TARGET_MAX 255
+/* How the guest finds the share. */
+#define HV_SHARE_TAG "pod"
 
 enum hv_accelerator {
 	HV_ACCELERATOR_AUTO, /* probe KVM, else TCG */
@@ -46,8 +48,9 @@ struct hv_config {
 	const char *kernel; /* uncompressed vmlinux with a PVH note */
 	const char *initramfs;
 	const char *kernel_arguments; /* appended to ours; "" for none */
-	const char *vsock_helper;     /* path of bulkhead-vsock; bulkhead-console lies beside it */
-	unsigned boots_max; /* machines between create and their first connect; others wait */
+	const char *virtiofsd;
+	const char *vsock_helper; /* path of bulkhead-vsock; bulkhead-console lies beside it */
+	unsigned boots_max;       /* machines between create and their first connect; others wait */
 };
 
 /* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must
@@ -96,7 +99,7 @@ struct hv_vm_spec {
 	const struct hv_nic *nics;
 	size_t n_nics;
 	const char *scratch; /* raw image file for target 0 */
-	const char *share;   /* directory for the virtiofs share "pod"; NULL: none */
+	bool share;          /* with a share for volumes, whose virtiofs tag is HV_SHARE_TAG */
 };
 
 /* Starts QEMU with its CPUs paused. Half a second under TCG. On failure nothing is left. */
@@ -127,6 +130,30 @@ int hv_vm_connect(
 int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struct err *err);
 /* Takes it away again; one that is not attached is success. */
 int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err);
+
+/*
+ * Volumes: hv_vm_bind() shows the guest the tree of mounts at `source` (any descriptor of a file or
+ * directory; borrowed) as <name> in the share's root, in place of what was there. It stays until
+ * hv_vm_unbind() or the machine's end, whatever becomes of this process. Names: 1 to 64 of
+ * [a-z0-9-]. Some milliseconds.
+ */
+enum {
+	HV_BIND_READ_ONLY = 1,       /* the topmost mount */
+	HV_BIND_READ_ONLY_BELOW = 2, /* all mounts */
+	HV_BIND_FOLLOW = 4, /* what is mounted below later, or unmounted, is so for the guest too */
+};
+int hv_vm_bind(struct hv_vm *vm, const char *name, int source, unsigned flags, struct err *err);
+/* One that was bound with HV_BIND_READ_ONLY alone may be written from now on. */
+int hv_vm_bind_writable(struct hv_vm *vm, const char *name, struct err *err);
+/* Success also where there is none. */
+int hv_vm_unbind(struct hv_vm *vm, const char *name, struct err *err);
+/* Calls fn for each name that is bound, or was about to be. */
+int hv_vm_each_bind(struct hv_vm *vm, int (*fn)(void *userdata, const char *name), void *userdata,
+	struct err *err);
+
+/* A pidfd of the process that serves the share, which the pod cannot do without. The caller closes
+ * it. */
+int hv_vm_share_pidfd(struct hv_vm *vm, int *ret_pidfd, struct err *err);
 
 /* QEMU's process id, 0 when unknown; for cgroups and statistics. */
 int hv_vm_pid(struct hv_vm *vm);

@@ -17,6 +17,7 @@
 #include "hypervisor/domain_xml.h"
 #include "hypervisor/helper.h"
 #include "hypervisor/internal.h"
+#include "hypervisor/share.h"
 
 /* The last event of a machine that we ended takes a millisecond; it is not waited for longer. */
 #define EVENT_TIMEOUT_MS 2000
@@ -215,6 +216,8 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 		r = transport_end(dir, err);
 	if (r == 0)
 		r = helper_end(dir, "console", err);
+	if (r == 0)
+		r = share_end(dir, err);
 	if (r == 0)
 		r = remove_log(hv, id, err);
 	if (r == 0)

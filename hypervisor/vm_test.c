@@ -58,6 +58,7 @@ static int open_hv(struct fixture *fixture, struct err *err)
 		.initramfs = getenv("BULKHEAD_INITRAMFS"),
 		/* The banner that the tests look for is a notice. */
 		.kernel_arguments = "loglevel=7",
+		.virtiofsd = "/usr/lib/qemu/virtiofsd",
 		.vsock_helper = fixture->helper,
 		.boots_max = 2,
 	};

@@ -23,3 +23,5 @@ $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-pro
 	grpc libprotobuf-c)
 # For tests/functional/security.bats.
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
+# For tests/functional/volumes.bats, mounted into its containers.
+$(call guest_program,volume_client,tests/functional,tests/functional/guest/volume_client.c,)

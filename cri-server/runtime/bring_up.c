@@ -344,6 +344,7 @@ static int configure_guest(struct bring_up *up, struct guest_network *g, struct 
 	request.dns = &dns;
 	request.sysctls = pointers;
 	request.n_sysctls = n_sysctls;
+	request.share_tag = (char *)HV_SHARE_TAG;
 	return agent_call(
 		up->machine->agent, "ConfigureSandbox", &request.base, CONFIGURE_MS, NULL, err);
 }
@@ -366,6 +367,10 @@ static int configure_run(void *subject, struct err *err)
 static int ready_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
+	int r = volumes_resume(up->sandbox, up->machine, err);
+	if (r < 0)
+		return r;
+
 	pthread_mutex_lock(&up->rt->lock);
 	up->sandbox->machine = TAKE_PTR(up->machine);
 	up->sandbox->settled = true;

@@ -311,6 +311,18 @@ static void layers_undo(void *subject)
 	img_release(cr->sandbox->runtime->images, cr->container->id);
 }
 
+static int volumes_run(void *subject, struct err *err)
+{
+	struct creation *cr = subject;
+	return volumes_attach(cr->container, cr->machine, cr->request, err);
+}
+
+static void volumes_undo(void *subject)
+{
+	struct creation *cr = subject;
+	volumes_release(cr->sandbox, cr->machine, cr->container);
+}
+
 int container_image_error(int r, struct err *err)
 {
 	if (r == -ENOENT || r == -EACCES || r == -EPERM)
@@ -371,6 +383,7 @@ static int created_run(void *subject, struct err *err)
 static const struct step create_steps[] = {
 	{"record", record_run, record_undo},
 	{"layers", layers_run, layers_undo},
+	{"volumes", volumes_run, volumes_undo},
 	{"guest", agent_run, agent_undo},
 	{"created", created_run, NULL},
 };
@@ -723,8 +736,11 @@ static int remove_from_guest(struct container *c, struct err *err)
 	if (!machine)
 		return 0; /* all of it went with the machine */
 	int r = agent_remove(machine, c->id, err);
-	if (r == 0)
+	if (r == 0) {
+		volumes_release(c->sandbox, machine, c);
 		disks_release(c->sandbox, machine, c);
+	}
+
 	machine_unref(machine);
 	return r;
 }

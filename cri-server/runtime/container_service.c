@@ -246,7 +246,10 @@ static void fill_status(Runtime__V1__ContainerStatus *status, Runtime__V1__Image
 	status->annotations =
 		(Runtime__V1__ContainerStatus__AnnotationsEntry **)config->annotations;
 	status->n_annotations = config->n_annotations;
+	status->mounts = config->mounts;
+	status->n_mounts = config->n_mounts;
 	status->log_path = c->record->log_path;
+
 	status->stop_signal = cri_signal(c->record->stop_signal);
 }
 

@@ -76,6 +76,7 @@ struct sandbox {
 	struct machine *machine;               /* runtime->lock; NULL: none (yet, or any more) */
 	bool settled;                          /* runtime->lock; the agent's events may be taken */
 	uint32_t last_target;                  /* op; where the last disk was attached */
+	struct mirror *mirror;                 /* op; there while there is a machine */
 	struct step_times times;               /* of the bring-up; zero after a restart */
 	Bulkhead__Agent__StatsResponse *usage; /* runtime->lock; the last sample, NULL: none */
 	bool usage_slow;                       /* runtime->lock; it did not answer the last time */
@@ -196,6 +197,20 @@ int disks_attach(struct sandbox *sandbox, struct machine *machine, char *const *
 /* Detaches what no container of the sandbox but `except` needs. `op` is held. */
 void disks_release(
 	struct sandbox *sandbox, struct machine *machine, const struct container *except);
+
+/* volumes.c; `op` is held for all of them */
+/*
+ * Makes the volumes that the container's mounts ask for, unless its pod has them, and adds to the
+ * request how the agent mounts them. What was made when it fails is volumes_release()'s to take
+ * away.
+ */
+int volumes_attach(struct container *c, struct machine *machine,
+	Bulkhead__Agent__CreateContainerRequest *request, struct err *err);
+/* Takes away what no container of the sandbox but `except` needs. */
+void volumes_release(
+	struct sandbox *sandbox, struct machine *machine, const struct container *except);
+/* For a machine whose agent answers: starts the sandbox's mirror and takes up what is recorded. */
+int volumes_resume(struct sandbox *sandbox, struct machine *machine, struct err *err);
 
 /* container.c */
 struct container *container_new(struct sandbox *sandbox, const char *id,

@@ -88,6 +88,7 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 		.nics = nics,
 		.n_nics = spec->n_nics,
 		.scratch = spec->scratch,
+		.share = true,
 	};
 	struct machine *machine = NULL;
 	int r = machine_new(rt, sandbox_id, &machine, err);

@@ -161,6 +161,9 @@ static int revive(struct sandbox *sandbox, struct err *err)
 	if (r != 0)
 		return r;
 	r = reconnect(sandbox, machine, err);
+	if (r == 0)
+		r = volumes_resume(sandbox, machine, err);
+
 	if (r < 0) {
 		machine_unref(machine);
 		return r;

@@ -174,6 +174,7 @@ static int open_hypervisor(struct runtime *rt, struct err *err)
 		.kernel = c->kernel,
 		.initramfs = c->initramfs,
 		.kernel_arguments = c->kernel_arguments,
+		.virtiofsd = c->virtiofsd,
 		.vsock_helper = c->vsock_helper,
 		.boots_max = c->boots_max,
 	};
@@ -258,9 +259,7 @@ struct runtime *runtime_close(struct runtime *rt)
 	worker_stop(&rt->keeper);
 	struct sandbox *sandbox;
 	while ((sandbox = TAILQ_FIRST(&rt->sandboxes))) {
-		struct machine *machine = sandbox->machine;
-		sandbox->machine = NULL;
-		machine_unref(machine);
+		sandbox_drop_machine(sandbox);
 		struct container *c, *next;
 		for (c = TAILQ_FIRST(&rt->containers); c; c = next) {
 			next = TAILQ_NEXT(c, link);

@@ -15,6 +15,7 @@
 
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/mirror.h"
 
 #define CALL_MS     10000 /* an answer of the agent that needs no waiting in the guest */
 #define POWEROFF_MS 3000  /* for the guest to end by itself */
@@ -157,6 +158,7 @@ void sandbox_drop_machine(struct sandbox *sandbox)
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	struct machine *machine = TAKE_PTR(sandbox->machine);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
+	sandbox->mirror = mirror_free(sandbox->mirror);
 	machine_unref(machine);
 }
 

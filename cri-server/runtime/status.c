@@ -55,7 +55,8 @@ static int answer_status(struct runtime *rt, bool verbose,
 	size_t n = rt->config->n_handlers;
 	_cleanup_free_ Runtime__V1__RuntimeHandler *handlers = calloc(n, sizeof(*handlers));
 	_cleanup_free_ Runtime__V1__RuntimeHandler **pointers = calloc(n, sizeof(*pointers));
-	Runtime__V1__RuntimeHandlerFeatures none = RUNTIME__V1__RUNTIME_HANDLER_FEATURES__INIT;
+	Runtime__V1__RuntimeHandlerFeatures handler_features =
+		RUNTIME__V1__RUNTIME_HANDLER_FEATURES__INIT;
 	Runtime__V1__RuntimeFeatures features = RUNTIME__V1__RUNTIME_FEATURES__INIT;
 	if (!handlers || !pointers)
 		return err_nomem(err);
@@ -63,9 +64,10 @@ static int answer_status(struct runtime *rt, bool verbose,
 		pointers[i] = &handlers[i];
 		runtime__v1__runtime_handler__init(&handlers[i]);
 		handlers[i].name = rt->config->handlers[i].name;
-		handlers[i].features = &none;
+		handlers[i].features = &handler_features;
 	}
 	features.supplemental_groups_policy = true;
+	handler_features.recursive_read_only_mounts = true;
 	status.conditions = conditions;
 	status.n_conditions = 2;
 	response.status = &status;

@@ -1,0 +1,66 @@
+/*
+ * What busybox-static lacks for looking at volumes from inside a container:
+ *
+ *	volume_client watch DIRECTORY     prints the name in each inotify event, one a line
+ *	volume_client lock FILE           locks it and sleeps; exits with 1 when it is locked
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+static int watch(const char *directory)
+{
+	char buffer[sizeof(struct inotify_event) + NAME_MAX + 1]
+		__attribute__((aligned(__alignof__(struct inotify_event))));
+	int fd = inotify_init1(0);
+
+	if (fd < 0 || inotify_add_watch(fd, directory, IN_ALL_EVENTS) < 0) {
+		perror(directory);
+		return 1;
+	}
+	printf("%s: watching\n", directory);
+	for (;;) {
+		ssize_t n;
+
+		fflush(stdout);
+		n = read(fd, buffer, sizeof(buffer));
+		if (n <= 0)
+			return 1;
+		for (char *at = buffer; at < buffer + n;) {
+			const struct inotify_event *event = (const void *)at;
+
+			printf("%s: %x %s\n", directory, event->mask,
+				event->len ? event->name : "");
+			at += sizeof(*event) + event->len;
+		}
+	}
+}
+
+static int lock(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT, 0644);
+
+	if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		perror(path);
+		return 1;
+	}
+	puts("locked");
+	fflush(stdout);
+	pause();
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && strcmp(argv[1], "watch") == 0)
+		return watch(argv[2]);
+	if (argc == 3 && strcmp(argv[1], "lock") == 0)
+		return lock(argv[2]);
+	fprintf(stderr, "usage: volume_client watch DIRECTORY | lock FILE\n");
+	return 2;
+}
