@@ -27,6 +27,7 @@ struct rpc_client {
 	grpc_channel *channel;
 	grpc_completion_queue *queue;
 	int interrupt_fd;
+	grpc_status_code status; /* of the last call */
 };
 
 /* What gRPC fills in during a call. */
@@ -87,6 +88,11 @@ struct rpc_client *rpc_client_free(struct rpc_client *client)
 void rpc_client_set_interrupt(struct rpc_client *client, int fd)
 {
 	client->interrupt_fd = fd;
+}
+
+grpc_status_code rpc_client_status(const struct rpc_client *client)
+{
+	return client->status;
 }
 
 static int pack(const ProtobufCMessage *request, grpc_byte_buffer **ret, struct err *err)
@@ -243,6 +249,7 @@ int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor 
 	if (r < 0)
 		return r;
 	bool interrupted = run_call(client, e.call, e.message, &e.answer);
+	client->status = e.answer.status;
 	return settle(&e.answer, interrupted, method, e.method->output, ret_response, err);
 }
 
@@ -301,6 +308,7 @@ int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescripto
 	if (enough || r < 0)
 		grpc_call_cancel(e.call, NULL);
 	interrupted = run_batch(client, e.call, &status, 1) || interrupted;
+	client->status = e.answer.status;
 	if (enough || r < 0)
 		return r;
 	return e.answer.status == GRPC_STATUS_OK

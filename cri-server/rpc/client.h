@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <grpc/status.h>
 #include <protobuf-c/protobuf-c.h>
 #include <stdint.h>
 
@@ -42,3 +43,6 @@ int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescripto
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
 	int (*on_message)(void *userdata, const ProtobufCMessage *message), void *userdata,
 	struct err *err);
+
+/* What the server answered to the last call that was made; more exact than the errno. */
+grpc_status_code rpc_client_status(const struct rpc_client *client);

@@ -1,15 +1,15 @@
 /*
- * errno ↔ gRPC status: the one table (codes as containerd's errgrpc chooses them for the same
- * condition).
+ * errno ↔ gRPC status: the only tables. docs/errors.md has what containerd and bulkheadd answer to
+ * each mistake of a client.
  */
 #pragma once
 
 #include <grpc/status.h>
 
-/* For a negative errno; what the table does not have is UNKNOWN, as containerd answers. */
+/* For a negative errno: the few codes that containerd's CRI service answers, else UNKNOWN. */
 grpc_status_code rpc_status_from_errno(int code);
 
-/* The negative errno for a status; the inverse where there is one, else -EIO. */
+/* The negative errno for a status of any runtime; -EIO where none fits. */
 int rpc_status_to_errno(grpc_status_code status);
 
 /* "NOT_FOUND" … for people. */

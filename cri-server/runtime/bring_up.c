@@ -452,6 +452,8 @@ int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *conf
 	struct bring_up up = {.rt = rt, .sandbox = sandbox, .call = call, .handler = handler};
 	r = steps_run(
 		bring_up_steps, ARRAY_SIZE(bring_up_steps), &up, caller_gone, &sandbox->times, err);
+	if (r == -ENOENT) /* a plugin, a kernel: nothing that the client named */
+		r = err->code = -EIO;
 	net_pod_info_free(up.network);
 	free(up.scratch);
 	bool nothing_left = r < 0 && !up.leftover;

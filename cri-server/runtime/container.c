@@ -421,7 +421,7 @@ static int run_creation(struct creation *cr, struct err *err)
 			err, -ENOENT, "image '%s' is not on this node; pull it first", reference);
 	cr->machine = sandbox_machine(cr->sandbox, err);
 	if (!cr->machine)
-		return -EBADFD;
+		return err->code = -ENOENT; /* as containerd, which finds no task */
 	struct step_times times;
 	return steps_run(create_steps, ARRAY_SIZE(create_steps), cr, NULL, &times, err);
 }

@@ -92,7 +92,7 @@ METHOD(container_service_stop)
 		container_unref(c);
 		if (r < 0)
 			return r;
-	} else if (err->code != -ENOENT || !req->container_id[0]) {
+	} else if (err->code != -ENOENT) {
 		return err->code; /* one that is gone is stopped */
 	}
 	Runtime__V1__StopContainerResponse response = RUNTIME__V1__STOP_CONTAINER_RESPONSE__INIT;
@@ -115,7 +115,7 @@ METHOD(container_service_remove)
 		container_unref(c);
 		if (r < 0)
 			return r;
-	} else if (err->code != -ENOENT || !req->container_id[0]) {
+	} else if (err->code != -ENOENT) {
 		return err->code;
 	}
 	Runtime__V1__RemoveContainerResponse response =

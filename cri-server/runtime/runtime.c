@@ -101,6 +101,10 @@ void id_search_offer(struct id_search *search, const char *id, void *candidate)
 
 void *id_search_end(const struct id_search *search, const char *noun, struct err *err)
 {
+	if (!search->id[0]) {
+		err_set(err, -EINVAL, "the %s id is empty", noun);
+		return NULL;
+	}
 	if (search->ambiguous) {
 		err_set(err, -EINVAL, "%s id '%.64s' is the beginning of several; give more of it",
 			noun, search->id);

@@ -100,7 +100,7 @@ static int with_sandbox(struct runtime *rt, const char *id,
 {
 	struct sandbox *sandbox = sandbox_find(rt, id, err);
 	if (!sandbox)
-		return err->code == -ENOENT && id[0] ? 0 : err->code;
+		return err->code == -ENOENT ? 0 : err->code;
 	pthread_mutex_lock(&sandbox->op);
 	int r = sandbox_check_found(sandbox, NULL) < 0 ? 0 : fn(sandbox, err);
 	pthread_mutex_unlock(&sandbox->op);

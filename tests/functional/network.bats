@@ -5,6 +5,7 @@ load lib/bulkheadd
 
 setup_file() {
 	instance_setup
+	dual_stack
 	start_bulkheadd
 	pull_busybox
 	# A machine elsewhere: a namespace behind a link of its own, with no route back to the pods.
@@ -14,17 +15,20 @@ setup_file() {
 	ip address add "10.216.${SUBNET##*.}.1/24" dev "${NET}r0"
 	ip link set "${NET}r0" up
 	ip -n "$REMOTE" address add "10.216.${SUBNET##*.}.2/24" dev r1
+	ip address add "${V6}:ffff::1/64" dev "${NET}r0" nodad
+	ip -n "$REMOTE" address add "${V6}:ffff::2/64" dev r1 nodad
 	ip -n "$REMOTE" link set r1 up
 	ip -n "$REMOTE" link set lo up
 	HOST_PORT=$((20000 + RANDOM % 10000))
 	POD=$(run_pod one ".dns_config = {servers: [\"192.0.2.1\", \"192.0.2.2\"], searches: [\"a.example\"],
 		options: [\"ndots:3\"]} | .port_mappings = [{protocol: 0, container_port: 8080,
-		host_port: $HOST_PORT}]")
+		host_port: $HOST_PORT}, {protocol: 1, container_port: 8053, host_port: $HOST_PORT}]")
 	OTHER=$(run_pod two)
 	ID=$(run_container "$POD" main)
 	ADDRESS=$(pod_field "$POD" .network.ip)
 	OTHER_ADDRESS=$(pod_field "$OTHER" .network.ip)
-	export HOST_PORT POD OTHER ID ADDRESS OTHER_ADDRESS
+	ADDRESS6=$(pod_field "$POD" '.network.additionalIps[0].ip')
+	export HOST_PORT POD OTHER ID ADDRESS ADDRESS6 OTHER_ADDRESS
 }
 
 teardown_file() {
@@ -33,10 +37,17 @@ teardown_file() {
 	instance_teardown
 }
 
+# The bridge's second range and route are of IPv6, below a prefix of this instance.
+dual_stack() {
+	export V6=fd00:215:${SUBNET##*.}
+	jq --arg subnet "$V6:1::/64" '.plugins[0].ipam |= (.ranges += [[{subnet: $subnet}]] |
+		.routes += [{dst: "::/0"}])' "$FT/cni/10-$NET.conflist" >"$FT/dual.conflist"
+	mv "$FT/dual.conflist" "$FT/cni/10-$NET.conflist"
+}
+
 inside() {
 	crictl exec -s "$ID" "$@"
 }
-
 
 @test "the pod's address answers from the host" {
 	ping -c 1 -W 5 "$ADDRESS"
@@ -54,6 +65,36 @@ inside() {
 	run ip -n "$REMOTE" route get "$ADDRESS"
 	[ "$status" -ne 0 ]
 	inside ping -c 1 -W 5 "10.216.${SUBNET##*.}.2"
+}
+
+@test "the pod reaches outside by TCP, over IPv4 and IPv6" {
+	run ip -6 -n "$REMOTE" route get "$ADDRESS6"
+	[ "$status" -ne 0 ]
+	for address in "10.216.${SUBNET##*.}.2" "$V6:ffff::2"; do
+		ip netns exec "$REMOTE" /bin/busybox nc -l -p 9000 -e echo "at $address" 3>&- &
+		eventually 5 ip netns exec "$REMOTE" sh -c "ss -ltn | grep 9000"
+		[ "$(inside nc -w 5 "$address" 9000)" = "at $address" ]
+		wait $!
+	done
+}
+
+@test "the pod has an IPv6 address, and host and pods reach one another by it" {
+	[[ $ADDRESS6 == "$V6:1::"* ]]
+	ping -6 -c 1 -W 5 "$ADDRESS6"
+	inside ping -6 -c 1 -W 5 "$V6:1::1"
+	inside ping -6 -c 1 -W 5 "$(pod_field "$OTHER" '.network.additionalIps[0].ip')"
+}
+
+# Datagrams that came to no port of the guest, which asks nobody but itself.
+lost_datagrams() {
+	inside cat /proc/net/snmp | awk '/^Udp: [0-9]/ {print $3}'
+}
+
+@test "a host port of UDP leads into the pod too" {
+	before=$(lost_datagrams)
+	[ "$before" -ge 0 ]
+	ip netns exec "$REMOTE" bash -c "echo hello >/dev/udp/10.216.${SUBNET##*.}.1/$HOST_PORT"
+	eventually 5 eval '[ "$(lost_datagrams)" -eq $((before + 1)) ]'
 }
 
 @test "a host port leads to the container, from the host and from elsewhere" {

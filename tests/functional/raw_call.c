@@ -1,7 +1,7 @@
 /*
- * raw_call SOCKET METHOD [SECONDS] <REQUEST: calls a method of the RuntimeService with a packed
- * request, such as crictl would not make. A refusal is printed as "code = NAME desc = …", and the
- * exit code is then 1.
+ * raw_call SOCKET METHOD [SECONDS] <REQUEST: calls a method of CRI with a packed request, such as
+ * crictl would not make. A refusal is printed as "code = NAME desc = …", and the exit code is
+ * then 1.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +33,10 @@ int main(int argc, char **argv)
 	}
 	const ProtobufCMethodDescriptor *method =
 		protobuf_c_service_descriptor_get_method_by_name(service, argv[2]);
+	if (!method) {
+		service = &runtime__v1__image_service__descriptor;
+		method = protobuf_c_service_descriptor_get_method_by_name(service, argv[2]);
+	}
 	ProtobufCMessage *request = method ? read_request(method) : NULL;
 	if (!request) {
 		fputs("raw_call: no such method, or its request cannot be read\n", stderr);
@@ -46,7 +50,9 @@ int main(int argc, char **argv)
 	if (r == 0)
 		r = rpc_client_call(client, service, argv[2], request, timeout_ms, &response, &err);
 	if (r < 0)
-		printf("code = %s desc = %s\n", rpc_status_name(rpc_status_from_errno(r)), err.msg);
+		printf("code = %s desc = %s\n",
+			client ? rpc_status_name(rpc_client_status(client)) : "UNAVAILABLE",
+			err.msg);
 	protobuf_c_message_free_unpacked(request, NULL);
 	if (response)
 		protobuf_c_message_free_unpacked(response, NULL);

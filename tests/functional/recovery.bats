@@ -90,7 +90,7 @@ crash() {
 	[ "$(container_field "$id" .reason)" = Error ]
 	[ -n "$(container_field "$id" .message)" ]
 	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
-	refused FailedPrecondition "does not run" create_container "$pod" more
+	refused NotFound "does not run" create_container "$pod" more
 	crictl rm "$id"
 	remove_pod "$pod"
 }
