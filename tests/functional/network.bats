@@ -127,7 +127,7 @@ lost_datagrams() {
 		.plugins += [{type: "bandwidth", capabilities: {bandwidth: true}}]' "$FT/cni/10-$NET.conflist" >"$FT/cni/05.conflist"
 	id=$(run_pod small '.annotations = {"cni.bulkhead.io/mac": "02:fe:00:00:01:02",
 		"kubernetes.io/ingress-bandwidth": "10M"}')
-	refused InvalidArgument kubernetes.io/egress-bandwidth crictl runp <(pod_config wrong \
+	refused Unknown kubernetes.io/egress-bandwidth crictl runp <(pod_config wrong \
 		'.annotations = {"kubernetes.io/egress-bandwidth": "fast"}')
 	rm "$FT/cni/05.conflist"
 	c=$(run_container "$id" main)

