@@ -105,8 +105,7 @@ static int sweep(struct img *img, struct err *err)
 	_cleanup_free_ char *blobs = str_printf("%s/sha256", img->blobs);
 	if (!blobs)
 		return err_nomem(err);
-	img->sweep_wanted = img->unsettled;
-	if (img->unsettled)
+	if (img->n_open)
 		return 0;
 	int r = sweep_records(img, err);
 	if (r == 0)
@@ -128,7 +127,7 @@ int img_collect(struct img *img, struct err *err)
 
 struct img_need {
 	struct img *img;
-	bool settled;
+	bool open;
 	struct {
 		char **digests;
 		size_t n;
@@ -143,7 +142,6 @@ struct img_need *img_need_new(struct img *img)
 	need->img = img;
 	pthread_mutex_lock(&img->lock);
 	img->n_needs++;
-	img->unsettled++;
 	img_unlock(img);
 	return need;
 }
@@ -168,14 +166,23 @@ int img_need_file(struct img_need *need, enum img_kind kind, const char *digest,
 	return r;
 }
 
+void img_need_open(struct img_need *need)
+{
+	pthread_mutex_lock(&need->img->lock);
+	if (!need->open)
+		need->img->n_open++;
+	need->open = true;
+	img_unlock(need->img);
+}
+
 static void settle_locked(struct img_need *need)
 {
 	struct img *img = need->img;
-	if (need->settled)
+	if (!need->open)
 		return;
-	need->settled = true;
-	img->unsettled--;
-	if (img->sweep_wanted && !img->unsettled)
+	need->open = false;
+	img->n_open--;
+	if (!img->n_open) /* it may have brought what it never named */
 		sweep(img, NULL);
 }
 
@@ -193,8 +200,6 @@ struct img_need *img_need_free(struct img_need *need)
 	struct img *img = need->img;
 	pthread_mutex_lock(&img->lock);
 	img->n_needs--;
-	/* It may have brought what it never got to name. */
-	img->sweep_wanted |= !need->settled;
 	for (int kind = 0; kind < IMG_KINDS; kind++)
 		img_needs_release(img, kind, need->files[kind].digests, need->files[kind].n);
 	settle_locked(need);

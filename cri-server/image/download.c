@@ -78,6 +78,8 @@ static int begin_copy(struct download *d, struct err *err)
 {
 	struct pull *p = d->pull;
 	int r = 0;
+	if (!p->manifest.config_digest[0] || p->manifest.converted)
+		img_need_open(p->need);
 	pthread_mutex_lock(&p->img->lock);
 	if (!must_wait(p)) {
 		p->copy = COPY_RUNS;

@@ -173,9 +173,8 @@ void img_file_release(struct img *img, enum img_kind kind, const char *digest)
 		return;
 	forget_size(img, file);
 	tdelete(file, &img->files[kind], compare);
-	if (img->unsettled)
-		img->sweep_wanted = true;
-	else
+	/* Else the sweep comes that looks for it. */
+	if (!img->loading && (kind == IMG_LAYER || !img->n_open))
 		img_file_discard(img, kind, digest);
 	free(file);
 }

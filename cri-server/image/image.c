@@ -179,7 +179,7 @@ static int check_image(struct img *img, const Bulkhead__Store__Image *record, st
 static int drop_unusable(struct img *img, struct err *err)
 {
 	int r = 0;
-	img->unsettled++;
+	img->loading = true;
 	for (size_t at = 0; at < img->n_images && r == 0;) {
 		const struct img_image *image = img->images[at];
 		const Bulkhead__Store__Image *record = image->record;
@@ -198,7 +198,7 @@ static int drop_unusable(struct img *img, struct err *err)
 		img_needs_release(img, IMG_LAYER, record->layers, record->n_layers);
 		img_list_remove(img, at);
 	}
-	img->unsettled--;
+	img->loading = false;
 	return r;
 }
 

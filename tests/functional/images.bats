@@ -246,3 +246,10 @@ fails() {
 	remove_pod "$pod"
 	[ "$(image_files)" -eq 0 ]
 }
+
+@test "an image that is converted on the way leaves no file beside its own" {
+	push_image "$FT/img:latest" "127.0.0.1:$PORT/docker:1" --format v2s2
+	crictl pull "127.0.0.1:$PORT/docker:1"
+	crictl rmi "127.0.0.1:$PORT/docker:1"
+	[ "$(image_files)" -eq 0 ]
+}
