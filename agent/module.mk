@@ -8,7 +8,7 @@ AGENT_PKGS := libprotobuf-c libcap
 
 # What runs containers. A library of its own: its tests bring a disk_wait() for loop devices.
 AGENT_CONTAINER_SOURCES := agent/container.c agent/container_exec.c agent/container_host.c \
-	agent/clone.c agent/launch.c agent/program.c agent/rootfs.c agent/mounts.c \
+	agent/clone.c agent/launch.c agent/program.c agent/rootfs.c agent/implied.c agent/mounts.c \
 	agent/volumes.c agent/volume_write.c \
 	agent/devices.c agent/mount_fs.c agent/root_path.c agent/cgroup.c \
 	agent/cgroup_devices.c agent/usage.c agent/usage_process.c agent/quota.c agent/user.c \

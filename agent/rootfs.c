@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "agent/disk.h"
+#include "agent/implied.h"
 #include "agent/mount_fs.h"
 #include "agent/quota.h"
 #include "common/fd.h"
@@ -115,6 +116,8 @@ int rootfs_overlay(
 	_cleanup_close_ int merged = open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (merged < 0)
 		return err_errno(err, "open the overlay");
+	if (implied_settle(n_layers, merged, err) < 0)
+		return err->code;
 	_cleanup_close_ int root = -EBADF;
 	if (mount_copy(merged, &root, err) < 0)
 		return err->code;

@@ -25,3 +25,7 @@ $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-pro
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
 # For tests/functional/volumes.bats, mounted into its containers.
 $(call guest_program,volume_client,tests/functional,tests/functional/guest/volume_client.c,)
+# For tests/functional/layers.bats: random images, and their trees as text.
+$(call program,layer-generate,tests/layers,tests/layers/generate.c,common,libarchive)
+$(call program,layer-overlay,tests/layers,tests/layers/overlay.c tests/layers/list.c,agent-container common,)
+$(call guest_program,layer-list,tests/layers,tests/layers/list_main.c tests/layers/list.c,)

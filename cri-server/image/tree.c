@@ -226,9 +226,10 @@ static int make_dir(struct tree *tree, struct erofs *e, struct tree_dir *dir, st
 		r = pack(dir, &w);
 	if (r == 0 && dir->opaque)
 		r = erofs_add_xattr(attrs, UNPACK_OPAQUE_XATTR, "y", 1, err);
-	const char implied = (char)('0' + dir->implied + 2 * dir->implied_below);
+	const char implied = (char)('0' + dir->implied * LAYER_IMPLIED +
+				    dir->implied_below * LAYER_IMPLIED_BELOW);
 	if (r == 0 && implied != '0')
-		r = erofs_add_xattr(attrs, UNPACK_IMPLIED_XATTR, &implied, 1, err);
+		r = erofs_add_xattr(attrs, LAYER_IMPLIED_XATTR, &implied, 1, err);
 	if (r < 0)
 		return r;
 	attrs->nlink = 2 + w.subdirs;

@@ -175,6 +175,7 @@ static int step(struct unpacking *u, struct tree_dir **dir, const char *name, bo
 	if (r != 0)
 		return r;
 	made->dir->opaque = node != NULL;
+	made->dir->implied = node == NULL; /* it is none of the lower layers' */
 	*dir = made->dir;
 	return 0;
 }
@@ -226,6 +227,8 @@ static int take_xattrs(struct archive_entry *entry, struct erofs_attrs *attrs, s
 		bool acl = strncmp(name, "system.", 7) == 0;
 		if (strncmp(name, "trusted.", 8) == 0 || (!plain && strncmp(name, "user.", 5) == 0))
 			continue;
+		if (!size)
+			continue; /* pax: a value of no length is none */
 		if (acl && (S_ISLNK(attrs->mode) || (!directory && strstr(name, "default"))))
 			continue;
 		int r = erofs_add_xattr(attrs, name, value, size, err);
@@ -314,13 +317,12 @@ static int take_directory(struct unpacking *u, struct tree_dir *parent, const ch
 	struct tree_node *old = *name ? tree_find(parent, name) : u->tree.root->node, *node = old;
 	int r = 0;
 	if (!old || !old->dir) {
-		bool hides = old && old->whiteout;
 		r = tree_new_dir(&u->tree, &node, err);
 		if (r == 0)
 			r = tree_put(&u->tree, parent, name, node, err);
 		if (r < 0)
 			return r;
-		node->dir->opaque = hides;
+		node->dir->opaque = old != NULL; /* something else was put over what is below */
 	}
 	struct tree_dir *dir = node->dir;
 	u->tree.bytes += attrs->xattrs_len;
@@ -390,8 +392,10 @@ static int whiteout(struct unpacking *u, struct tree_dir *dir, const char *name,
 		return err_set(err, -EBADMSG, "the layer has an entry '%s%s'", WHITEOUT, name);
 	struct tree_node *node = tree_find(dir, name);
 	if (node) {
-		if (node->dir)
+		if (node->dir) {
 			node->dir->opaque = true;
+			node->dir->implied = false;
+		}
 		return 0;
 	}
 	const struct erofs_attrs attrs = {.mode = S_IFCHR, .nlink = 1};

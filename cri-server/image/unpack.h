@@ -20,13 +20,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "agent/proto/layer.h"
 #include "common/err.h"
 
 /* Of a directory that hides what lower layers have in it; of the root, too. */
 #define UNPACK_OPAQUE_XATTR "trusted.overlay.opaque"
-/* "1": a directory without an entry of its own; "2": one below is; "3": both. overlayfs hides the
- * attribute from containers. */
-#define UNPACK_IMPLIED_XATTR "trusted.overlay.bulkhead"
 
 struct unpack_limits {
 	uint64_t bytes; /* of the uncompressed stream; also of all files together, holes counted */

@@ -309,7 +309,7 @@ static void test_implied_directories_are_marked(void **state)
 	put_file(l, "later/file", "x");
 	put_dir(l, "later");
 	unpacks(l);
-	const char *const name = UNPACK_IMPLIED_XATTR;
+	const char *const name = LAYER_IMPLIED_XATTR;
 	assert_int_equal(lgetxattr(at(l, ""), name, value, sizeof(value)), 1);
 	assert_int_equal(value[0], '3');
 	assert_int_equal(lgetxattr(at(l, "own"), name, value, sizeof(value)), 1);
