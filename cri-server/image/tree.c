@@ -174,6 +174,7 @@ int tree_put(struct tree *tree, struct tree_dir *dir, const char *name, struct t
 /* ---- the end ---- */
 
 struct writing {
+	bool covered;
 	struct erofs_dir packer;
 	uint32_t subdirs;
 	int r;
@@ -187,6 +188,8 @@ static void add_entry(const void *at, VISIT visit, void *userdata)
 	if (w->r < 0 || visit == preorder || visit == endorder)
 		return;
 	const struct tree_node *node = entry->node;
+	if (node->whiteout && w->covered)
+		return;
 	const struct erofs_dirent dirent = {entry->name, node->nid, node->mode};
 	w->subdirs += node->dir && strcmp(entry->name, ".") != 0 && strcmp(entry->name, "..") != 0;
 	w->r = erofs_dir_add(&w->packer, &dirent, w->err);
@@ -195,8 +198,18 @@ static void add_entry(const void *at, VISIT visit, void *userdata)
 		w->r = erofs_set_nlink(w->packer.e, node->nid, node->nlink, w->err);
 }
 
+/* What is below an opaque directory meets nothing of lower layers: whiteouts there hide nothing,
+ * and overlayfs would show them in the list of a directory that it does not merge. */
+static bool is_covered(const struct tree_dir *dir)
+{
+	while (!dir->opaque && dir != dir->parent)
+		dir = dir->parent;
+	return dir->opaque;
+}
+
 static int pack(const struct tree_dir *dir, struct writing *w)
 {
+	w->covered = is_covered(dir);
 	twalk_r(dir->entries, add_entry, w);
 	return w->r < 0 ? w->r : erofs_dir_add(&w->packer, NULL, w->err);
 }

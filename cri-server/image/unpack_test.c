@@ -367,8 +367,11 @@ static void test_opaque(void **state)
 	put(l, entry("dir", S_IFDIR | 0700), NULL);
 	put_file(l, "dir/.wh..wh..opq", NULL);
 	put_file(l, "dir/x", "x");
+	put_file(l, "dir/.wh.needless", NULL);
+	put_file(l, "dir/sub/.wh.needless", NULL);
 	put_file(l, ".wh..wh..opq", NULL);
 	unpacks(l);
+	assert_true(absent(l, "dir/needless") && absent(l, "dir/sub/needless"));
 	assert_true(is_opaque(l, "missing"));
 	assert_true(is_opaque(l, "dir"));
 	assert_true(is_opaque(l, "."));

@@ -12,8 +12,9 @@
  *   - entries below a symbolic link, and hard links to a file, of a lower layer: umoci follows them
  *     through all layers; containerd and Docker, whose layers are directories of their own, do not;
  *   - a new directory without an entry: unpackers give it the time of the day;
- *   - an opaque marker after a directory below it that a lower layer has too: umoci, which removes
- *     what is in that one, leaves it the time of the removal;
+ *   - an opaque marker after something in a directory below it that a lower layer has too: umoci,
+ *     which removes what else is in that one, leaves it, and the time of the removal; and a
+ *     whiteout of a directory after such a marker in it;
  *   - attributes in "trusted.": containerd drops them;
  *   - times after 2262: umoci counts nanoseconds in 64 bits.
  */
@@ -285,17 +286,26 @@ static void add_whiteout(struct generator *g, const char *path)
 {
 	char marker[PATH_SIZE + 8];
 	struct path *p = path_of(g, path);
-	if (p->here != NONE || p->below == NONE || hidden(g, path) || strlen(path) > 240)
+	if (p->here != NONE || p->opaque || p->below == NONE || hidden(g, path) ||
+		strlen(path) > 240)
 		return;
-	for (size_t i = 0; i < g->n; i++)
-		if (g->paths[i].here != NONE && is_below(g->paths[i].name, path))
-			return;
+	if (has_entries(g, path))
+		return;
 	make_way(g, path);
 	const char *base = strrchr(path, '/');
 	base = base ? base + 1 : path;
 	snprintf(marker, sizeof(marker), "%.*s.wh.%s", (int)(base - path), path, base);
 	put_marker(g, marker);
 	note(g, path, WHITEOUT);
+}
+
+/* Whether this layer has something below the directory. */
+static bool has_entries(const struct generator *g, const char *path)
+{
+	for (size_t i = 0; i < g->n; i++)
+		if (g->paths[i].here != NONE && is_below(g->paths[i].name, path))
+			return true;
+	return false;
 }
 
 static void add_opaque(struct generator *g, const char *path)
@@ -306,8 +316,8 @@ static void add_opaque(struct generator *g, const char *path)
 	if (p->here != DIR_KIND && (p->here != NONE || p->below != DIR_KIND || hidden(g, path)))
 		return;
 	for (size_t i = 0; i < g->n; i++)
-		if (g->paths[i].here == DIR_KIND && g->paths[i].below == DIR_KIND &&
-			is_below(g->paths[i].name, path))
+		if (g->paths[i].below == DIR_KIND && is_below(g->paths[i].name, path) &&
+			(g->paths[i].here == DIR_KIND || has_entries(g, g->paths[i].name)))
 			return;
 	snprintf(marker, sizeof(marker), "%s/.wh..wh..opq", path);
 	put_marker(g, marker);
