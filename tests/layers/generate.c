@@ -282,6 +282,15 @@ static void add_hardlink(struct generator *g, const char *path)
 	note(g, path, kind);
 }
 
+/* Whether this layer has something below the directory. */
+static bool has_entries(const struct generator *g, const char *path)
+{
+	for (size_t i = 0; i < g->n; i++)
+		if (g->paths[i].here != NONE && is_below(g->paths[i].name, path))
+			return true;
+	return false;
+}
+
 static void add_whiteout(struct generator *g, const char *path)
 {
 	char marker[PATH_SIZE + 8];
@@ -297,15 +306,6 @@ static void add_whiteout(struct generator *g, const char *path)
 	snprintf(marker, sizeof(marker), "%.*s.wh.%s", (int)(base - path), path, base);
 	put_marker(g, marker);
 	note(g, path, WHITEOUT);
-}
-
-/* Whether this layer has something below the directory. */
-static bool has_entries(const struct generator *g, const char *path)
-{
-	for (size_t i = 0; i < g->n; i++)
-		if (g->paths[i].here != NONE && is_below(g->paths[i].name, path))
-			return true;
-	return false;
 }
 
 static void add_opaque(struct generator *g, const char *path)
