@@ -7,6 +7,7 @@
 #include "cri-server/cli/cli.h"
 #include "cri-server/cli/image_commands.h"
 #include "cri-server/cli/output.h"
+#include "cri-server/cli/progress.h"
 
 int cli_pull(struct cli *cli, const char *image, char **ret_ref, struct err *err)
 {
@@ -18,7 +19,9 @@ int cli_pull(struct cli *cli, const char *image, char **ret_ref, struct err *err
 
 	/* How long it takes is the registry's affair; the server has a limit of its own. */
 	cli_note("Pulling %s ...", image);
+	struct progress *progress = progress_start(cli, image);
 	int r = cli_call(cli, CLI_IMAGES, "PullImage", &request.base, 0, &response, err);
+	progress_stop(progress);
 	if (r < 0)
 		return err_wrap(err, "pull %s", image);
 	*ret_ref = TAKE_PTR(response->image_ref);

@@ -1,4 +1,4 @@
-CLI_SOURCES := $(addprefix cri-server/cli/,main.c lists.c image_commands.c exec.c logs.c rm.c run.c timings.c \
+CLI_SOURCES := $(addprefix cri-server/cli/,main.c lists.c image_commands.c progress.c exec.c logs.c rm.c run.c timings.c \
 	find.c pod.c check.c check_machine.c check_network.c check_programs.c)
 CLI_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c
 # What has unit tests of its own.
