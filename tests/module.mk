@@ -12,7 +12,7 @@ lint:
 lint-flags: $(GENERATED)
 	@echo -std=c11 $(CPPFLAGS) $(shell pkg-config --cflags $(LINT_PKGS))
 
-$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c process.c raw.c results.c),\
+$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c process.c pull.c raw.c results.c),\
 	cli rpc cri-proto common,grpc jansson libprotobuf-c)
 $(call program,fill_images,tests/bench,tests/bench/fill_images.c,store common,sqlite3 libprotobuf-c)
 # For tests/functional/image-crash.bats.

@@ -24,11 +24,14 @@
 #include "tests/bench/clock.h"
 #include "tests/bench/cri.h"
 #include "tests/bench/process.h"
+#include "tests/bench/pull.h"
 #include "tests/bench/raw.h"
 #include "tests/bench/results.h"
 
 /* Memory is looked at when what came up has come to rest. */
 #define SETTLE_MS 1000
+/* A pull is long, and does not vary as a boot does. */
+#define PULL_ROUNDS 3
 
 /* What the second server has. */
 #define IMAGES 1000
@@ -37,6 +40,7 @@ struct bench {
 	/* As given. */
 	const char *socket, *images_socket, *image, *dir, *output;
 	uint64_t rounds, server_pid;
+	struct pull_bench pull;
 	/* Made on the way. */
 	struct rpc_client *client, *images_client;
 	char *image_ref;
@@ -243,6 +247,8 @@ static int measure(struct bench *bench, struct err *err)
 		if (r == 0)
 			r = measure_list(bench, err);
 	}
+	if (r == 0)
+		r = pull_measure(&bench->pull, &bench->results, err);
 	/* What the server has for itself alone and what it shares: the more severe figure. */
 	if (r == 0)
 		r = process_memory_mib((pid_t)bench->server_pid, "Rss", &mib, err);
@@ -284,19 +290,33 @@ int main(int argc, char **argv)
 			"an image with busybox's programs"},
 		{"dir", 0, OPTION_STRING, &bench.dir, "DIR", "for logs and the raw machine's disk"},
 		{"rounds", 0, OPTION_NUMBER, &bench.rounds, "N", "default 10"},
+		{"images-dir", 0, OPTION_STRING, &bench.pull.ours.directory, "DIR",
+			"where bulkheadd has images"},
+		{"containerd", 0, OPTION_STRING, &bench.pull.baseline.socket, "PATH",
+			"where containerd serves"},
+		{"containerd-dir", 0, OPTION_STRING, &bench.pull.baseline.directory, "DIR",
+			"containerd's root"},
+		{"pull", 0, OPTION_STRING, &bench.pull.first, "REF", "a large image"},
+		{"pull-shared", 0, OPTION_STRING, &bench.pull.shared, "REF",
+			"one that has all its layers but one"},
 		{"output", 0, OPTION_STRING, &bench.output, "FILE", "the results as JSON"},
 	};
 	struct err err = ERR_INIT;
 	char **rest;
 	int r = options_parse(options, ARRAY_SIZE(options), argv + 1, &rest, &err);
-	if (r != 0 || *rest || !bench.socket || !bench.images_socket || !bench.server_pid ||
-		!bench.image || !bench.dir || !bench.output || bench.rounds == 0 ||
+	if (r != 0 || *rest || !bench.socket || !bench.server_pid || !bench.image || !bench.dir ||
+		!bench.output || !bench.images_socket || !bench.pull.ours.directory ||
+		!bench.pull.baseline.socket || !bench.pull.baseline.directory ||
+		!bench.pull.first || !bench.pull.shared || bench.rounds == 0 ||
 		bench.rounds > RESULTS_SAMPLES_MAX) {
 		fprintf(stderr, "%s%sbulkhead-bench takes all of these:\n", err.msg,
 			err.msg[0] ? "; " : "");
 		options_help(stderr, options, ARRAY_SIZE(options));
 		return 2;
 	}
+	bench.pull.ours.socket = bench.socket;
+	bench.pull.server_pid = (pid_t)bench.server_pid;
+	bench.pull.rounds = PULL_ROUNDS;
 	signal(SIGPIPE, SIG_IGN);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (run(&bench, &err) < 0) {

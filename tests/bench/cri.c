@@ -55,6 +55,18 @@ int cri_list_images(struct rpc_client *client, size_t expected, struct err *err)
 	return n == expected ? 0 : err_set(err, -EBADMSG, "%zu images instead of %zu", n, expected);
 }
 
+int cri_remove_image(struct rpc_client *client, const char *image, struct err *err)
+{
+	Runtime__V1__RemoveImageRequest request = RUNTIME__V1__REMOVE_IMAGE_REQUEST__INIT;
+	Runtime__V1__ImageSpec spec = RUNTIME__V1__IMAGE_SPEC__INIT;
+	_cleanup_message_ ProtobufCMessage *response = NULL;
+	spec.image = (char *)image;
+	request.image = &spec;
+	int r = rpc_client_call(client, &runtime__v1__image_service__descriptor, "RemoveImage",
+		&request.base, CALL_MS, &response, err);
+	return r < 0 ? err_wrap(err, "RemoveImage") : 0;
+}
+
 int cri_run_pod(struct rpc_client *client, const char *name, const char *log_directory,
 	char **ret_id, struct err *err)
 {

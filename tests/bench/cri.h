@@ -10,6 +10,8 @@
 #include "cri-server/rpc/client.h"
 
 int cri_pull(struct rpc_client *client, const char *image, char **ret_ref, struct err *err);
+/* With all its names where it is named by id; none is success. */
+int cri_remove_image(struct rpc_client *client, const char *image, struct err *err);
 
 /* -EBADMSG: there are not so many. */
 int cri_list_images(struct rpc_client *client, size_t expected, struct err *err);

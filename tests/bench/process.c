@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,4 +64,40 @@ int process_memory_mib(pid_t pid, const char *field, double *ret, struct err *er
 		return err_set(err, -ESRCH, "%s has no %s: has the process ended?", path, field);
 	*ret = (double)kib / 1024;
 	return 0;
+}
+
+static pid_t parent_of(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[32];
+	int parent = 0;
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (fd_read_file(path, SMAPS_MAX, &text, NULL, NULL) < 0)
+		return 0;
+	const char *end = strrchr(text, ')'); /* a name may hold anything */
+	return end && sscanf(end, ") %*c %d", &parent) == 1 ? parent : 0;
+}
+
+static bool descends(pid_t pid, pid_t root)
+{
+	for (int depth = 0; pid > 1 && depth < PROCESSES_MAX; depth++) {
+		if (pid == root)
+			return true;
+		pid = parent_of(pid);
+	}
+	return false;
+}
+
+double process_tree_memory_mib(pid_t root)
+{
+	_cleanup_(dir_closep) DIR *dir = opendir("/proc");
+	const struct dirent *entry;
+	double sum = 0, mib;
+	while (dir && (entry = readdir(dir))) {
+		pid_t pid = atoi(entry->d_name);
+		if (pid > 0 && descends(pid, root) &&
+			process_memory_mib(pid, "Pss", &mib, NULL) == 0)
+			sum += mib;
+	}
+	return sum;
 }

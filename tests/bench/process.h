@@ -12,6 +12,9 @@
 
 #define PROCESSES_MAX 16
 
+/* What a process and all its descendants hold in memory, "Pss", in MiB; 0 when it has ended. */
+double process_tree_memory_mib(pid_t root);
+
 /*
  * The processes on whose command lines a machine's id stands: its QEMU and its helpers. Returns
  * their number; -ENOBUFS beyond PROCESSES_MAX.

@@ -41,8 +41,7 @@ void results_print(const struct results *results, FILE *out);
 
 /*
  * Writes the rows as a JSON array of {name, unit, median, baseline, ratio, bar, holds}; what has no
- * meaning for a row is null. baseline is the baseline's median and ratio the median over it. A bar
- * is of the ratio, or, where the unit is MiB, of the median itself, or, with a baseline, of what
- * the median adds to it.
+ * meaning for a row is null. baseline is the baseline's median and ratio the median over it. What
+ * a bar bounds, the ratio, the median or what that adds to the baseline, is in the table.
  */
 int results_write(const struct results *results, const char *path, struct err *err);
