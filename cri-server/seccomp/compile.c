@@ -127,29 +127,28 @@ static int fill(scmp_filter_ctx ctx, const struct profile *profile, struct err *
 	return 0;
 }
 
-/* The program, behind `room` bytes. */
-static int export_program(
-	scmp_filter_ctx ctx, size_t room, uint8_t **ret, size_t *ret_len, struct err *err)
+/* The program, behind the n instructions of the prologue. */
+static int export_program(scmp_filter_ctx ctx, const struct sock_filter *prologue, size_t n,
+	struct filter *ret, struct err *err)
 {
 	_cleanup_close_ int fd = memfd_create("seccomp", MFD_CLOEXEC);
 	struct stat st;
 	int r = fd < 0 ? -errno : seccomp_export_bpf(ctx, fd);
 	if (r < 0 || fstat(fd, &st) < 0)
 		return err_set(err, r < 0 ? r : -errno, "export the program");
-	size_t len = (size_t)st.st_size;
-	if (room + len > PROGRAM_MAX)
+	size_t len = (size_t)st.st_size, before = n * sizeof(*prologue);
+	if (before + len > PROGRAM_MAX)
 		return err_set(err, -E2BIG,
 			"it compiles to %zu instructions, and a kernel takes %d",
-			(room + len) / sizeof(struct sock_filter), BPF_MAXINSNS);
-	uint8_t *program = malloc(room + len);
+			(before + len) / sizeof(struct sock_filter), BPF_MAXINSNS);
+	_cleanup_free_ uint8_t *program = malloc(before + len);
 	if (!program)
 		return err_nomem(err);
-	if (pread(fd, program + room, len, 0) != (ssize_t)len) {
-		free(program);
+	memcpy(program, prologue, before);
+	if (pread(fd, program + before, len, 0) != (ssize_t)len)
 		return err_set(err, -EIO, "read the program");
-	}
-	*ret = program;
-	*ret_len = room + len;
+	ret->program = TAKE_PTR(program);
+	ret->len = before + len;
 	return 0;
 }
 
@@ -163,12 +162,10 @@ int profile_compile(const struct profile *profile, struct filter *ret, struct er
 	struct filter filter = {.flags = profile->flags};
 	int r = fill(ctx, profile, err);
 	if (r == 0)
-		r = export_program(ctx, n * sizeof(*prologue), &filter.program, &filter.len, err);
+		r = export_program(ctx, prologue, n, &filter, err);
 	seccomp_release(ctx);
 	if (r < 0)
 		return r;
-	if (n)
-		memcpy(filter.program, prologue, n * sizeof(*prologue));
 	*ret = filter;
 	return 0;
 }

@@ -142,7 +142,13 @@ static int parse_arg(
 	return parse_operator(op, place, &ret->op, err);
 }
 
-static int parse_names(const json_t *object, const char *place, size_t *n_all,
+/* Of the whole profile. */
+struct counts {
+	size_t names;
+	size_t conditions;
+};
+
+static int parse_names(const json_t *object, const char *place, struct counts *counts,
 	struct profile_rule *rule, struct err *err)
 {
 	const json_t *names = NULL;
@@ -151,8 +157,8 @@ static int parse_names(const json_t *object, const char *place, size_t *n_all,
 	size_t n = json_array_size(names);
 	if (n == 0)
 		return wrong(err, place, "no names");
-	*n_all += n;
-	if (*n_all > PROFILE_NAMES_MAX)
+	counts->names += n;
+	if (counts->names > PROFILE_NAMES_MAX)
 		return err_set(err, -EINVAL, "more than %d names", PROFILE_NAMES_MAX);
 	rule->names = calloc(n, sizeof(char *));
 	if (!rule->names)
@@ -168,19 +174,23 @@ static int parse_names(const json_t *object, const char *place, size_t *n_all,
 	return 0;
 }
 
-static int parse_rule(const json_t *object, const char *place, size_t *n_all,
+static int parse_rule(const json_t *object, const char *place, struct counts *counts,
 	struct profile_rule *rule, struct err *err)
 {
 	const json_t *args = NULL;
 	if (!json_is_object(object))
 		return wrong(err, place, "not an object");
-	if (parse_names(object, place, n_all, rule, err) < 0 ||
+	if (parse_names(object, place, counts, rule, err) < 0 ||
 		parse_action(object, "action", "errnoRet", place, &rule->action, err) < 0 ||
 		array_member(object, "args", place, &args, err) < 0)
 		return err->code;
 	if (json_array_size(args) > PROFILE_ARGS_MAX)
 		return err_set(
 			err, -EINVAL, "%s: more than %d conditions", place, PROFILE_ARGS_MAX);
+	counts->conditions += rule->n_names * json_array_size(args);
+	if (counts->conditions > PROFILE_CONDITIONS_MAX)
+		return err_set(err, -EINVAL, "more than %d conditions in all rules",
+			PROFILE_CONDITIONS_MAX);
 	for (; rule->n_args < json_array_size(args); rule->n_args++) {
 		if (parse_arg(json_array_get(args, rule->n_args), place, &rule->args[rule->n_args],
 			    err) < 0)
@@ -192,7 +202,7 @@ static int parse_rule(const json_t *object, const char *place, size_t *n_all,
 static int parse_rules(const json_t *root, struct profile *profile, struct err *err)
 {
 	const json_t *syscalls = NULL;
-	size_t n_all = 0;
+	struct counts counts = {0};
 	if (array_member(root, "syscalls", "profile", &syscalls, err) < 0)
 		return err->code;
 	size_t n = json_array_size(syscalls);
@@ -205,7 +215,7 @@ static int parse_rules(const json_t *root, struct profile *profile, struct err *
 		char place[PLACE_MAX];
 		snprintf(place, sizeof(place), "syscalls[%zu]", profile->n_rules);
 		const json_t *rule = json_array_get(syscalls, profile->n_rules);
-		if (parse_rule(rule, place, &n_all, &profile->rules[profile->n_rules++], err) < 0)
+		if (parse_rule(rule, place, &counts, &profile->rules[profile->n_rules++], err) < 0)
 			return err->code;
 	}
 	return 0;

@@ -24,8 +24,10 @@
 
 #define PROFILE_FILE_MAX  (1u << 20)
 #define PROFILE_RULES_MAX 1024
-#define PROFILE_NAMES_MAX 8192 /* of all rules */
-#define PROFILE_ARGS_MAX  6
+#define PROFILE_NAMES_MAX 4096 /* of all rules */
+/* Of all rules, each name counted: libseccomp's time grows with their cube. */
+#define PROFILE_CONDITIONS_MAX 256
+#define PROFILE_ARGS_MAX       6
 
 enum profile_arch {
 	PROFILE_X86_64 = 1 << 0,

@@ -15,9 +15,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct profile profile;
 	struct filter filter;
-	if (size > PROFILE_FILE_MAX || profile_parse((const char *)data, size, &profile, NULL) < 0)
+	struct err err = ERR_INIT;
+	if (size > PROFILE_FILE_MAX || profile_parse((const char *)data, size, &profile, &err) < 0)
 		return 0;
-	if (size <= COMPILE_MAX && profile_compile(&profile, &filter, NULL) == 0)
+	if (size <= COMPILE_MAX && profile_compile(&profile, &filter, &err) == 0)
 		filter_done(&filter);
 	profile_done(&profile);
 	return 0;

@@ -176,6 +176,14 @@ sequence() {
 	crictl rm "$id"
 }
 
+@test "a line of megabytes without an end comes out whole, and what follows it too" {
+	id=$(run_script "$POD" endless 'seq 1 500000 | tr "\n" " "; echo; echo after; seq 1 1000 >&2')
+	wait_state "$id" CONTAINER_EXITED 90
+	[ "$(output_of pod endless | sha256sum)" = "$({ seq 1 500000 | tr '\n' ' '; echo; echo after; } | sha256sum)" ]
+	sequence <(output_of pod endless stderr) 1000
+	crictl rm "$id"
+}
+
 @test "nothing is lost of what twenty containers print just before they exit" {
 	for n in $(seq 20); do
 		id=$(run_script "$POD" "burst$n" 'seq 2000; echo end >&2')
