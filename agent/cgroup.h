@@ -47,8 +47,19 @@ uint64_t cgroup_oom_kills(int cgroup);
 
 /*
  * The device rules of unprivileged containers, those of runc: mknod of anything, and the use of
- * null, zero, full, random, urandom, tty, console, ptmx and pts. The descriptor is a BPF program
- * for cgroup_devices_attach().
+ * null, zero, full, random, urandom, tty, console, ptmx and pts; and `more`, unless it is NULL. The
+ * descriptor is a BPF program for cgroup_devices_attach().
  */
-int cgroup_devices_load(int *ret_program, struct err *err);
+#define DEVICE_RULES_MAX 64
+struct device_rules {
+	uint32_t n;
+	struct {
+		uint32_t type;   /* BPF_DEVCG_DEV_BLOCK or _CHAR */
+		uint32_t access; /* BPF_DEVCG_ACC_… */
+		uint32_t major;
+		uint32_t minor;
+	} rules[DEVICE_RULES_MAX];
+};
+
+int cgroup_devices_load(const struct device_rules *more, int *ret_program, struct err *err);
 int cgroup_devices_attach(int program, int cgroup, struct err *err);

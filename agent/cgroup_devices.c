@@ -68,9 +68,28 @@ static size_t verdict(struct bpf_insn *at, int value)
 	return 2;
 }
 
-int cgroup_devices_load(int *ret_program, struct err *err)
+/* Skips n instructions when reg has one of the bits. */
+static struct bpf_insn when_any(int reg, uint32_t bits, int n)
 {
-	struct bpf_insn p[16 + 4 * ARRAY_SIZE(allowed)];
+	struct bpf_insn insn = unless(reg, bits, n);
+	insn.code = BPF_JMP32 | BPF_JSET | BPF_K;
+	return insn;
+}
+
+/* The verdict is yes for one device and what may be done with it. */
+static size_t allow(struct bpf_insn *at, const struct device_rules *more, uint32_t i)
+{
+	size_t n = 0;
+	at[n++] = unless(TYPE, more->rules[i].type, 5);
+	at[n++] = unless(MAJOR, more->rules[i].major, 4);
+	at[n++] = unless(MINOR, more->rules[i].minor, 3);
+	at[n++] = when_any(ACCESS, ~more->rules[i].access & 0xffff, 2);
+	return n + verdict(at + n, 1);
+}
+
+int cgroup_devices_load(const struct device_rules *more, int *ret_program, struct err *err)
+{
+	struct bpf_insn p[16 + 4 * ARRAY_SIZE(allowed) + 6 * DEVICE_RULES_MAX];
 	size_t n = 0;
 	/* access_type holds the access in its upper half and the type in its lower. */
 	p[n++] = load(TYPE, offsetof(struct bpf_cgroup_dev_ctx, access_type));
@@ -81,7 +100,10 @@ int cgroup_devices_load(int *ret_program, struct err *err)
 	p[n++] = alu(BPF_RSH, ACCESS, 16);
 	p[n++] = unless(ACCESS, BPF_DEVCG_ACC_MKNOD, 2);
 	n += verdict(p + n, 1);
+	for (uint32_t i = 0; more && i < more->n && i < DEVICE_RULES_MAX; i++)
+		n += allow(p + n, more, i);
 	/* Past the next test, a jump over the refusal. */
+
 	p[n++] = unless(TYPE, BPF_DEVCG_DEV_CHAR, 1);
 	p[n++] = (struct bpf_insn){.code = BPF_JMP | BPF_JA, .off = 2};
 	n += verdict(p + n, 0);

@@ -74,8 +74,18 @@ static void started(struct container *c, pid_t pid, const struct err *err)
 	c->start_done(c->start_userdata, err->code ? 0 : pid, err);
 }
 
+/* The program that all share, or one of its own for a container that has more devices. */
+static int attach_devices(const struct container *c, struct err *err)
+{
+	_cleanup_close_ int own = -EBADF;
+	if (c->ready.devices.n && cgroup_devices_load(&c->ready.devices, &own, err) < 0)
+		return err->code;
+	return cgroup_devices_attach(own >= 0 ? own : c->host->device_program, c->cgroup, err);
+}
+
 /*
- * The child is ready and waits. The device rules come only now: it had to open its layers' disks.
+ * The child is ready and waits.
+ The device rules come only now: it had to open its layers' disks.
  */
 static void on_socket(void *userdata, uint32_t events)
 {
@@ -92,7 +102,7 @@ static void on_socket(void *userdata, uint32_t events)
 	}
 	struct err err = ERR_INIT;
 	if (!c->privileged)
-		cgroup_devices_attach(c->host->device_program, c->cgroup, &err);
+		attach_devices(c, &err);
 	created(c, &err);
 }
 

@@ -42,7 +42,8 @@ int container_host_new(
 	host->pidns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	if (host->pidns < 0) {
 		err_errno(err, "open the PID namespace");
-	} else if (cgroup_setup(err) == 0 && cgroup_devices_load(&host->device_program, err) == 0 &&
+	} else if (cgroup_setup(err) == 0 &&
+		   cgroup_devices_load(NULL, &host->device_program, err) == 0 &&
 		   make_directories(err) == 0) {
 		*ret = host;
 		return 0;

@@ -3,14 +3,19 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "agent/disk.h"
+#include "agent/root_path.h"
 #include "common/fd.h"
 
-#define DEPTH_MAX 4
+#define DEPTH_MAX       4
+#define DISK_TIMEOUT_MS 10000
 
 static const struct {
 	const char *name;
@@ -103,4 +108,71 @@ int devices_make(int dev, bool guest_nodes, struct err *err)
 	}
 	umask(mask);
 	return r;
+}
+
+static int find_number(
+	const Bulkhead__Agent__Device *device, mode_t *ret_type, dev_t *ret_number, struct err *err)
+{
+	char path[DISK_PATH_MAX];
+	struct stat st;
+	if (!device->disk) {
+		*ret_type = S_IFCHR;
+		*ret_number = makedev(device->major, device->minor);
+		return 0;
+	}
+	int r = disk_wait(device->target, DISK_TIMEOUT_MS, path, err);
+	if (r < 0)
+		return r;
+	if (stat(path, &st) < 0)
+		return err_errno(err, "examine %s", path);
+	*ret_type = S_IFBLK;
+	*ret_number = st.st_rdev;
+	return 0;
+}
+
+static int make_node(
+	int root, const Bulkhead__Agent__Device *device, mode_t type, dev_t number, struct err *err)
+{
+	const char *slash = strrchr(device->path, '/');
+	const char *name = slash ? slash + 1 : device->path;
+	if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return err_set(err, -EINVAL, "'%s' names no device", device->path);
+	_cleanup_free_ char *above = str_printf("/%.*s", (int)(name - device->path), device->path);
+	if (!above)
+		return err_nomem(err);
+	_cleanup_close_ int parent = root_make(root, above, true, err);
+	if (parent < 0)
+		return parent;
+	if (unlinkat(parent, name, 0) < 0 && errno != ENOENT)
+		return err_errno(err, "take the place of what is there");
+	mode_t mask = umask(0);
+	int r = mknodat(parent, name, type | (device->mode & 0777), number);
+	umask(mask);
+	if (r < 0 || fchownat(parent, name, device->uid, device->gid, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_errno(err, "make the node");
+	return 0;
+}
+
+int devices_add(int root, const Bulkhead__Agent__CreateContainerRequest *request,
+	struct device_rules *rules, struct err *err)
+{
+	if (request->n_devices > DEVICE_RULES_MAX)
+		return err_set(err, -EINVAL, "%zu devices, at most %d are possible",
+			request->n_devices, DEVICE_RULES_MAX);
+	for (size_t i = 0; i < request->n_devices; i++) {
+		const Bulkhead__Agent__Device *device = request->devices[i];
+		mode_t type;
+		dev_t number;
+		if (find_number(device, &type, &number, err) < 0 ||
+			make_node(root, device, type, number, err) < 0)
+			return err_wrap(err, "device %s", device->path);
+		rules->rules[i].type = type == S_IFBLK ? BPF_DEVCG_DEV_BLOCK : BPF_DEVCG_DEV_CHAR;
+		rules->rules[i].access = (device->read ? BPF_DEVCG_ACC_READ : 0) |
+					 (device->write ? BPF_DEVCG_ACC_WRITE : 0) |
+					 (device->make ? BPF_DEVCG_ACC_MKNOD : 0);
+		rules->rules[i].major = major(number);
+		rules->rules[i].minor = minor(number);
+		rules->n++;
+	}
+	return 0;
 }

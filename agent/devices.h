@@ -1,10 +1,12 @@
 /*
- * The device nodes of a container's /dev.
+ * The device nodes of a container.
  */
 #pragma once
 
 #include <stdbool.h>
 
+#include "agent/cgroup.h"
+#include "agent/proto/agent.pb-c.h"
 #include "common/err.h"
 
 /*
@@ -12,3 +14,10 @@
  * `guest_nodes`, with all others of the guest's /dev.
  */
 int devices_make(int dev, bool guest_nodes, struct err *err);
+
+/*
+ * Makes the nodes that the request names, in place of what is there, and tells the rules by which
+ * they may be used. Waits for disks. `rules` is empty before.
+ */
+int devices_add(int root, const Bulkhead__Agent__CreateContainerRequest *request,
+	struct device_rules *rules, struct err *err);

@@ -11,7 +11,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/devices.h"
 #include "agent/mounts.h"
+
 #include "agent/process.h"
 #include "agent/program.h"
 #include "agent/root_path.h"
@@ -86,7 +88,8 @@ static int find_user_and_cwd(
 	return user_resolve(root, process->user, user, err);
 }
 
-static int init_root(const struct launch_init *launch, struct err *err)
+static int init_root(
+	const struct launch_init *launch, struct device_rules *devices, struct err *err)
 {
 	const Bulkhead__Agent__CreateContainerRequest *request = launch->request;
 	_cleanup_close_ int root = -EBADF;
@@ -99,16 +102,19 @@ static int init_root(const struct launch_init *launch, struct err *err)
 		rootfs_layers(request->layer_targets, request->n_layer_targets, err) < 0 ||
 		rootfs_overlay(request->n_layer_targets, launch->scratch, launch->project, &root,
 			err) < 0 ||
-		mounts_populate(root, request, err) < 0 || volumes_mount(root, request, err) < 0)
+		mounts_populate(root, request, err) < 0 ||
+		devices_add(root, request, devices, err) < 0 ||
+		volumes_mount(root, request, err) < 0)
 		return err->code;
 	return rootfs_enter(root, err);
 }
 
-static int init_prepare(const struct launch_init *launch, struct user *user, struct err *err)
+static int init_prepare(const struct launch_init *launch, struct user *user,
+	struct device_rules *devices, struct err *err)
 {
 	const Bulkhead__Agent__CreateContainerRequest *request = launch->request;
 	const Bulkhead__Agent__Process *process = request->process;
-	if (init_root(launch, err) < 0 || find_user_and_cwd(process, user, err) < 0 ||
+	if (init_root(launch, devices, err) < 0 || find_user_and_cwd(process, user, err) < 0 ||
 		stdio_child_install(launch->stdio, user->uid, err) < 0)
 		return err->code;
 	if (process->terminal && mounts_console(err) < 0)
@@ -118,10 +124,13 @@ static int init_prepare(const struct launch_init *launch, struct user *user, str
 	return become_user(process, request->privileged, launch->filter->len > 0, user, err);
 }
 
-static int launch_ready_send(int socket, const struct user *user)
+static int launch_ready_send(
+	int socket, const struct user *user, const struct device_rules *devices)
 {
-	struct launch_ready ready = {
-		.uid = user->uid, .gid = user->gid, .n_groups = (uint32_t)user->n_groups};
+	struct launch_ready ready = {.uid = user->uid,
+		.gid = user->gid,
+		.n_groups = (uint32_t)user->n_groups,
+		.devices = *devices};
 	memcpy(ready.groups, user->groups, sizeof(ready.groups));
 	return send(socket, &ready, sizeof(ready), MSG_NOSIGNAL) == sizeof(ready) ? 0 : -EPIPE;
 }
@@ -130,10 +139,11 @@ void launch_init(const struct launch_init *launch)
 {
 	struct err err = ERR_INIT;
 	struct user user;
+	struct device_rules devices = {0};
 	begin(launch->stdio, launch->report, launch->socket);
-	if (init_prepare(launch, &user, &err) < 0)
+	if (init_prepare(launch, &user, &devices, &err) < 0)
 		fail(launch->report, &err);
-	if (launch_ready_send(launch->socket, &user) < 0)
+	if (launch_ready_send(launch->socket, &user, &devices) < 0)
 		_exit(EXIT_CANNOT_RUN);
 	char byte;
 	ssize_t n;

@@ -8,7 +8,9 @@
 
 #include <stdbool.h>
 
+#include "agent/cgroup.h"
 #include "agent/proto/agent.pb-c.h"
+
 #include "agent/security.h"
 #include "agent/stdio.h"
 #include "agent/user.h"
@@ -19,6 +21,7 @@ struct launch_ready {
 	uint32_t gid;
 	uint32_t n_groups;
 	uint32_t groups[USER_GROUPS_MAX];
+	struct device_rules devices; /* beside those that all have */
 };
 
 struct launch_init {

@@ -257,6 +257,21 @@ static void write_layer(struct writer *writer, unsigned target, const char *path
 	close_element(writer);
 }
 
+/* A block device of the host, by a node that QEMU's user may open. */
+static void write_device(struct writer *writer, unsigned target, const char *node, bool read_only)
+{
+	open_element(writer, "disk");
+	attribute(writer, "type", "block");
+	attribute(writer, "device", "disk");
+	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "none", "io", "native",
+		"discard", "unmap", NULL);
+	leaf(writer, "source", "dev", node, NULL);
+	disk_place(writer, target);
+	if (read_only)
+		leaf(writer, "readonly", NULL);
+	close_element(writer);
+}
+
 static void write_nic(struct writer *writer, const struct hv_nic *nic, unsigned slot)
 {
 	open_element(writer, "interface");
@@ -431,7 +446,19 @@ int domain_xml_write_disk(unsigned target, const char *path, char **ret, struct 
 	return take_text(&writer, ret, err);
 }
 
+int domain_xml_write_device(
+	unsigned target, const char *node, bool read_only, char **ret, struct err *err)
+{
+	_cleanup_(writer_done) struct writer writer = {0};
+
+	if (writer_init(&writer) < 0)
+		return err_nomem(err);
+	write_device(&writer, target, node, read_only);
+	return take_text(&writer, ret, err);
+}
+
 static xmlDoc *parse(const char *xml)
+
 {
 	size_t len = strlen(xml);
 

@@ -34,7 +34,12 @@ int domain_xml_write(const struct domain_xml *domain, char **ret, struct err *er
 /* A read-only layer's disk for attaching and detaching; path may be NULL for the latter. */
 int domain_xml_write_disk(unsigned target, const char *path, char **ret, struct err *err);
 
-/* Whether the metadata element of a domain names run_dir as its owner's. */
+/* A block device's disk, by the node that QEMU is to open. */
+int domain_xml_write_device(
+	unsigned target, const char *node, bool read_only, char **ret, struct err *err);
+
+/* Whether the metadata element
+ of a domain names run_dir as its owner's. */
 bool domain_xml_is_ours(const char *metadata, const char *run_dir);
 
 /* The vsock CID in the XML of a running domain; 0 when there is none. */

@@ -57,6 +57,9 @@ struct hv_vm {
 /* Fills err from libvirt's last error, with a code by its kind, and returns the code. */
 int hv_fail(struct err *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The block devices' nodes of a machine: its id, then the disk's target. */
+#define HV_DEVICE_NODES "/dev/bulkhead-%s-"
+
 int hv_check_id(const char *id, struct err *err);
 char *hv_vm_dir(const struct hv *hv, const char *id);
 

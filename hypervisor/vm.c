@@ -375,9 +375,55 @@ int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struc
 	return 0;
 }
 
-int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err)
+/*
+ * QEMU's user may not open the host's node, whose owner is not ours to change: a node of the
+ * machine's own is. It lies in /dev because libvirt makes QEMU's own /dev of what is there.
+ */
+static char *device_node(const struct hv_vm *vm, unsigned target)
 {
-	_cleanup_free_ char *xml = NULL;
+	return str_printf(HV_DEVICE_NODES "%u", vm->id, target);
+}
+
+static int make_device_node(
+	const struct hv_vm *vm, const char *node, const char *path, struct err *err)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return err_errno(err, "Examine %s", path);
+	if (!S_ISBLK(st.st_mode))
+		return err_set(err, -ENOTBLK, "%s is not a block device", path);
+	unlink(node); /* of a machine's disk that is gone */
+	if (mknod(node, S_IFBLK | 0600, st.st_rdev) < 0)
+		return err_errno(err, "Make %s", node);
+	return give_to_qemu(vm->hv, node, err);
+}
+
+int hv_vm_attach_device(
+	struct hv_vm *vm, unsigned target, const char *path, bool read_only, struct err *err)
+{
+	_cleanup_free_ char *xml = NULL, *node = device_node(vm, target);
+	int r = check_target(target, err);
+
+	if (r == 0 && !node)
+		r = err_nomem(err);
+	if (r == 0)
+		r = domain_xml_write_device(target, node, read_only, &xml, err);
+	if (r == 0)
+		r = make_device_node(vm, node, path, err);
+	if (r < 0)
+		return r;
+	if (virDomainAttachDeviceFlags(vm->domain, xml, VIR_DOMAIN_AFFECT_LIVE) < 0) {
+		unlink(node);
+		return hv_fail(err, "Attach %s to machine %s as disk %u", path, vm->id, target);
+	}
+	return 0;
+}
+
+int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err)
+
+{
+	_cleanup_free_ char *xml = NULL, *node = NULL;
 	int r = check_target(target, err);
 
 	if (r == 0)
@@ -387,6 +433,9 @@ int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err)
 	if (virDomainDetachDeviceFlags(vm->domain, xml, VIR_DOMAIN_AFFECT_LIVE) < 0 &&
 		virGetLastErrorCode() != VIR_ERR_DEVICE_MISSING)
 		return hv_fail(err, "Detach disk %u from machine %s", target, vm->id);
+	node = device_node(vm, target);
+	if (node)
+		unlink(node); /* a layer's disk has none */
 	return 0;
 }
 

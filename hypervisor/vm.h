@@ -128,7 +128,13 @@ int hv_vm_connect(
 /* Hot-attaches a read-only raw image (an EROFS layer) as SCSI target 1…HV_DISK_TARGET_MAX; 10 ms.
  */
 int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struct err *err);
+/*
+ * The same for a block device of the host. QEMU opens it by a node of the machine's own in /dev.
+ */
+int hv_vm_attach_device(
+	struct hv_vm *vm, unsigned target, const char *path, bool read_only, struct err *err);
 /* Takes it away again; one that is not attached is success. */
+
 int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err);
 
 /*

@@ -172,6 +172,23 @@ static int remove_cgroups(const char *id, struct err *err)
 	return r;
 }
 
+static int remove_device_nodes(const char *id, struct err *err)
+{
+	_cleanup_free_ char *pattern = str_printf(HV_DEVICE_NODES "*", id);
+	glob_t found;
+	int r = 0;
+
+	if (!pattern)
+		return err_nomem(err);
+	if (glob(pattern, GLOB_NOSORT, NULL, &found) != 0)
+		return 0;
+	for (size_t i = 0; i < found.gl_pathc && r == 0; i++)
+		if (unlink(found.gl_pathv[i]) < 0 && errno != ENOENT)
+			r = err_errno(err, "Remove %s", found.gl_pathv[i]);
+	globfree(&found);
+	return r;
+}
+
 /*
  * The directory of QEMU's monitor socket and key: libvirt forgets it when it ends between making it
  * and noting the machine down. Its name has the first 20 characters of the machine's.
@@ -218,6 +235,8 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 		r = helper_end(dir, "console", err);
 	if (r == 0)
 		r = share_end(dir, err);
+	if (r == 0)
+		r = remove_device_nodes(id, err);
 	if (r == 0)
 		r = remove_log(hv, id, err);
 	if (r == 0)

@@ -300,8 +300,9 @@ static int layers_run(void *subject, struct err *err)
 	if (!cr->request->layer_targets)
 		return err_nomem(err);
 	cr->request->n_layer_targets = record->n_layers;
-	return disks_attach(cr->sandbox, cr->machine, record->layers, record->n_layers,
+	r = disks_attach(cr->sandbox, cr->machine, record->layers, record->n_layers,
 		cr->request->layer_targets, err);
+	return r < 0 ? r : devices_attach(cr->container, cr->machine, cr->request, err);
 }
 
 static void layers_undo(void *subject)

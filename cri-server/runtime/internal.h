@@ -194,11 +194,19 @@ size_t bring_up_step_names(const char *names[STEPS_MAX]);
 /* Attaches the layers that the machine does not have yet; records them. `op` is held. */
 int disks_attach(struct sandbox *sandbox, struct machine *machine, char *const *layers, size_t n,
 	uint32_t *ret_targets, struct err *err);
+/* Attaches a block device of the host, unless the machine has it so. */
+int disks_attach_device(struct sandbox *sandbox, struct machine *machine, const char *device,
+	bool read_only, uint32_t *ret_target, struct err *err);
 /* Detaches what no container of the sandbox but `except` needs. `op` is held. */
 void disks_release(
 	struct sandbox *sandbox, struct machine *machine, const struct container *except);
 
-/* volumes.c; `op` is held for all of them */
+/* devices.c: attaches what the container's devices need, adds them to the request. `op` is held. */
+int devices_attach(struct container *c, struct machine *machine,
+	Bulkhead__Agent__CreateContainerRequest *request, struct err *err);
+
+/* volumes.c; `op`
+ is held for all of them */
 /*
  * Makes the volumes that the container's mounts ask for, unless its pod has them, and adds to the
  * request how the agent mounts them. What was made when it fails is volumes_release()'s to take

@@ -41,8 +41,8 @@ static int check_resources(const Runtime__V1__LinuxContainerResources *res, stru
 
 static int check_config(const Runtime__V1__ContainerConfig *config, struct err *err)
 {
-	if (config->n_devices || config->n_cdi_devices)
-		return refuse("devices", err);
+	if (config->n_cdi_devices)
+		return refuse("CDI devices", err);
 	return config->linux ? check_resources(config->linux->resources, err) : 0;
 }
 

@@ -569,9 +569,6 @@ static void refuses_what_else_is_not_built(void **state)
 {
 	(void)state;
 	struct fixture *f = fixture();
-	f->config.n_devices = 1;
-	assert_refused(f, -EOPNOTSUPP, "devices");
-	f = fixture();
 	f->config.n_cdi_devices = 1;
 	assert_refused(f, -EOPNOTSUPP, "devices");
 

@@ -100,9 +100,7 @@ refuses_to_start() {
 	assert_host_unchanged
 }
 
-@test "what is not built yet is refused by name: devices, seccomp, target PID namespace" {
-	refused Unimplemented devices create_container "$POD" bad \
-		'.devices = [{host_path: "/dev/null", container_path: "/dev/x", permissions: "r"}]'
+@test "what is not built yet is refused by name: seccomp, target PID namespace" {
 	refused Unimplemented seccomp create_container "$POD" bad \
 		'.linux.security_context.seccomp = {profile_type: 0}'
 	refused Unimplemented target create_container "$POD" bad \

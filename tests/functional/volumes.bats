@@ -261,7 +261,49 @@ share_names() {
 	[ "$(grep -cx x <<<"$output")" = 0 ]
 }
 
+# ---- devices ----
+
+@test "a block device of the host is a disk of the machine, writable or not, and is given back" {
+	truncate -s 8M "$V/image"
+	LOOP=$(losetup -f --show "$V/image")
+	echo "from the host" | dd of="$LOOP" conv=sync,fsync status=none
+	device() {
+		jq -nc --arg h "$LOOP" --arg p "$1" '{host_path: $h, container_path: "/dev/xvda", permissions: $p}'
+	}
+	[ "$(once 'head -c 13 /dev/xvda; echo "from the guest" | dd of=/dev/xvda conv=fsync,notrunc status=none' \
+		'' ".devices = [$(device rw)]")" = "from the host" ]
+	[ "$(head -c 14 "$LOOP")" = "from the guest" ]
+	run once 'head -c 14 /dev/xvda; echo bad | dd of=/dev/xvda conv=fsync status=none; mknod /tmp/b b 8 0; dd if=/tmp/b of=/dev/null count=1' \
+		'' ".devices = [$(device r)]"
+	grep -q "from the guest" <<<"$output"
+	[ "$status" -ne 0 ]
+	[ "$(head -c 14 "$LOOP")" = "from the guest" ]
+	# Also the whole of the guest does not write what QEMU has read-only.
+	run once 'for d in /dev/sd*; do echo bad | dd of=$d conv=fsync status=none seek=1000; done; echo end' \
+		'' ".devices = [$(device r)] | .linux.security_context.privileged = true"
+	[ "$(dd if="$LOOP" skip=1000 count=1 status=none | head -c 3 | tr -d '\0')" = "" ]
+	losetup -d "$LOOP"
+	eventually 5 sh -c "! losetup '$LOOP' 2>/dev/null"
+	[ -z "$(find /dev -maxdepth 1 -name "bulkhead-$POD-*")" ]
+}
+
+@test "of the host's character devices those are given that every kernel has" {
+	[ "$(once 'ls /dev/my-null /dev/fuse; echo x >/dev/my-null; head -c 4 /dev/my-zero | wc -c' '' \
+		'.devices = [{host_path: "/dev/null", container_path: "/dev/my-null", permissions: "rw"},
+			{host_path: "/dev/zero", container_path: "/dev/my-zero", permissions: "r"},
+			{host_path: "/dev/fuse", container_path: "/dev/fuse", permissions: "rwm"}]')" = \
+		"$(printf '/dev/fuse\n/dev/my-null\n4')" ]
+	try() {
+		create_container "$POD" refused ".devices = [{host_path: \"$1\", container_path: \"/dev/x\", permissions: \"$2\"}]"
+	}
+	refused Unimplemented "a character device of the host" try /dev/kmsg rw
+	refused Unimplemented "a directory" try /dev rw
+	refused InvalidArgument permissions try /dev/null x
+	refused NotFound /dev/no-such try /dev/no-such rw
+}
+
 # ---- what must not be, and what must not be left ----
+
 
 @test "a privileged container does not reach the host's files beyond its volumes" {
 	mkdir -p "$V/open"
