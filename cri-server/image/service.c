@@ -311,6 +311,11 @@ char *image_service_pulls(struct img *img)
 	return text;
 }
 
+static int stream_images(struct rpc_call *call, const ProtobufCMessage *request, struct err *err)
+{
+	return rpc_stream_list(call, request, list_images, err);
+}
+
 static const struct rpc_method methods[] = {
 	{"PullImage", pull_image},
 	{"ImageStatus", image_status},
@@ -321,9 +326,15 @@ static const struct rpc_method methods[] = {
 
 static const char *const quick[] = {"ImageStatus", "ListImages", NULL};
 
+static const struct rpc_stream_method streams[] = {
+	{"StreamImages", stream_images},
+};
+
 const struct rpc_service image_service = {
 	.descriptor = &runtime__v1__image_service__descriptor,
 	.methods = methods,
 	.n_methods = ARRAY_SIZE(methods),
+	.streams = streams,
+	.n_streams = ARRAY_SIZE(streams),
 	.quick = quick,
 };

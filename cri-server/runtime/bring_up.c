@@ -18,6 +18,7 @@
 
 #include "common/fd.h"
 #include "common/spawn.h"
+#include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/network_spec.h"
 
@@ -375,7 +376,16 @@ static int ready_run(void *subject, struct err *err)
 	up->sandbox->machine = TAKE_PTR(up->machine);
 	up->sandbox->settled = true;
 	pthread_mutex_unlock(&up->rt->lock);
-	return sandbox_set_state(up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, err);
+	int r = sandbox_set_state(up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&up->rt->lock);
+	events_tell_sandbox(
+		up->sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_CREATED_EVENT);
+	events_tell_sandbox(
+		up->sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT);
+	pthread_mutex_unlock(&up->rt->lock);
+	return 0;
 }
 
 static const struct step bring_up_steps[] = {

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/signals.h"
 
@@ -378,7 +379,14 @@ static int set_state(struct container *c, Bulkhead__Store__ContainerState state,
 static int created_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
-	return set_state(cr->container, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED, err);
+	int r = set_state(cr->container, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&cr->container->runtime->lock);
+	events_tell_container(
+		cr->container, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_CREATED_EVENT);
+	pthread_mutex_unlock(&cr->container->runtime->lock);
+	return 0;
 }
 
 static const struct step create_steps[] = {
@@ -564,6 +572,7 @@ int container_start(struct container *c, struct err *err)
 		return err_wrap(err, "start container %s", c->id);
 	pthread_mutex_lock(&c->runtime->lock);
 	c->record->started_ns = realtime_ns();
+	c->start_untold = true;
 	pthread_mutex_unlock(&c->runtime->lock);
 	int r = set_state(c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING, err);
 	if (r == 0)
@@ -575,9 +584,17 @@ int container_start(struct container *c, struct err *err)
 		if (c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED)
 			c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 		finish_locked(c, START_FAILED, "StartError", err->msg, NULL);
+		c->start_untold = false;
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 		pthread_mutex_unlock(&c->runtime->lock);
 		return err_wrap(err, "start container %s", c->id);
 	}
+	pthread_mutex_lock(&c->runtime->lock);
+	if (c->start_untold)
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT);
+	pthread_mutex_unlock(&c->runtime->lock);
 	return 0;
 }
 
@@ -641,6 +658,9 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 		store_rollback(rt->store);
 		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 		c->record->finished_ns = 0;
+	} else {
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 	}
 	return r;
 }
@@ -678,7 +698,11 @@ static int lose(struct container *c, void *userdata, struct err *err)
 {
 	drain_log(c);
 	pthread_mutex_lock(&c->runtime->lock);
+	bool ran = running(c);
 	finish_locked(c, DIED_EXIT, "Error", userdata, err);
+	if (ran)
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 	pthread_mutex_unlock(&c->runtime->lock);
 	return 0;
 }
@@ -761,7 +785,11 @@ int container_remove(struct container *c, struct err *err)
 		unlink(state_path);
 	img_release(c->runtime->images, c->id);
 	r = store_delete(c->runtime->store, STORE_CONTAINER, c->id, err);
-	if (r == 0)
-		container_forget(c);
-	return r;
+	if (r < 0)
+		return r;
+	container_forget(c); /* the caller has a reference of its own */
+	pthread_mutex_lock(&c->runtime->lock);
+	events_tell_container(c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_DELETED_EVENT);
+	pthread_mutex_unlock(&c->runtime->lock);
+	return 0;
 }

@@ -315,6 +315,11 @@ static int answer_status(
 	return respond(&response.base, ret_response, err);
 }
 
+int container_status_response(const struct container *c, ProtobufCMessage **ret, struct err *err)
+{
+	return answer_status(c, false, ret, err);
+}
+
 METHOD(container_service_status)
 {
 	struct runtime *rt = call_runtime(call);

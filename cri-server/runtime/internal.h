@@ -46,6 +46,7 @@ struct runtime {
 	struct hv *hv;
 	struct net *net;
 	struct logs *logs;
+	struct events *events;
 	struct worker_loop io;
 	struct worker_loop keeper;
 
@@ -92,6 +93,7 @@ struct container {
 	struct sandbox *sandbox;              /* a reference */
 	Bulkhead__Store__Container *record;
 	struct log_writer *log; /* runtime->lock; NULL while it does not run */
+	bool start_untold;      /* runtime->lock; no event told of its start yet */
 	pthread_cond_t changed; /* with runtime->lock: the state changed */
 };
 
@@ -280,6 +282,10 @@ int runtime_recover(struct runtime *rt, struct err *err);
 /* Whether clients see it. runtime->lock is held. */
 bool sandbox_visible(const struct sandbox *sandbox);
 bool container_visible(const struct container *container);
+/* The answers of the status methods, not verbose. runtime->lock is held. */
+int sandbox_status_response(struct sandbox *sandbox, ProtobufCMessage **ret, struct err *err);
+int container_status_response(
+	const struct container *container, ProtobufCMessage **ret, struct err *err);
 
 /* The methods, each in the file of its noun. */
 #define METHOD(name)                                                                               \

@@ -7,6 +7,7 @@
 
 #include "common/fd.h"
 #include "cri-server/daemon.h"
+#include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
 
 static const struct rpc_method methods[] = {
@@ -36,6 +37,28 @@ static const struct rpc_method methods[] = {
 	{"CheckpointContainer", container_service_checkpoint},
 };
 
+/* What lists answer, in parts. */
+#define STREAM_LIST(name, list)                                                                    \
+	static int name(struct rpc_call *call, const ProtobufCMessage *request, struct err *err)   \
+	{                                                                                          \
+		return rpc_stream_list(call, request, list, err);                                  \
+	}
+
+STREAM_LIST(stream_sandboxes, sandbox_service_list)
+STREAM_LIST(stream_containers, container_service_list)
+STREAM_LIST(stream_container_stats, stats_service_list_containers)
+STREAM_LIST(stream_sandbox_stats, stats_service_list_sandboxes)
+STREAM_LIST(stream_sandbox_metrics, metrics_service_list)
+
+static const struct rpc_stream_method streams[] = {
+	{"GetContainerEvents", events_service_get},
+	{"StreamPodSandboxes", stream_sandboxes},
+	{"StreamContainers", stream_containers},
+	{"StreamContainerStats", stream_container_stats},
+	{"StreamPodSandboxStats", stream_sandbox_stats},
+	{"StreamPodSandboxMetrics", stream_sandbox_metrics},
+};
+
 static const char *const quick[] = {"Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig",
 	"PodSandboxStatus", "ListPodSandbox", "ContainerStatus", "ListContainers", NULL};
 
@@ -44,6 +67,8 @@ const struct rpc_service runtime_service = {
 	.methods = methods,
 	.n_methods = ARRAY_SIZE(methods),
 	.quick = quick,
+	.streams = streams,
+	.n_streams = ARRAY_SIZE(streams),
 };
 
 struct runtime *call_runtime(const struct rpc_call *call)
@@ -239,6 +264,8 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	if (r == 0)
 		r = worker_start(&rt->keeper, err);
 	if (r == 0)
+		r = events_open(&rt->events, err);
+	if (r == 0)
 		r = logs_open(log, &rt->logs, err);
 	if (r == 0)
 		r = open_network(rt, err);
@@ -252,6 +279,11 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	}
 	*ret = rt;
 	return 0;
+}
+
+void runtime_stop_streams(struct runtime *rt)
+{
+	events_stop(rt->events);
 }
 
 struct runtime *runtime_close(struct runtime *rt)
@@ -278,6 +310,7 @@ struct runtime *runtime_close(struct runtime *rt)
 	ev_loop_free(rt->io.loop);
 	ev_loop_free(rt->keeper.loop);
 	logs_close(rt->logs);
+	events_close(rt->events);
 	net_close(rt->net);
 	pthread_mutex_destroy(&rt->lock);
 	free(rt);

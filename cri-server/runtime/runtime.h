@@ -24,6 +24,9 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	struct img *images, struct runtime **ret, struct err *err);
 
 /* Lets go of everything; pods and containers go on. No RPC may be in progress. NULL is accepted. */
+/* Ends the streams of events, and refuses new ones: the server, which stops next, waits for its
+ * calls. */
+void runtime_stop_streams(struct runtime *rt);
 struct runtime *runtime_close(struct runtime *runtime);
 
 /* The methods of runtime.v1.RuntimeService; rpc_call_userdata() must be the daemon's context. */

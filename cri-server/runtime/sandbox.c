@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/mirror.h"
 
@@ -105,6 +106,14 @@ int sandbox_set_state(struct sandbox *sandbox, Bulkhead__Store__SandboxState sta
 	int r = sandbox_save_locked(sandbox, err);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return r;
+}
+
+/* What has just been recorded. */
+static void tell(struct sandbox *sandbox, Runtime__V1__ContainerEventType type)
+{
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	events_tell_sandbox(sandbox, type);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
 }
 
 static void leave_index_locked(struct sandbox *sandbox)
@@ -219,6 +228,8 @@ int sandbox_stop(struct sandbox *sandbox, struct err *err)
 	if (runs)
 		r = sandbox_set_state(
 			sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, err);
+	if (runs && r == 0)
+		tell(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 	return r < 0 ? r : release_network(sandbox, err);
 }
 
@@ -252,6 +263,7 @@ int sandbox_remove(struct sandbox *sandbox, struct err *err)
 	pthread_mutex_unlock(&rt->lock);
 	if (r < 0)
 		return r;
+	tell(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_DELETED_EVENT);
 	sandbox_unref(sandbox); /* the index's; the caller has one of its own */
 	return 0;
 }
@@ -291,6 +303,7 @@ static void end_dead(struct sandbox *sandbox, const char *reason)
 	if (record_death(sandbox, reason, &err) < 0)
 		log_event(log, LOG_LEVEL_ERROR, "death not recorded", "pod", sandbox->id, "err",
 			err.msg, NULL);
+	tell(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 }
 
 static void handle_death(void *userdata)

@@ -242,6 +242,11 @@ static int answer_status(struct sandbox *sandbox, const struct inspection *seen,
 	return respond(&response.base, ret_response, err);
 }
 
+int sandbox_status_response(struct sandbox *sandbox, ProtobufCMessage **ret, struct err *err)
+{
+	return answer_status(sandbox, NULL, ret, err);
+}
+
 METHOD(sandbox_service_status)
 {
 	struct runtime *rt = call_runtime(call);

@@ -2,16 +2,20 @@
  * raw_call SOCKET METHOD [SECONDS] <REQUEST: calls a method of CRI with a packed request, such as
  * crictl would not make. A refusal is printed as "code = NAME desc = …", and the exit code is
  * then 1.
+ * A method that answers with a stream prints, for each message, how many items it has.
  */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/err.h"
 #include "cri-server/proto/cri.pb-c.h"
 #include "cri-server/rpc/client.h"
 #include "cri-server/rpc/status.h"
 
-#define REQUEST_MAX (32u << 20)
+#define STREAM_PREFIX "Stream"
+#define REQUEST_MAX   (32u << 20)
 
 static ProtobufCMessage *read_request(const ProtobufCMethodDescriptor *method)
 {
@@ -22,6 +26,14 @@ static ProtobufCMessage *read_request(const ProtobufCMethodDescriptor *method)
 	ProtobufCMessage *request = protobuf_c_message_unpack(method->input, NULL, len, bytes);
 	free(bytes);
 	return request;
+}
+
+static int print_items(void *userdata, const ProtobufCMessage *message)
+{
+	(void)userdata;
+	const ProtobufCFieldDescriptor *field = &message->descriptor->fields[0];
+	printf("%zu\n", *(const size_t *)((const char *)message + field->quantifier_offset));
+	return 0;
 }
 
 int main(int argc, char **argv)
@@ -47,7 +59,11 @@ int main(int argc, char **argv)
 	ProtobufCMessage *response = NULL;
 	uint64_t timeout_ms = argc > 3 ? strtoull(argv[3], NULL, 10) * 1000 : 0;
 	int r = rpc_client_new(argv[1], &client, &err);
-	if (r == 0)
+	bool stream = strncmp(argv[2], STREAM_PREFIX, strlen(STREAM_PREFIX)) == 0;
+	if (r == 0 && stream)
+		r = rpc_client_stream(
+			client, service, argv[2], request, timeout_ms, print_items, NULL, &err);
+	else if (r == 0)
 		r = rpc_client_call(client, service, argv[2], request, timeout_ms, &response, &err);
 	if (r < 0)
 		printf("code = %s desc = %s\n",
