@@ -531,6 +531,14 @@ static int finish_locked(struct container *c, int32_t exit_code, const char *rea
 	return r;
 }
 
+/* Unless the start is not told of yet: then both are, in order. With the lock held. */
+static void tell_end_locked(struct container *c)
+{
+	if (!c->start_untold)
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
+}
+
 static int signal_container(
 	struct container *c, struct machine *machine, int signo, bool all, struct err *err)
 {
@@ -562,6 +570,19 @@ static int start_in_guest(struct container *c, struct machine *machine, struct e
 	return r;
 }
 
+/* Of a start that began: also of the end that came before its answer. */
+static void tell_start(struct container *c, bool started)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	c->start_untold = false;
+	if (started)
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT);
+	if (!running(c))
+		tell_end_locked(c);
+	pthread_mutex_unlock(&c->runtime->lock);
+}
+
 int container_start(struct container *c, struct err *err)
 {
 	if (c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED)
@@ -584,18 +605,10 @@ int container_start(struct container *c, struct err *err)
 		if (c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED)
 			c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 		finish_locked(c, START_FAILED, "StartError", err->msg, NULL);
-		c->start_untold = false;
-		events_tell_container(
-			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 		pthread_mutex_unlock(&c->runtime->lock);
-		return err_wrap(err, "start container %s", c->id);
 	}
-	pthread_mutex_lock(&c->runtime->lock);
-	if (c->start_untold)
-		events_tell_container(
-			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT);
-	pthread_mutex_unlock(&c->runtime->lock);
-	return 0;
+	tell_start(c, r == 0);
+	return r < 0 ? err_wrap(err, "start container %s", c->id) : 0;
 }
 
 /* ---- the end ---- */
@@ -659,8 +672,7 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 		c->record->finished_ns = 0;
 	} else {
-		events_tell_container(
-			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
+		tell_end_locked(c);
 	}
 	return r;
 }
@@ -701,8 +713,7 @@ static int lose(struct container *c, void *userdata, struct err *err)
 	bool ran = running(c);
 	finish_locked(c, DIED_EXIT, "Error", userdata, err);
 	if (ran)
-		events_tell_container(
-			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
+		tell_end_locked(c);
 	pthread_mutex_unlock(&c->runtime->lock);
 	return 0;
 }

@@ -156,12 +156,6 @@ static void tell(struct sandbox *sandbox, const char *id, Runtime__V1__Container
 
 void events_tell_container(struct container *c, Runtime__V1__ContainerEventType type)
 {
-	/* One that ends at once: its start comes first all the same. */
-	if (type == RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT && c->start_untold)
-		events_tell_container(
-			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT);
-	if (type == RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT)
-		c->start_untold = false;
 	tell(c->sandbox, c->id, type);
 }
 
