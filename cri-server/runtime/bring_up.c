@@ -376,7 +376,7 @@ static int ready_run(void *subject, struct err *err)
 	up->sandbox->machine = TAKE_PTR(up->machine);
 	up->sandbox->settled = true;
 	pthread_mutex_unlock(&up->rt->lock);
-	int r = sandbox_set_state(up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, err);
+	r = sandbox_set_state(up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&up->rt->lock);
