@@ -324,7 +324,7 @@ static const struct rpc_method methods[] = {
 	{"ImageFsInfo", image_fs_info},
 };
 
-static const char *const quick[] = {"ImageStatus", "ListImages", NULL};
+static const char *const quick[] = {"ImageStatus", "ListImages", "ImageFsInfo", NULL};
 
 static const struct rpc_stream_method streams[] = {
 	{"StreamImages", stream_images},
