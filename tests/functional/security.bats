@@ -187,8 +187,8 @@ localhost() {
 		gids: [{host_id: 100000, container_id: 0, length: 65536}]'
 	userns='.linux.security_context.namespace_options.userns_options ='
 	refused Unimplemented hostUsers run_pod bad "$userns {mode: 0, $mappings}"
-	refused InvalidArgument "mode 1" run_pod bad "$userns {mode: 1, $mappings}"
-	refused InvalidArgument "one uid mapping" run_pod bad "$userns {mode: 0}"
+	refused Unknown "mode 1" run_pod bad "$userns {mode: 1, $mappings}"
+	refused Unknown "one uid mapping" run_pod bad "$userns {mode: 0}"
 	refused Unimplemented hostNetwork run_pod bad '.linux.security_context.namespace_options.network = 2'
 	[ -z "$(crictl pods -q --name bad)" ]
 	# The node's IPC and processes mean the machine's: allowed, and harmless.
