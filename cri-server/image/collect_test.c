@@ -2,6 +2,8 @@
  * Which files stay and which go: needs of images, containers and pulls; what is found at start-up;
  * what all of it takes.
  */
+#include <pthread.h>
+
 #include "cri-server/image/image_fixture.h"
 
 static void test_hold(void **state)
@@ -216,6 +218,70 @@ static void test_usage(void **state)
 	img_image_unref(image);
 }
 
+/* ---- all at once ---- */
+
+struct worker {
+	pthread_t thread;
+	struct place *place;
+	struct err err;
+	int r;
+};
+
+static void *pull_again_and_again(void *userdata)
+{
+	struct worker *w = userdata;
+	for (int i = 0; i < 5 && w->r == 0; i++) {
+		char *id = NULL;
+		w->r = img_pull(w->place->img, w->place->source, NULL, -EBADF, &id, &w->err);
+		free(id);
+	}
+	return NULL;
+}
+
+static void *remove_and_look(void *userdata)
+{
+	struct worker *w = userdata;
+	for (int i = 0; i < 300 && w->r == 0; i++) {
+		struct img_image **images, *image = NULL;
+		struct img_usage usage = {0};
+		size_t n;
+		w->r = img_remove(w->place->img, w->place->source, &w->err);
+		if (w->r == 0)
+			w->r = img_list(w->place->img, &images, &n, &w->err);
+		if (w->r == 0) {
+			img_list_free(images, n);
+			w->r = img_usage(w->place->img, &usage, &w->err);
+		}
+		free(usage.mountpoint);
+		if (w->r == 0 && img_find(w->place->img, w->place->source, &image, NULL) == 0)
+			img_image_unref(image);
+		usleep(3000);
+	}
+	return NULL;
+}
+
+static void test_pulls_and_removals_at_once(void **state)
+{
+	struct place *p = begin(state);
+	struct worker workers[4] = {0};
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	for (size_t i = 0; i < ARRAY_SIZE(workers); i++) {
+		workers[i].place = p;
+		assert_int_equal(
+			pthread_create(&workers[i].thread, NULL,
+				i < 2 ? pull_again_and_again : remove_and_look, &workers[i]),
+			0);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(workers); i++) {
+		pthread_join(workers[i].thread, NULL);
+		if (workers[i].r < 0)
+			fail_msg("%s", workers[i].err.msg);
+	}
+	assert_int_equal(img_remove(p->img, p->source, &p->err), 0);
+	same_as_walked(p);
+	holds(p, 0, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -227,6 +293,7 @@ int main(void)
 		image_test(test_start_with_files_missing),
 		image_test(test_start_with_strays),
 		image_test(test_usage),
+		image_test(test_pulls_and_removals_at_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
