@@ -13,9 +13,12 @@
 #include "agent/implied.h"
 #include "agent/mount_fs.h"
 #include "agent/quota.h"
+#include "agent/root_path.h"
 #include "common/fd.h"
 
 #define DISK_TIMEOUT_MS 10000
+/* A directory of the guest's root; in a container's mount namespace nobody misses it. */
+#define IMAGE_STAGE "/tmp"
 
 int rootfs_begin(struct err *err)
 {
@@ -131,6 +134,43 @@ int rootfs_overlay(
 		return err->code;
 	*ret_root = TAKE_FD(root);
 	return 0;
+}
+
+static int image_mount(
+	const uint32_t *targets, size_t n, const char *sub_path, int *ret_mount, struct err *err)
+{
+	char lower[1024], options[1100];
+	if (chdir(IMAGE_STAGE) < 0)
+		return err_errno(err, "enter the stage");
+	if (rootfs_layers(targets, n, err) < 0 || lower_dirs(n, lower, sizeof(lower), err) < 0)
+		return err->code;
+	const char *top = "0";
+	if (n > 1) {
+		snprintf(options, sizeof(options), "lowerdir=%s", lower);
+		top = "root";
+		if (mkdir(top, 0755) < 0 ||
+			mount("overlay", top, "overlay", MS_RDONLY, options) < 0)
+			return err_errno(err, "mount the overlay");
+	}
+	_cleanup_close_ int merged = open(top, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (merged < 0)
+		return err_errno(err, "open the image");
+	_cleanup_close_ int part = root_open(merged, sub_path[0] ? sub_path : ".", O_PATH);
+	if (part < 0)
+		return err_set(err, part, "open '%s' in the image: %s", sub_path, strerror(-part));
+	return mount_copy(part, ret_mount, err);
+}
+
+int rootfs_image(
+	const uint32_t *targets, size_t n, const char *sub_path, int *ret_mount, struct err *err)
+{
+	if (mount("tmpfs", IMAGE_STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700") < 0)
+		return err_errno(err, "mount the stage");
+	int r = image_mount(targets, n, sub_path, ret_mount, err);
+	/* What it is made of stays as long as it does. */
+	if (chdir("/") < 0 || umount2(IMAGE_STAGE, MNT_DETACH) < 0)
+		return err_errno(err, "leave the stage");
+	return r;
 }
 
 /*

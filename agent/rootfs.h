@@ -39,6 +39,13 @@ int rootfs_overlay(
 	size_t n_layers, const char *scratch, uint32_t project, int *ret_root, struct err *err);
 
 /*
+ * The file system of another image, or the directory or file at sub_path in it, read-only, as a
+ * mount that is attached nowhere. Between rootfs_overlay() and rootfs_enter().
+ */
+int rootfs_image(
+	const uint32_t *targets, size_t n, const char *sub_path, int *ret_mount, struct err *err);
+
+/*
  * Makes `root` (a mount) the process's root. No way is left to the guest's, whose mounts are gone
  * from this namespace.
  */

@@ -12,6 +12,7 @@
 #include "agent/container.h"
 #include "agent/mount_fs.h"
 #include "agent/root_path.h"
+#include "agent/rootfs.h"
 #include "common/fd.h"
 
 #define MOUNTS_MAX 1024
@@ -64,15 +65,25 @@ static int open_source(const Bulkhead__Agent__Mount *mount, struct err *err)
 	return fd < 0 ? err_set(err, fd, "open %s: %s", mount->sub_path, strerror(-fd)) : fd;
 }
 
+/* What is to be mounted, attached nowhere yet. */
+static int copy_source(const Bulkhead__Agent__Mount *mount, int *ret_tree, struct err *err)
+{
+	if (mount->from == BULKHEAD__AGENT__MOUNT_FROM__MOUNT_FROM_IMAGE)
+		return rootfs_image(mount->layer_targets, mount->n_layer_targets, mount->sub_path,
+			ret_tree, err);
+	_cleanup_close_ int source = open_source(mount, err);
+	return source < 0 ? source : mount_copy(source, ret_tree, err);
+}
+
 static int mount_one(int root, const Bulkhead__Agent__Mount *mount, int *ret_tree, struct err *err)
 {
 	_cleanup_close_ int tree = -EBADF;
-	_cleanup_close_ int source = open_source(mount, err);
-	if (source < 0)
-		return source;
-	if (mount_copy(source, &tree, err) < 0)
+	struct stat st;
+	if (copy_source(mount, &tree, err) < 0)
 		return err->code;
-	_cleanup_close_ int point = root_make(root, mount->destination, mount->directory, err);
+	if (fstat(tree, &st) < 0)
+		return err_errno(err, "examine the volume");
+	_cleanup_close_ int point = root_make(root, mount->destination, S_ISDIR(st.st_mode), err);
 	if (point < 0)
 		return point;
 	if (mount_attach(tree, point, err) < 0)

@@ -162,6 +162,23 @@ static int record_image_name(struct creation *cr, struct err *err)
 		image->n_tags ? image->tags[0] : spec->image, err);
 }
 
+int container_add_layers(struct container *c, const Bulkhead__Store__Image *image, struct err *err)
+{
+	Bulkhead__Store__Container *record = c->record;
+	char **layers =
+		realloc(record->layers, (record->n_layers + image->n_layers + 1) * sizeof(*layers));
+	if (!layers)
+		return err_nomem(err);
+	record->layers = layers;
+	for (size_t i = 0; i < image->n_layers; i++) {
+		layers[record->n_layers] = strdup(image->layers[i]);
+		if (!layers[record->n_layers])
+			return err_nomem(err);
+		record->n_layers++;
+	}
+	return 0;
+}
+
 static int record_image(struct creation *cr, struct err *err)
 {
 	Bulkhead__Store__Container *record = cr->container->record;
@@ -176,16 +193,7 @@ static int record_image(struct creation *cr, struct err *err)
 		r = message_set_string(&record->stop_signal, image->config->stop_signal, err);
 	if (r < 0)
 		return r;
-	record->layers = calloc(image->n_layers + 1, sizeof(char *));
-	if (!record->layers)
-		return err_nomem(err);
-	for (; record->n_layers < image->n_layers; record->n_layers++) {
-		char *copy = strdup(image->layers[record->n_layers]);
-		if (!copy)
-			return err_nomem(err);
-		record->layers[record->n_layers] = copy;
-	}
-	return 0;
+	return container_add_layers(cr->container, image, err);
 }
 
 static int pack_into(ProtobufCBinaryData *to, const ProtobufCMessage *message, struct err *err)
@@ -271,6 +279,8 @@ static int record_run(void *subject, struct err *err)
 	if (r == 0)
 		r = record_log_path(c, err);
 	if (r == 0)
+		r = volumes_note_images(c, err);
+	if (r == 0)
 		r = pack_into(&c->record->config, &config->base, err);
 	if (r == 0)
 		r = pack_into(&c->record->process, &cr->request->process->base, err);
@@ -300,7 +310,8 @@ static int layers_run(void *subject, struct err *err)
 	cr->request->layer_targets = calloc(record->n_layers + 1, sizeof(uint32_t));
 	if (!cr->request->layer_targets)
 		return err_nomem(err);
-	cr->request->n_layer_targets = record->n_layers;
+	/* Those after the root's are of image volumes, which find them attached. */
+	cr->request->n_layer_targets = cr->image->record->n_layers;
 	r = disks_attach(cr->sandbox, cr->machine, record->layers, record->n_layers,
 		cr->request->layer_targets, err);
 	return r < 0 ? r : devices_attach(cr->container, cr->machine, cr->request, err);

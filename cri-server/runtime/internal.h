@@ -216,6 +216,11 @@ int devices_attach(struct container *c, struct machine *machine,
  */
 int volumes_attach(struct container *c, struct machine *machine,
 	Bulkhead__Agent__CreateContainerRequest *request, struct err *err);
+/*
+ * Before the container is recorded: notes in its configuration what digests its image volumes have,
+ * and in its record their layers, which are held and attached with its root's.
+ */
+int volumes_note_images(struct container *c, struct err *err);
 /* Takes away what no container of the sandbox but `except` needs. */
 void volumes_release(
 	struct sandbox *sandbox, struct machine *machine, const struct container *except);
@@ -228,6 +233,9 @@ struct container *container_new(struct sandbox *sandbox, const char *id,
 struct container *container_find(struct runtime *rt, const char *id, struct err *err);
 void container_unref(struct container *container);
 int container_save_locked(struct container *container, struct err *err);
+/* Adds an image's layers to those that are held and attached for the container. */
+int container_add_layers(
+	struct container *container, const Bulkhead__Store__Image *image, struct err *err);
 void container_forget(struct container *container);
 /* `op` of its sandbox is held for these. */
 int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,

@@ -27,6 +27,11 @@ static void volume_name(const Volume *volume, char name[16])
 
 /* ---- what a mount may ask for ---- */
 
+static bool is_image(const Runtime__V1__Mount *mount)
+{
+	return mount->image && mount->image->image[0];
+}
+
 static int check_mount(const Runtime__V1__Mount *mount, struct err *err)
 {
 	bool private = mount->propagation == RUNTIME__V1__MOUNT_PROPAGATION__PROPAGATION_PRIVATE;
@@ -45,8 +50,10 @@ static int check_mount(const Runtime__V1__Mount *mount, struct err *err)
 		return err_set(err, -EINVAL, "unknown propagation %d", mount->propagation);
 	if (mount->n_uidmappings || mount->n_gidmappings)
 		return err_set(err, -EOPNOTSUPP, "mounts with mapped ids: not built yet");
-	if (mount->image && mount->image->image[0])
-		return err_set(err, -EOPNOTSUPP, "image volumes: not built yet");
+	if (is_image(mount) && !mount->readonly)
+		return err_set(err, -EINVAL, "an image volume is read-only: readonly must be set");
+	if (is_image(mount) && mount->host_path[0])
+		return err_set(err, -EINVAL, "a mount has a host path or an image, not both");
 	return 0;
 }
 
@@ -241,6 +248,58 @@ static int get_volume(struct sandbox *sandbox, struct machine *machine,
 
 /* ---- a container's ---- */
 
+static int find_image(const struct container *c, const Runtime__V1__Mount *mount,
+	struct img_image **ret, struct err *err)
+{
+	int r = img_find(c->runtime->images, mount->image->image, ret, err);
+	return r > 0 ? err_set(err, -ENOENT, "image '%s' is not on this node; pull it first",
+			       mount->image->image)
+		     : r;
+}
+
+int volumes_note_images(struct container *c, struct err *err)
+{
+	int r = 0;
+	for (size_t i = 0; i < c->config->n_mounts && r == 0; i++) {
+		Runtime__V1__Mount *mount = c->config->mounts[i];
+		struct img_image *image;
+		if (!is_image(mount))
+			continue;
+		r = find_image(c, mount, &image, err);
+		if (r < 0)
+			return r;
+		const Bulkhead__Store__Image *record = image->record;
+		r = message_set_string(&mount->image->image_ref,
+			record->n_digests ? record->digests[0] : image->id, err);
+		if (r == 0)
+			r = container_add_layers(c, record, err);
+		img_image_unref(image);
+	}
+	return r;
+}
+
+/* Its layers are attached: this finds where. */
+static int add_image(struct container *c, struct machine *machine, const Runtime__V1__Mount *from,
+	Bulkhead__Agent__Mount *mount, struct err *err)
+{
+	struct img_image *image;
+	int r = find_image(c, from, &image, err);
+	if (r < 0)
+		return r;
+	size_t n = image->record->n_layers;
+	mount->from = BULKHEAD__AGENT__MOUNT_FROM__MOUNT_FROM_IMAGE;
+	mount->read_only = true;
+	mount->layer_targets = calloc(n + 1, sizeof(uint32_t));
+	mount->n_layer_targets = mount->layer_targets ? n : 0;
+	r = mount->layer_targets ? disks_attach(c->sandbox, machine, image->record->layers, n,
+					   mount->layer_targets, err)
+				 : err_nomem(err);
+	img_image_unref(image);
+	if (r == 0)
+		r = message_set_string(&mount->destination, from->container_path, err);
+	return r < 0 ? r : message_set_string(&mount->sub_path, from->image_sub_path, err);
+}
+
 static int record_use(struct container *c, uint32_t id, struct err *err)
 {
 	Bulkhead__Store__Container *record = c->record;
@@ -255,16 +314,10 @@ static int record_use(struct container *c, uint32_t id, struct err *err)
 	return r;
 }
 
-static int add_mount(Bulkhead__Agent__CreateContainerRequest *request,
-	const Runtime__V1__Mount *from, const Volume *volume, const struct volume_source *source,
-	struct err *err)
+static int fill_mount(Bulkhead__Agent__Mount *mount, const Runtime__V1__Mount *from,
+	const Volume *volume, const struct volume_source *source, struct err *err)
 {
 	char name[16];
-	Bulkhead__Agent__Mount *mount = calloc(1, sizeof(*mount));
-	if (!mount)
-		return err_nomem(err);
-	bulkhead__agent__mount__init(mount);
-	request->mounts[request->n_mounts++] = mount;
 	volume_name(volume, name);
 	mount->from = volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND
 			      ? BULKHEAD__AGENT__MOUNT_FROM__MOUNT_FROM_SHARE
@@ -282,12 +335,13 @@ static int add_mount(Bulkhead__Agent__CreateContainerRequest *request,
 }
 
 static int attach_mount(struct container *c, struct machine *machine,
-	const Runtime__V1__Mount *mount, Bulkhead__Agent__CreateContainerRequest *request,
-	struct err *err)
+	const Runtime__V1__Mount *mount, Bulkhead__Agent__Mount *to, struct err *err)
 {
 	_cleanup_(volume_source_done) struct volume_source source = VOLUME_SOURCE_INIT;
 	Volume *volume = NULL;
 	int r = check_mount(mount, err);
+	if (r == 0 && is_image(mount))
+		return add_image(c, machine, mount, to, err);
 	if (r == 0)
 		r = volume_source_find(mount->host_path, &source, err);
 	if (r < 0)
@@ -307,7 +361,7 @@ static int attach_mount(struct container *c, struct machine *machine,
 	}
 	if (r == 0)
 		r = record_use(c, volume->id, err);
-	return r < 0 ? r : add_mount(request, mount, volume, &source, err);
+	return r < 0 ? r : fill_mount(to, mount, volume, &source, err);
 }
 
 int volumes_attach(struct container *c, struct machine *machine,
@@ -318,7 +372,12 @@ int volumes_attach(struct container *c, struct machine *machine,
 	if (!request->mounts)
 		return err_nomem(err);
 	for (size_t i = 0; i < config->n_mounts; i++) {
-		int r = attach_mount(c, machine, config->mounts[i], request, err);
+		Bulkhead__Agent__Mount *mount = calloc(1, sizeof(*mount));
+		if (!mount)
+			return err_nomem(err);
+		bulkhead__agent__mount__init(mount);
+		request->mounts[request->n_mounts++] = mount;
+		int r = attach_mount(c, machine, config->mounts[i], mount, err);
 		if (r < 0)
 			return err_wrap(err, "mount '%s'", config->mounts[i]->container_path);
 	}

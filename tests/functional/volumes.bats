@@ -87,8 +87,8 @@ share_names() {
 	refused Unimplemented "is a socket" try "$(mount_of /x "$D/run/bulkhead.sock")"
 	refused Unimplemented "is a device" try "$(mount_of /x /dev/null)"
 	refused Unimplemented "bidirectional propagation" try "$(mount_of /x "$V" 'propagation: 2')"
-	refused InvalidArgument "not absolute" try "$(mount_of /x relative)"
-	refused InvalidArgument "container path" try "$(mount_of / "$V")"
+	refused Unknown "not absolute" try "$(mount_of /x relative)"
+	refused Unknown "container path" try "$(mount_of / "$V")"
 	rm "$V/fifo"
 	[ -z "$(share_names)" ]
 }
@@ -120,9 +120,9 @@ share_names() {
 	try() {
 		create_container "$POD" refused ".mounts = [$(mount_of /t "$V/tree" "recursive_read_only: true, $1")]"
 	}
-	refused InvalidArgument readonly try 'readonly: false'
-	refused InvalidArgument private try 'readonly: true, propagation: 1'
-	refused InvalidArgument private try 'readonly: true, propagation: 2'
+	refused Unknown readonly try 'readonly: false'
+	refused Unknown private try 'readonly: true, propagation: 1'
+	refused Unknown private try 'readonly: true, propagation: 2'
 	crictl info | jq -e '.runtimeHandlers | length > 0 and all(.features.recursive_read_only_mounts)'
 }
 
@@ -130,7 +130,7 @@ share_names() {
 	mkdir -p "$V/later" "$V/private"
 	mount --bind "$V/private" "$V/private"
 	mount --make-private "$V/private"
-	refused InvalidArgument "neither shared" create_container "$POD" refused \
+	refused Unknown "neither shared" create_container "$POD" refused \
 		".mounts = [$(mount_of /f "$V/private" 'propagation: 1')]"
 	umount "$V/private"
 	mount --bind "$V/later" "$V/later"
@@ -261,6 +261,38 @@ share_names() {
 	[ "$(grep -cx x <<<"$output")" = 0 ]
 }
 
+# ---- images ----
+
+@test "an image is a read-only volume, whole or a part of it, and the status tells its digest" {
+	mkdir -p "$V/layer/data/sub"
+	echo upper >"$V/layer/data/sub/file"
+	make_busybox_layout "$FT/img" two >/dev/null
+	tar_tree "$V/layer" "$V/layer.tar"
+	add_layer "$FT/img:two" "$V/layer.tar"
+	crictl pull "oci:$FT/img:two" >/dev/null
+	image() {
+		jq -nc --arg c "$1" --arg i "$2" "{container_path: \$c, image: {image: \$i}, readonly: true} + {${3:-}}"
+	}
+	run once 'cat /two/data/sub/file /part/file /file; /one/bin/busybox echo one; touch /two/x; touch /part/x; mount -o remount,rw /two; touch /two/y' \
+		"$(image /one "$IMAGE"), $(image /two "oci:$FT/img:two"),
+		 $(image /part "oci:$FT/img:two" 'image_sub_path: "data/sub"'),
+		 $(image /file "oci:$FT/img:two" 'image_sub_path: "data/sub/file"')" \
+		'.linux.security_context.privileged = true'
+	[ "$(grep -cx upper <<<"$output")" = 3 ]
+	[ "$(grep -cx one <<<"$output")" = 1 ]
+	[ "$(grep -c "Read-only file system" <<<"$output")" -ge 3 ]
+	id=$(create_container "$POD" imaged ".mounts = [$(image /two "oci:$FT/img:two")]")
+	crictl inspect "$id" | jq -e '.status.mounts[0] | .containerPath == "/two" and (.image.imageRef // .image.image_ref | contains("sha256:"))'
+	crictl rm "$id"
+	try() {
+		create_container "$POD" refused ".mounts = [$1]"
+	}
+	refused Unknown "read-only" try "$(image /x "$IMAGE" 'readonly: false')"
+	refused NotFound "pull it first" try "$(image /x no-such-image)"
+	refused Unknown "data/none" try "$(image /x "oci:$FT/img:two" 'image_sub_path: "data/none"')"
+	refused Unknown "etc" try "$(image /x "oci:$FT/img:two" 'image_sub_path: "../../../../etc/no"')"
+}
+
 # ---- devices ----
 
 @test "a block device of the host is a disk of the machine, writable or not, and is given back" {
@@ -298,7 +330,7 @@ share_names() {
 	}
 	refused Unimplemented "a character device of the host" try /dev/kmsg rw
 	refused Unimplemented "a directory" try /dev rw
-	refused InvalidArgument permissions try /dev/null x
+	refused Unknown permissions try /dev/null x
 	refused NotFound /dev/no-such try /dev/no-such rw
 }
 
