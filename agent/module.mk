@@ -18,6 +18,9 @@ AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c
 	agent/events.c agent/registry.c agent/server.c agent/methods.c agent/stats.c agent/volume_methods.c \
 	$(AGENT_CONTAINER_SOURCES) $(G)/agent/proto/agent.pb-c.c
 
+# Forwarded ports.
+AGENT_SOURCES += agent/forward.c
+
 $(call guest_program,bulkhead-agent,agent,agent/init.c $(AGENT_SOURCES) $(COMMON_SOURCES),$(AGENT_PKGS))
 $(call library,agent,$(AGENT_SOURCES))
 $(call library,agent-client,agent/client/client.c agent/client/stream.c agent/client/check.c \
@@ -46,4 +49,5 @@ $(call unit_test,agent/stdio_test.c,$(AGENT_TEST_LIBS),$(AGENT_PKGS))
 $(call unit_test,agent/netconf_test.c,$(AGENT_TEST_LIBS),$(AGENT_PKGS))
 $(call library,agent-test-server,agent/test_server.c)
 $(call unit_test,agent/server_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))
+$(call unit_test,agent/forward_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))
 $(call unit_test,agent/client/client_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -177,9 +178,13 @@ int stdio_new(struct ev_loop *loop, const Bulkhead__Agent__Process *process, str
 	if (!stdio)
 		return err_nomem(err);
 	*stdio = (struct stdio){.loop = loop,
-		.child = {-EBADF, -EBADF, -EBADF, -EBADF},
+		.child = {.in = -EBADF, .out = -EBADF, .err = -EBADF, .terminal = -EBADF},
 		.terminal = -EBADF,
 		.master = -EBADF};
+	if (process->columns <= USHRT_MAX && process->rows <= USHRT_MAX) {
+		stdio->child.columns = (unsigned short)process->columns;
+		stdio->child.rows = (unsigned short)process->rows;
+	}
 	int r = stdio_make_streams(stdio, process, err);
 	if (r == 0)
 		r = process->terminal ? make_terminal(stdio, err) : make_pipes(stdio, err);

@@ -36,6 +36,8 @@ struct stdio_child {
 	int out;
 	int err;
 	int terminal;
+	unsigned short columns; /* of the terminal as it begins; 0: not known */
+	unsigned short rows;
 };
 
 /* Makes pipes (or the socket) for the process. */

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "agent/stdio.h"
@@ -36,7 +37,8 @@ static int send_descriptor(int socket, int fd, struct err *err)
  * The slave is asked for from the master: a path could lead elsewhere. Its owner is the user, so
  * that programs may open it by its name.
  */
-static int open_terminal(int socket, uid_t uid, int *ret_slave, struct err *err)
+static int open_terminal(
+	const struct stdio_child *child, uid_t uid, int *ret_slave, struct err *err)
 {
 	_cleanup_close_ int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (master < 0)
@@ -49,9 +51,12 @@ static int open_terminal(int socket, uid_t uid, int *ret_slave, struct err *err)
 		return err_errno(err, "open the terminal's slave");
 	if (fchown(slave, uid, (gid_t)-1) < 0)
 		return err_errno(err, "give the terminal to user %u", uid);
+	const struct winsize size = {.ws_col = child->columns, .ws_row = child->rows};
+	if (size.ws_col && ioctl(slave, TIOCSWINSZ, &size) < 0)
+		return err_errno(err, "size the terminal");
 	if (ioctl(slave, TIOCSCTTY, 0) < 0)
 		return err_errno(err, "make the terminal the controlling one");
-	int r = send_descriptor(socket, master, err);
+	int r = send_descriptor(child->terminal, master, err);
 	if (r < 0)
 		return r;
 	*ret_slave = TAKE_FD(slave);
@@ -79,7 +84,7 @@ int stdio_child_install(const struct stdio_child *child, uid_t uid, struct err *
 	_cleanup_close_ int slave = -EBADF;
 	int fds[] = {child->in, child->out, child->err};
 	if (child->terminal >= 0) {
-		int r = open_terminal(child->terminal, uid, &slave, err);
+		int r = open_terminal(child, uid, &slave, err);
 		if (r < 0)
 			return r;
 		fds[0] = fds[1] = fds[2] = slave;

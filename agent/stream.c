@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "agent/forward.h"
 #include "agent/proto/ports.h"
 #include "common/fd.h"
 
@@ -28,6 +29,7 @@ struct stream_listener {
 	struct ev_source *source;
 	stream_lookup_fn lookup;
 	void *userdata;
+	struct forwards *forwards;
 	struct handshake *handshakes[HANDSHAKES_MAX];
 	unsigned n_handshakes;
 };
@@ -54,20 +56,32 @@ static void handshake_on_timeout(void *userdata)
 	handshake_free(userdata);
 }
 
+static void refuse(int fd, struct err *err)
+{
+	Bulkhead__Agent__StreamOpened opened = BULKHEAD__AGENT__STREAM_OPENED__INIT;
+	opened.error = (uint32_t)-err->code;
+	opened.message = err->msg;
+	stdio_answer(fd, &opened, NULL);
+}
+
 static void stream_open(struct handshake *handshake, const Bulkhead__Agent__StreamOpen *open)
 {
 	struct stream_listener *listener = handshake->listener;
 	struct err err = ERR_INIT;
-	struct stdio *stdio = listener->lookup(listener->userdata, open, &err);
 	handshake->source = ev_source_free(handshake->source);
+	if (open->stream == BULKHEAD__AGENT__STREAM__FORWARD) {
+		if (forward_start(listener->forwards, open->port, handshake->fd, &err) == 0)
+			handshake->fd = -EBADF;
+		else
+			refuse(handshake->fd, &err);
+		return;
+	}
+	struct stdio *stdio = listener->lookup(listener->userdata, open, &err);
 	if (stdio && stdio_connect(stdio, open, handshake->fd, &err) == 0) {
 		handshake->fd = -EBADF;
 		return;
 	}
-	Bulkhead__Agent__StreamOpened opened = BULKHEAD__AGENT__STREAM_OPENED__INIT;
-	opened.error = (uint32_t)-err.code;
-	opened.message = err.msg;
-	stdio_answer(handshake->fd, &opened, NULL);
+	refuse(handshake->fd, &err);
 }
 
 /* How many bytes the message still lacks; 0: complete; -EPROTO: too large. */
@@ -158,9 +172,13 @@ int stream_listener_new(struct ev_loop *loop, int fd, stream_lookup_fn lookup, v
 	listener->loop = loop;
 	listener->lookup = lookup;
 	listener->userdata = userdata;
-	int r = ev_io_new(loop, taken, EPOLLIN, listener_on_io, listener, &listener->source, err);
-	if (r < 0)
+	int r = forwards_new(loop, &listener->forwards, err);
+	if (r == 0)
+		r = ev_io_new(loop, taken, EPOLLIN, listener_on_io, listener, &listener->source, err);
+	if (r < 0) {
+		forwards_free(listener->forwards);
 		return r;
+	}
 	listener->fd = TAKE_FD(taken);
 	*ret = TAKE_PTR(listener);
 	return 0;
@@ -173,6 +191,7 @@ struct stream_listener *stream_listener_free(struct stream_listener *listener)
 	listener->source = ev_source_free(listener->source);
 	while (listener->n_handshakes)
 		handshake_free(listener->handshakes[0]);
+	forwards_free(listener->forwards);
 	fd_close(listener->fd);
 	free(listener);
 	return NULL;

@@ -1,6 +1,6 @@
 /*
  * The listener for process streams: takes connections on AGENT_STREAM_PORT, reads their StreamOpen,
- * and gives them to the process's stdio.
+ * and gives them to the process's stdio, or to a forwarded connection (forward.h).
  *
  * A connection that has not sent its StreamOpen in time is closed; the number of those is bounded,
  * beyond it nothing is accepted. Threads: the loop's alone.
