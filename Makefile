@@ -52,7 +52,8 @@ GENERATED :=
 
 objects = $(patsubst $(B)/$(G)/%,$(B)/gen/%,$(patsubst %.c,$(B)/$(if $(2),$(2)/)%.o,$(1)))
 archives = $(patsubst %,$(B)/lib%.a,$(1))
-pkgs = $(if $(1),$$$$(pkg-config --libs $(1)))
+# A name that begins with -l is a library without a .pc file.
+pkgs = $(filter -l%,$(1)) $(if $(filter-out -l%,$(1)),$$$$(pkg-config --libs $(filter-out -l%,$(1))))
 
 define library_rule
 $(B)/lib$(1).a: $(call objects,$(2))
@@ -107,7 +108,7 @@ proto = $(eval $(call proto_rule,$(strip $(1))))
 .PHONY: all
 all: programs
 MODULES := common hypervisor hypervisor/vsock network agent guest-image cri-server cri-server/rpc \
-	cri-server/store cri-server/image cri-server/cli tests
+	cri-server/store cri-server/image cri-server/stream cri-server/cli tests
 -include $(patsubst %,%/module.mk,$(MODULES))
 
 .PHONY: programs unit demo test bench clean

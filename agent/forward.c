@@ -131,8 +131,8 @@ static void add_pod_addresses(struct forward *f, uint32_t port)
 
 static void find_candidates(struct forward *f, uint32_t port)
 {
-	const union address v4 = {.v4 = {.sin_family = AF_INET,
-					  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
+	const union address v4 = {
+		.v4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
 	const union address v6 = {
 		.v6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT}};
 	add_candidate(f, &v4, port);
@@ -168,8 +168,8 @@ static bool move(struct end *from, struct end *to)
 		from->len = n > 0 ? (size_t)n : 0;
 	}
 	while (from->len) {
-		ssize_t n = send(to->fd, from->data + from->start, from->len,
-			MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = send(
+			to->fd, from->data + from->start, from->len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN)
@@ -274,8 +274,8 @@ static int dial(struct forward *f, const union address *address)
 	pod->fd = socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (pod->fd < 0)
 		return errno;
-	socklen_t len = address->any.sa_family == AF_INET ? sizeof(address->v4)
-							  : sizeof(address->v6);
+	socklen_t len =
+		address->any.sa_family == AF_INET ? sizeof(address->v4) : sizeof(address->v6);
 	if (connect(pod->fd, &address->any, len) < 0 && errno != EINPROGRESS)
 		return errno;
 	ev_timer_set(f->timer, DIAL_MS);

@@ -129,8 +129,7 @@ static void test_ipv4(void **state)
 
 static void test_ipv6(void **state)
 {
-	struct sockaddr_in6 address = {
-		.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+	struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
 	uint16_t port;
 	int listener = listen_on((struct sockaddr *)&address, sizeof(address), &port);
 	if (listener < 0)

@@ -174,7 +174,8 @@ int stream_listener_new(struct ev_loop *loop, int fd, stream_lookup_fn lookup, v
 	listener->userdata = userdata;
 	int r = forwards_new(loop, &listener->forwards, err);
 	if (r == 0)
-		r = ev_io_new(loop, taken, EPOLLIN, listener_on_io, listener, &listener->source, err);
+		r = ev_io_new(
+			loop, taken, EPOLLIN, listener_on_io, listener, &listener->source, err);
 	if (r < 0) {
 		forwards_free(listener->forwards);
 		return r;

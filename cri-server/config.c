@@ -69,6 +69,16 @@ static const cyaml_schema_field_t images_fields[] = {
 	CYAML_FIELD_END,
 };
 
+static const cyaml_schema_field_t streaming_fields[] = {
+	STRING("address", struct config_streaming, address),
+	NUMBER("port", struct config_streaming, port),
+	NUMBER("idle_timeout_ms", struct config_streaming, idle_timeout_ms),
+	NUMBER("creation_timeout_ms", struct config_streaming, creation_timeout_ms),
+	STRING("tls_certificate", struct config_streaming, tls_certificate),
+	STRING("tls_key", struct config_streaming, tls_key),
+	CYAML_FIELD_END,
+};
+
 static const cyaml_schema_field_t handler_fields[] = {
 	CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, struct config_handler, name, 0, 63),
 	NUMBER("vcpus", struct config_handler, vcpus),
@@ -92,6 +102,8 @@ static const cyaml_schema_field_t config_fields[] = {
 		"hypervisor", CYAML_FLAG_OPTIONAL, struct config, hypervisor, hypervisor_fields),
 	CYAML_FIELD_MAPPING("network", CYAML_FLAG_OPTIONAL, struct config, network, network_fields),
 	CYAML_FIELD_MAPPING("images", CYAML_FLAG_OPTIONAL, struct config, images, images_fields),
+	CYAML_FIELD_MAPPING(
+		"streaming", CYAML_FLAG_OPTIONAL, struct config, streaming, streaming_fields),
 	{
 		.key = "runtime_handlers",
 		.value = {CYAML_VALUE_SEQUENCE(CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL,
@@ -204,6 +216,7 @@ static int fill_defaults(struct config *c, struct err *err)
 		  default_string(&c->run_dir, "/run/bulkhead") &&
 		  default_string(&c->log_level, "info") &&
 		  default_string(&c->cgroup_driver, "cgroupfs") &&
+		  default_string(&c->streaming.address, "127.0.0.1") &&
 		  default_string(&c->network.conf_dir, "/etc/cni/net.d") &&
 		  default_string(&c->network.bin_dirs, "/opt/cni/bin:/usr/lib/cni") &&
 		  default_boolean(&c->network.antispoof, true);
@@ -216,6 +229,8 @@ static int fill_defaults(struct config *c, struct err *err)
 	default_number(&c->images.pull_timeout_ms, 1800000);
 	if (!c->images.image_bytes_max)
 		c->images.image_bytes_max = UINT64_C(32) << 30;
+	default_number(&c->streaming.idle_timeout_ms, 14400000);
+	default_number(&c->streaming.creation_timeout_ms, 30000);
 	if (!c->images.layer_bytes_max)
 		c->images.layer_bytes_max = UINT64_C(16) << 30;
 	if (!c->images.layer_files_max)
@@ -256,6 +271,12 @@ static int check(const struct config *c, struct err *err)
 	if (!known)
 		return err_set(err, -EINVAL, "cgroup_driver is '%s'; it can be systemd or cgroupfs",
 			c->cgroup_driver);
+	if (c->streaming.port > UINT16_MAX)
+		return err_set(err, -EINVAL, "streaming.port is %u; the highest port is 65535",
+			c->streaming.port);
+	if (!c->streaming.tls_certificate != !c->streaming.tls_key)
+		return err_set(err, -EINVAL,
+			"streaming.tls_certificate and streaming.tls_key go together");
 	if (c->workers > 1024)
 		return err_set(err, -EINVAL, "workers is %u; the most is 1024", c->workers);
 	for (unsigned i = 0; i < c->n_handlers; i++) {

@@ -41,6 +41,15 @@ struct config_images {
 	unsigned n_pinned;
 };
 
+struct config_streaming {
+	char *address;
+	unsigned port; /* 0: any */
+	unsigned idle_timeout_ms;
+	unsigned creation_timeout_ms;
+	char *tls_certificate; /* NULL: no TLS */
+	char *tls_key;
+};
+
 /* What a pod of this handler gets when its own resources do not say. */
 struct config_handler {
 	char *name; /* "" is the default handler */
@@ -59,6 +68,7 @@ struct config {
 	struct config_hypervisor hypervisor;
 	struct config_network network;
 	struct config_images images;
+	struct config_streaming streaming;
 	struct config_handler *handlers;
 	unsigned n_handlers;
 };

@@ -33,6 +33,10 @@ static void everything_has_a_default(void **state)
 	assert_string_equal(c->socket, "/run/bulkhead/bulkhead.sock");
 	assert_string_equal(
 		c->hypervisor.libvirt_uri, "qemu:///embed?root=/var/lib/bulkhead/libvirt");
+	assert_string_equal(c->streaming.address, "127.0.0.1");
+	assert_int_equal(c->streaming.port, 0);
+	assert_int_equal(c->streaming.idle_timeout_ms, 4 * 3600 * 1000);
+	assert_int_equal(c->streaming.creation_timeout_ms, 30000);
 	assert_non_null(config_handler(c, ""));
 	assert_null(config_handler(c, "other"));
 	config_free(c);

@@ -5,10 +5,12 @@
 
 #include "cri-server/image/image.h"
 #include "cri-server/runtime/runtime.h"
+#include "cri-server/stream/stream.h"
 
 struct daemon {
 	struct runtime *runtime;
 	struct img *images;
+	struct stream_server *streams;
 	const struct log *log;
 	const char *scratch_dir; /* the containers' writable file systems */
 };

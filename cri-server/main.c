@@ -100,6 +100,22 @@ static int open_images(const struct config *config, const struct log *log, struc
 	return img_open(&images, store, ret, err);
 }
 
+static int open_streams(const struct config *config, const struct log *log,
+	struct stream_server **ret, struct err *err)
+{
+	const struct config_streaming *c = &config->streaming;
+	const struct stream_config streams = {
+		.address = c->address,
+		.port = (uint16_t)c->port,
+		.idle_timeout_ms = c->idle_timeout_ms,
+		.creation_timeout_ms = c->creation_timeout_ms,
+		.tls_certificate = c->tls_certificate,
+		.tls_key = c->tls_key,
+		.log = log,
+	};
+	return stream_server_start(&streams, ret, err);
+}
+
 static void raise_fd_limit(const struct log *log)
 {
 	struct rlimit limit;
@@ -148,7 +164,10 @@ static int run(
 	if (r == 0)
 		r = runtime_open(config, log, store, daemon.images, &daemon.runtime, err);
 	if (r == 0)
+		r = open_streams(config, log, &daemon.streams, err);
+	if (r == 0)
 		r = serve(config, &daemon, stop, err);
+	stream_server_stop(daemon.streams);
 	runtime_close(daemon.runtime);
 	img_close(daemon.images);
 	store_close(store);

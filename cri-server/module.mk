@@ -3,12 +3,13 @@ RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c
 	logs.c status.c steps.c recover.c)
 RUNTIME_SOURCES += $(addprefix cri-server/runtime/,usage.c stats.c stats_service.c \
 	metrics.c events.c)
+RUNTIME_SOURCES += $(addprefix cri-server/runtime/,streaming.c fanout.c)
 $(call library,runtime,$(RUNTIME_SOURCES))
 $(call library,config,cri-server/config.c)
 
-DAEMON_LIBS := runtime seccomp image store rpc cri-proto agent-client hypervisor network config common
+DAEMON_LIBS := runtime stream seccomp image store rpc cri-proto agent-client hypervisor network config common
 DAEMON_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 sqlite3 jansson libcyaml libarchive libcap libseccomp \
-	libcrypto libprotobuf-c
+	libcrypto libprotobuf-c libmicrohttpd zlib -lwslay
 $(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 
 $(call unit_test,cri-server/config_test.c,config common,libcyaml libprotobuf-c)

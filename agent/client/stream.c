@@ -116,6 +116,8 @@ int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *op
 		r = handshake(fd, open, ret_offset, err);
 	if (r == 0)
 		r = set_timeout(fd, 0, err);
+	if (r < 0 && open->stream == BULKHEAD__AGENT__STREAM__FORWARD)
+		return err_wrap(err, "connect to port %" PRIu32 " inside the pod", open->port);
 	if (r < 0)
 		return err_wrap(err, "open a stream of container %s", open->container_id);
 	*ret_fd = TAKE_FD(fd);

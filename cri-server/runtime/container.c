@@ -52,7 +52,7 @@ struct container *container_new(struct sandbox *sandbox, const char *id,
 	c->record = calloc(1, sizeof(*c->record));
 	if (c->record)
 		bulkhead__store__container__init(c->record);
-	if (!c->config || !c->record) {
+	if (!c->config || !c->record || fanout_new(&c->fanout, NULL) < 0) {
 		container_unref(c);
 		err_nomem(err);
 		return NULL;
@@ -69,6 +69,7 @@ void container_unref(struct container *c)
 	if (!last)
 		return;
 	log_writer_unref(c->log);
+	fanout_free(c->fanout);
 	if (c->config)
 		runtime__v1__container_config__free_unpacked(c->config, NULL);
 	if (c->record)
@@ -493,6 +494,11 @@ static int follow_stream(struct container *c, struct machine *machine, struct lo
 	return r < 0 ? r : log_writer_follow(writer, stream, fd, offset, err);
 }
 
+static void tee(void *userdata, Bulkhead__Agent__Stream stream, const void *data, size_t len)
+{
+	fanout_write(userdata, stream, data, len);
+}
+
 int container_open_log(struct container *c, struct machine *machine, struct err *err)
 {
 	_cleanup_free_ char *state_path = log_state_path(c);
@@ -502,6 +508,7 @@ int container_open_log(struct container *c, struct machine *machine, struct err 
 	int r = log_writer_new(c->runtime->logs, c->record->log_path, state_path, &writer, err);
 	if (r < 0)
 		return r;
+	log_writer_tee(writer, tee, c->fanout);
 	r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDOUT, err);
 	if (r == 0 && !c->config->tty)
 		r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDERR, err);

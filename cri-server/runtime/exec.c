@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -16,6 +17,7 @@
 #include "cri-server/runtime/internal.h"
 
 #define CALL_MS       10000
+#define START_MS      60000       /* many may be started at once */
 #define EXIT_MS       10000       /* from the end of its container to the event */
 #define LOOK_MS       200         /* between looks at what no condition tells of */
 #define TIMEOUT_S_MAX 31536000    /* more is no limit */
@@ -45,6 +47,8 @@ bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
 			continue;
 		exec->exited = true;
 		exec->exit_code = event->exit->code;
+		if (exec->wake)
+			exec->wake(exec->userdata);
 		awaited = true;
 		pthread_cond_broadcast(&exec->changed);
 		break;
@@ -53,24 +57,46 @@ bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
 	return awaited;
 }
 
-/* The container's own process with another command, and without its terminal and input. */
-static int start(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
+/* Programs on a terminal ask for its kind; an image that says one knows better. */
+static int add_term(Bulkhead__Agent__Process *process, struct err *err)
 {
-	const ProtobufCBinaryData *packed = &x->container->record->process;
+	for (size_t i = 0; i < process->n_env; i++)
+		if (strncmp(process->env[i], "TERM=", 5) == 0)
+			return 0;
+	char **env = realloc(process->env, (process->n_env + 1) * sizeof(*env));
+	if (!env)
+		return err_nomem(err);
+	process->env = env;
+	env[process->n_env] = strdup("TERM=xterm");
+	if (!env[process->n_env])
+		return err_nomem(err);
+	process->n_env++;
+	return 0;
+}
+
+int exec_start(struct machine *machine, const struct container *container, const struct exec *exec,
+	const struct exec_spec *spec, struct err *err)
+{
+	const ProtobufCBinaryData *packed = &container->record->process;
 	Bulkhead__Agent__Process *process =
 		bulkhead__agent__process__unpack(NULL, packed->len, packed->data);
 	if (!process)
 		return err_nomem(err);
 	char **own_args = process->args;
 	size_t n_own_args = process->n_args;
-	process->args = request->cmd;
-	process->n_args = request->n_cmd;
-	process->terminal = process->stdin = process->stdin_once = false;
+	int r = spec->terminal ? add_term(process, err) : 0;
+	process->args = spec->args;
+	process->n_args = spec->n_args;
+	process->terminal = spec->terminal;
+	process->stdin = process->stdin_once = spec->stdin;
+	process->columns = spec->columns;
+	process->rows = spec->rows;
 	Bulkhead__Agent__ExecRequest ask = BULKHEAD__AGENT__EXEC_REQUEST__INIT;
-	ask.container_id = x->container->id;
-	ask.process_id = x->exec.id;
+	ask.container_id = (char *)container->id;
+	ask.process_id = (char *)exec->id;
 	ask.process = process;
-	int r = agent_call(x->machine->agent, "Exec", &ask.base, CALL_MS, NULL, err);
+	if (r == 0)
+		r = agent_call(machine->agent, "Exec", &ask.base, START_MS, NULL, err);
 	r = container_image_error(r, err);
 	process->args = own_args;
 	process->n_args = n_own_args;
@@ -78,17 +104,24 @@ static int start(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *reques
 	return r;
 }
 
+int exec_open_stream(struct machine *machine, const struct container *container,
+	const struct exec *exec, Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset,
+	struct err *err)
+{
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	open.container_id = (char *)container->id;
+	open.process_id = (char *)exec->id;
+	open.stream = stream;
+	return agent_stream_open(machine->agent, &open, START_MS, ret_fd, ret_offset, err);
+}
+
 static int open_streams(struct exec_sync *x, struct err *err)
 {
 	static const Bulkhead__Agent__Stream streams[] = {
 		BULKHEAD__AGENT__STREAM__STDOUT, BULKHEAD__AGENT__STREAM__STDERR};
 	for (size_t i = 0; i < ARRAY_SIZE(streams); i++) {
-		Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
-		open.container_id = x->container->id;
-		open.process_id = x->exec.id;
-		open.stream = streams[i];
-		int r = agent_stream_open(
-			x->machine->agent, &open, CALL_MS, &x->fds[i], &x->offsets[i], err);
+		int r = exec_open_stream(x->machine, x->container, &x->exec, streams[i], &x->fds[i],
+			&x->offsets[i], err);
 		if (r < 0)
 			return r;
 	}
@@ -115,10 +148,9 @@ static int read_stream(struct exec_sync *x, size_t i, struct err *err)
 	return 0;
 }
 
-/* With runtime->lock held. */
-static bool container_runs(const struct exec_sync *x)
+bool exec_container_runs(const struct container *container)
 {
-	return x->container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	return container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 }
 
 static int timed_out(struct err *err)
@@ -161,7 +193,7 @@ static int wait_exit(struct exec_sync *x, struct err *err)
 	pthread_mutex_lock(&rt->lock);
 	while (!x->exec.exited && r == 0) {
 		uint64_t now = ev_now_ms();
-		if (end_ms == UINT64_MAX && !container_runs(x))
+		if (end_ms == UINT64_MAX && !exec_container_runs(x->container))
 			end_ms = now + EXIT_MS;
 		if (now >= x->deadline_ms)
 			r = timed_out(err);
@@ -176,64 +208,72 @@ static int wait_exit(struct exec_sync *x, struct err *err)
 	return r;
 }
 
-/* Kills what is left of it and lets the agent forget it. */
-static void discard(struct exec_sync *x)
+void exec_discard(
+	struct machine *machine, const struct container *container, const struct exec *exec)
 {
 	Bulkhead__Agent__RemoveProcessRequest request =
 		BULKHEAD__AGENT__REMOVE_PROCESS_REQUEST__INIT;
-	request.container_id = x->container->id;
-	request.process_id = x->exec.id;
-	agent_call(x->machine->agent, "RemoveProcess", &request.base, CALL_MS, NULL, NULL);
-	fd_close(x->fds[0]);
-	fd_close(x->fds[1]);
+	request.container_id = (char *)container->id;
+	request.process_id = (char *)exec->id;
+	agent_call(machine->agent, "RemoveProcess", &request.base, CALL_MS, NULL, NULL);
 }
 
 static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
 {
-	int r = start(x, request, err);
+	const struct exec_spec spec = {.args = request->cmd, .n_args = request->n_cmd};
+	int r = exec_start(x->machine, x->container, &x->exec, &spec, err);
 	if (r == 0)
 		r = open_streams(x, err);
 	if (r == 0)
 		r = read_output(x, err);
 	if (r == 0)
 		r = wait_exit(x, err);
-	discard(x); /* after a failed start too: an answer that did not come says nothing of what
-		       runs */
+	/* After a failed start too: an answer that did not come says nothing of what runs. */
+	exec_discard(x->machine, x->container, &x->exec);
 	return r;
 }
 
-static int run_registered(
-	struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
+int exec_register(struct container *container, struct exec *exec, struct err *err)
 {
-	struct runtime *rt = x->container->runtime;
-	int r = cond_init(&x->exec.changed, err);
+	struct runtime *rt = container->runtime;
+	int r = cond_init(&exec->changed, err);
 	if (r < 0)
 		return r;
-	x->exec.sandbox_id = x->container->sandbox->id;
-	make_id(x->exec.id);
+	exec->sandbox_id = container->sandbox->id;
+	make_id(exec->id);
 	pthread_mutex_lock(&rt->lock);
-	TAILQ_INSERT_TAIL(&rt->execs, &x->exec, link);
+	TAILQ_INSERT_TAIL(&rt->execs, exec, link);
 	pthread_mutex_unlock(&rt->lock);
-	r = run(x, request, err);
+	return 0;
+}
+
+void exec_unregister(struct container *container, struct exec *exec)
+{
+	struct runtime *rt = container->runtime;
 	pthread_mutex_lock(&rt->lock);
-	TAILQ_REMOVE(&rt->execs, &x->exec, link);
+	TAILQ_REMOVE(&rt->execs, exec, link);
 	pthread_mutex_unlock(&rt->lock);
-	pthread_cond_destroy(&x->exec.changed);
-	return r;
+	pthread_cond_destroy(&exec->changed);
 }
 
 static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request,
 	ProtobufCMessage **ret_response, struct err *err)
 {
 	pthread_mutex_lock(&x->container->runtime->lock);
-	bool runs = container_runs(x);
+	bool runs = exec_container_runs(x->container);
 	pthread_mutex_unlock(&x->container->runtime->lock);
 	if (!runs)
 		return err_set(err, -EBADFD, "container %s does not run", x->container->id);
 	x->machine = sandbox_machine(x->container->sandbox, err);
 	if (!x->machine)
 		return -EBADFD;
-	int r = run_registered(x, request, err);
+	int r = exec_register(x->container, &x->exec, err);
+	if (r == 0) {
+		r = run(x, request, err);
+		exec_unregister(x->container, &x->exec);
+		fd_close(x->fds[0]);
+		fd_close(x->fds[1]);
+	}
 	machine_unref(x->machine);
 	if (r < 0)
 		return err_wrap(

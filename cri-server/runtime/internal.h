@@ -24,6 +24,7 @@
 #include "common/loop.h"
 #include "cri-server/message.h"
 #include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/runtime/fanout.h"
 #include "cri-server/runtime/logs.h"
 #include "cri-server/runtime/runtime.h"
 #include "cri-server/runtime/steps.h"
@@ -94,10 +95,11 @@ struct container {
 	Bulkhead__Store__Container *record;
 	struct log_writer *log; /* runtime->lock; NULL while it does not run */
 	bool start_untold;      /* runtime->lock; no event told of its start yet */
+	struct fanout *fanout;  /* its output and input for attached clients */
 	pthread_cond_t changed; /* with runtime->lock: the state changed */
 };
 
-/* An exec'd process whose exit somebody waits for; lives on that thread's stack. */
+/* An exec'd process whose exit somebody waits for; belongs to who waits. */
 struct exec {
 	TAILQ_ENTRY(exec) link;
 	const char *sandbox_id;
@@ -105,6 +107,9 @@ struct exec {
 	bool exited;
 	int32_t exit_code;
 	pthread_cond_t changed; /* with runtime->lock */
+	/* Called with runtime->lock held when it has exited; may be NULL. */
+	void (*wake)(void *userdata);
+	void *userdata;
 };
 
 /* runtime.c */
@@ -280,7 +285,28 @@ int security_check_userns(const Runtime__V1__NamespaceOption *ns, struct err *er
 int security_record_user(Bulkhead__Store__Container *record,
 	const Bulkhead__Agent__CreateContainerResponse *answer, struct err *err);
 
+/* What an exec asks for; the rest is as the container's own process has it. */
+struct exec_spec {
+	char **args;
+	size_t n_args;
+	bool terminal, stdin;
+	unsigned columns, rows; /* of the terminal, 0: not known */
+};
 /* exec.c */
+/* From here on its exit is noted. -errno: nothing was done. */
+int exec_register(struct container *container, struct exec *exec, struct err *err);
+void exec_unregister(struct container *container, struct exec *exec);
+/* Starts a registered one. After a failure too exec_discard() is due. */
+int exec_start(struct machine *machine, const struct container *container, const struct exec *exec,
+	const struct exec_spec *spec, struct err *err);
+int exec_open_stream(struct machine *machine, const struct container *container,
+	const struct exec *exec, Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset,
+	struct err *err);
+/* Kills what is left of it and lets the agent forget it. */
+void exec_discard(
+	struct machine *machine, const struct container *container, const struct exec *exec);
+/* With runtime->lock held. */
+bool exec_container_runs(const struct container *container);
 /* Whether somebody waited for it. */
 bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 
@@ -323,3 +349,6 @@ METHOD(stats_service_list_sandboxes);
 METHOD(metrics_service_descriptors);
 METHOD(metrics_service_list);
 METHOD(container_service_checkpoint);
+METHOD(streaming_service_exec);
+METHOD(streaming_service_attach);
+METHOD(streaming_service_port_forward);

@@ -64,6 +64,8 @@ struct log_writer {
 	int state_fd; /* likewise */
 	bool broken;  /* the last write failed: streams are not read until `retry` fires */
 	struct ev_source *retry;
+	log_tee_fn tee; /* set once, before anything is followed */
+	void *tee_userdata;
 	struct log_stream streams[STREAMS];
 };
 
@@ -378,6 +380,12 @@ static void pause_writing(struct log_writer *w, int code)
 	ev_timer_set(w->retry, RETRY_MS);
 }
 
+static Bulkhead__Agent__Stream stream_of(const struct log_stream *s)
+{
+	return s == s->writer->streams ? BULKHEAD__AGENT__STREAM__STDOUT
+				       : BULKHEAD__AGENT__STREAM__STDERR;
+}
+
 static void on_readable(void *userdata, uint32_t events)
 {
 	struct log_stream *s = userdata;
@@ -391,6 +399,8 @@ static void on_readable(void *userdata, uint32_t events)
 	} else {
 		ssize_t n = recv(s->fd, to, READ_BYTES, MSG_DONTWAIT);
 		bool ended = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+		if (w->tee && (n > 0 || ended))
+			w->tee(w->tee_userdata, stream_of(s), to, ended ? 0 : (size_t)n);
 		if (n > 0)
 			buf_commit(&s->line, (size_t)n);
 		int r = n > 0 || ended ? flush(s, ended) : 0;
@@ -454,6 +464,12 @@ int log_writer_follow(struct log_writer *w, Bulkhead__Agent__Stream stream, int 
 	pthread_mutex_unlock(&w->lock);
 	struct errand errand = {.run = follow_errand, .writer = w, .stream = s, .err = err};
 	return on_loop_thread(&errand);
+}
+
+void log_writer_tee(struct log_writer *w, log_tee_fn fn, void *userdata)
+{
+	w->tee = fn;
+	w->tee_userdata = userdata;
 }
 
 int log_writer_reopen(struct log_writer *w, struct err *err)

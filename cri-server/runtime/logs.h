@@ -48,6 +48,14 @@ uint64_t log_writer_offset(struct log_writer *writer, Bulkhead__Agent__Stream st
 int log_writer_follow(struct log_writer *writer, Bulkhead__Agent__Stream stream, int fd,
 	uint64_t offset, struct err *err);
 
+/*
+ * Gives what is read to fn too, on the log thread, before it is in the file; len 0 at a stream's
+ * end, perhaps more than once. Before log_writer_follow().
+ */
+typedef void (*log_tee_fn)(
+	void *userdata, Bulkhead__Agent__Stream stream, const void *data, size_t len);
+void log_writer_tee(struct log_writer *writer, log_tee_fn fn, void *userdata);
+
 /* Opens path anew, as after a rotation; what was read before goes to the old file. */
 int log_writer_reopen(struct log_writer *writer, struct err *err);
 

@@ -35,6 +35,9 @@ static const struct rpc_method methods[] = {
 	{"ListMetricDescriptors", metrics_service_descriptors},
 	{"ListPodSandboxMetrics", metrics_service_list},
 	{"CheckpointContainer", container_service_checkpoint},
+	{"Exec", streaming_service_exec},
+	{"Attach", streaming_service_attach},
+	{"PortForward", streaming_service_port_forward},
 };
 
 /* What lists answer, in parts. */

@@ -1,0 +1,372 @@
+/*
+ * Exec, Attach and PortForward: checks what is asked for, and what the streaming server then does
+ * in the pod (stream_ops).
+ *
+ * A target holds references to its container or sandbox and, once started, its machine.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/fd.h"
+#include "cri-server/daemon.h"
+#include "cri-server/runtime/internal.h"
+#include "cri-server/stream/stream.h"
+
+#define CALL_MS  10000
+#define DIAL_MS  30000 /* the agent tries several addresses */
+#define EXIT_MS  10000 /* from the end of its container to the exec's event */
+#define ARGS_MAX 65536
+
+struct target {
+	struct container *container; /* of exec and attach */
+	struct sandbox *sandbox;     /* of port-forward */
+	struct machine *machine;     /* of exec and attach, once started */
+	bool tty, in;
+
+	/* exec */
+	char **args;
+	size_t n_args;
+	struct exec exec;
+	bool registered;
+	uint64_t lost_ms; /* its container ended, the event is late; 0: no */
+
+	/* attach */
+	struct tap *tap;
+	bool has_stdin;
+};
+
+static void target_end(void *userdata)
+{
+	struct target *t = userdata;
+	if (t->registered) {
+		exec_discard(t->machine, t->container, &t->exec);
+		exec_unregister(t->container, &t->exec);
+	}
+	if (t->has_stdin)
+		fanout_stdin_drop(t->container->fanout);
+	fanout_untap(t->tap);
+	machine_unref(t->machine);
+	if (t->container)
+		container_unref(t->container);
+	if (t->sandbox)
+		sandbox_unref(t->sandbox);
+	for (size_t i = 0; i < t->n_args; i++)
+		free(t->args[i]);
+	free(t->args);
+	free(t);
+}
+
+static int check_state(struct container *c, bool may_be_created, struct err *err)
+{
+	static const char *const names[] = {
+		[BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED] = "created, not started",
+		[BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED] = "exited"};
+	pthread_mutex_lock(&c->runtime->lock);
+	Bulkhead__Store__ContainerState state = c->record->state;
+	pthread_mutex_unlock(&c->runtime->lock);
+	if (state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING ||
+		(may_be_created && state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED))
+		return 0;
+	const char *name = (size_t)state < ARRAY_SIZE(names) ? names[state] : NULL;
+	return err_set(err, -EBADFD, "container %s is not running: it is %s", c->id,
+		name ? name : "being made or removed");
+}
+
+static int take_machine(struct target *t, struct err *err)
+{
+	t->machine = sandbox_machine(t->container->sandbox, err);
+	return t->machine ? 0 : -EBADFD;
+}
+
+static int open_exec_streams(struct target *t, int fds[3], struct err *err)
+{
+	int r = 0;
+	const Bulkhead__Agent__Stream streams[] = {BULKHEAD__AGENT__STREAM__STDIN,
+		BULKHEAD__AGENT__STREAM__STDOUT, BULKHEAD__AGENT__STREAM__STDERR};
+	const bool wanted[] = {t->in, true, !t->tty};
+	for (size_t i = 0; i < ARRAY_SIZE(streams) && r == 0; i++)
+		if (wanted[i])
+			r = exec_open_stream(
+				t->machine, t->container, &t->exec, streams[i], &fds[i], NULL, err);
+	return r;
+}
+
+static void close_all(int fds[3])
+{
+	for (size_t i = 0; i < 3; i++)
+		fds[i] = fd_close(fds[i]);
+}
+
+static int exec_target_start(
+	void *userdata, const struct stream_start *start, int ret_fds[3], struct err *err)
+{
+	struct target *t = userdata;
+	const struct exec_spec spec = {.args = t->args,
+		.n_args = t->n_args,
+		.terminal = t->tty,
+		.stdin = t->in,
+		.columns = start->columns,
+		.rows = start->rows};
+	t->exec.wake = start->wake;
+	t->exec.userdata = start->userdata;
+	int r = check_state(t->container, false, err);
+	if (r == 0)
+		r = take_machine(t, err);
+	if (r == 0)
+		r = exec_register(t->container, &t->exec, err);
+	if (r < 0)
+		return r;
+	t->registered = true;
+	r = exec_start(t->machine, t->container, &t->exec, &spec, err);
+	if (r == 0)
+		r = open_exec_streams(t, ret_fds, err);
+	if (r < 0) {
+		close_all(ret_fds);
+		return err_wrap(err, "exec '%.64s' in container %s", t->args[0], t->container->id);
+	}
+	return 0;
+}
+
+static int exec_target_status(void *userdata, int *ret_code, struct err *err)
+{
+	struct target *t = userdata;
+	struct runtime *rt = t->container->runtime;
+	pthread_mutex_lock(&rt->lock);
+	bool exited = t->exec.exited;
+	bool runs = exec_container_runs(t->container);
+	*ret_code = t->exec.exit_code;
+	pthread_mutex_unlock(&rt->lock);
+	if (exited)
+		return 1;
+	if (!runs && !t->lost_ms)
+		t->lost_ms = ev_now_ms();
+	if (!runs && ev_now_ms() - t->lost_ms >= EXIT_MS)
+		return err_set(err, -EIO, "its container ended");
+	return 0;
+}
+
+static int resize(void *userdata, unsigned columns, unsigned rows, struct err *err)
+{
+	struct target *t = userdata;
+	Bulkhead__Agent__ResizeTerminalRequest request =
+		BULKHEAD__AGENT__RESIZE_TERMINAL_REQUEST__INIT;
+	request.container_id = t->container->id;
+	request.process_id = t->registered ? t->exec.id : (char *)"";
+	request.columns = columns;
+	request.rows = rows;
+	return agent_call(t->machine->agent, "ResizeTerminal", &request.base, CALL_MS, NULL, err);
+}
+
+static const struct stream_ops exec_ops = {
+	.start = exec_target_start,
+	.resize = resize,
+	.status = exec_target_status,
+	.end = target_end,
+};
+
+static int attach_start(
+	void *userdata, const struct stream_start *start, int ret_fds[3], struct err *err)
+{
+	struct target *t = userdata;
+	struct container *c = t->container;
+	int r = check_state(c, true, err);
+	if (r == 0)
+		r = take_machine(t, err);
+	if (r == 0 && t->in) {
+		r = fanout_stdin_take(c->fanout, t->machine->agent, c->id, &ret_fds[0], err);
+		t->has_stdin = r == 0;
+		if (r == -ENOENT) /* it has ended, once for all */
+			r = 0;
+	}
+	if (r == 0)
+		r = fanout_tap(c->fanout, t->tty, &t->tap, &ret_fds[1], err);
+	if (r < 0) {
+		close_all(ret_fds);
+		return err_wrap(err, "attach to container %s", c->id);
+	}
+	if (t->tty && start->columns)
+		resize(t, start->columns, start->rows, NULL);
+	return 0;
+}
+
+/* Attached clients hear of the end of the streams, not of an exit code, as elsewhere. */
+static int attach_status(void *userdata, int *ret_code, struct err *err)
+{
+	struct target *t = userdata;
+	struct runtime *rt = t->container->runtime;
+	*ret_code = 0;
+	int r = fanout_tap_status(t->tap, err);
+	if (r != 0)
+		return r;
+	pthread_mutex_lock(&rt->lock);
+	bool may_write =
+		exec_container_runs(t->container) ||
+		t->container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED;
+	bool gone = t->container->gone;
+	pthread_mutex_unlock(&rt->lock);
+	return !may_write || gone;
+}
+
+static const struct stream_ops attach_ops = {
+	.start = attach_start,
+	.resize = resize,
+	.status = attach_status,
+	.end = target_end,
+};
+
+static int forward_dial(void *userdata, uint16_t port, int *ret_fd, struct err *err)
+{
+	struct target *t = userdata;
+	struct machine *machine = sandbox_machine(t->sandbox, err);
+	if (!machine)
+		return -EBADFD;
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	open.stream = BULKHEAD__AGENT__STREAM__FORWARD;
+	open.port = port;
+	int r = agent_stream_open(machine->agent, &open, DIAL_MS, ret_fd, NULL, err);
+	machine_unref(machine);
+	return r;
+}
+
+static const struct stream_ops forward_ops = {.dial = forward_dial, .end = target_end};
+
+static int get_url(struct rpc_call *call, const struct stream_request *request, char **ret_url,
+	struct err *err)
+{
+	const struct daemon *daemon = rpc_call_userdata(call);
+	return stream_server_url(daemon->streams, request, ret_url, err);
+}
+
+static int copy_args(struct target *t, char *const *args, size_t n, struct err *err)
+{
+	t->args = calloc(n, sizeof(*t->args));
+	for (; t->args && t->n_args < n; t->n_args++) {
+		t->args[t->n_args] = strdup(args[t->n_args]);
+		if (!t->args[t->n_args])
+			break;
+	}
+	return t->args && t->n_args == n ? 0 : err_nomem(err);
+}
+
+/* What Exec and Attach have in common. */
+struct asked {
+	const char *container_id;
+	bool tty, in, out, err;
+};
+
+static int check_asked(const struct asked *asked, struct err *err)
+{
+	if (!asked->container_id[0])
+		return err_set(err, -EINVAL, "missing required container_id");
+	if (asked->tty && asked->err)
+		return err_set(err, -EINVAL, "tty and stderr cannot both be true");
+	if (!asked->in && !asked->out && !asked->err)
+		return err_set(err, -EINVAL, "one of stdin, stdout, or stderr must be set");
+	return 0;
+}
+
+static int target_new(struct rpc_call *call, const struct asked *asked, bool may_be_created,
+	struct target **ret, struct err *err)
+{
+	int r = check_asked(asked, err);
+	if (r < 0)
+		return r;
+	struct target *t = calloc(1, sizeof(*t));
+	if (!t)
+		return err_nomem(err);
+	t->tty = asked->tty;
+	t->in = asked->in;
+	t->container = container_find(call_runtime(call), asked->container_id, err);
+	r = t->container ? check_state(t->container, may_be_created, err) : err->code;
+	if (r < 0)
+		target_end(t);
+	else
+		*ret = t;
+	return r;
+}
+
+static struct stream_request make_request(
+	struct target *t, const struct asked *asked, enum stream_kind kind)
+{
+	return (struct stream_request){.kind = kind,
+		.tty = t->tty,
+		.in = asked->in,
+		.out = asked->out,
+		.err = asked->err,
+		.ops = kind == STREAM_EXEC ? &exec_ops : &attach_ops,
+		.target = t,
+		.pod = t->container->sandbox->id};
+}
+
+METHOD(streaming_service_exec)
+{
+	const Runtime__V1__ExecRequest *req = (const Runtime__V1__ExecRequest *)request;
+	const struct asked asked = {
+		req->container_id, req->tty, req->stdin, req->stdout, req->stderr};
+	struct target *t = NULL;
+	if (!req->n_cmd || req->n_cmd > ARGS_MAX)
+		return err_set(
+			err, -EINVAL, "the command is %s", req->n_cmd ? "too long" : "empty");
+	int r = target_new(call, &asked, false, &t, err);
+	if (r < 0)
+		return r;
+	r = copy_args(t, req->cmd, req->n_cmd, err);
+	if (r < 0) {
+		target_end(t);
+		return r;
+	}
+	const struct stream_request stream = make_request(t, &asked, STREAM_EXEC);
+	_cleanup_free_ char *url = NULL;
+	r = get_url(call, &stream, &url, err);
+	Runtime__V1__ExecResponse response = RUNTIME__V1__EXEC_RESPONSE__INIT;
+	response.url = url;
+	return r < 0 ? r : respond(&response.base, ret_response, err);
+}
+
+METHOD(streaming_service_attach)
+{
+	const Runtime__V1__AttachRequest *req = (const Runtime__V1__AttachRequest *)request;
+	const struct asked asked = {
+		req->container_id, req->tty, req->stdin, req->stdout, req->stderr};
+	struct target *t = NULL;
+	int r = target_new(call, &asked, true, &t, err);
+	if (r < 0)
+		return r;
+	const Runtime__V1__ContainerConfig *config = t->container->config;
+	struct stream_request stream = make_request(t, &asked, STREAM_ATTACH);
+	/* The container decides whether there is a terminal and what the end of stdin means. */
+	t->tty = config->tty;
+	t->in = asked.in && config->stdin;
+	stream.in_stays_open = !config->stdin_once || config->tty;
+	_cleanup_free_ char *url = NULL;
+	r = get_url(call, &stream, &url, err);
+	Runtime__V1__AttachResponse response = RUNTIME__V1__ATTACH_RESPONSE__INIT;
+	response.url = url;
+	return r < 0 ? r : respond(&response.base, ret_response, err);
+}
+
+METHOD(streaming_service_port_forward)
+{
+	const Runtime__V1__PortForwardRequest *req =
+		(const Runtime__V1__PortForwardRequest *)request;
+	if (!req->pod_sandbox_id[0])
+		return err_set(err, -EINVAL, "missing required pod_sandbox_id");
+	struct target *t = calloc(1, sizeof(*t));
+	if (!t)
+		return err_nomem(err);
+	t->sandbox = sandbox_find(call_runtime(call), req->pod_sandbox_id, err);
+	struct machine *machine = t->sandbox ? sandbox_machine(t->sandbox, err) : NULL;
+	if (!machine) {
+		target_end(t);
+		return err->code;
+	}
+	machine_unref(machine);
+	const struct stream_request stream = {
+		.kind = STREAM_FORWARD, .ops = &forward_ops, .target = t, .pod = t->sandbox->id};
+	_cleanup_free_ char *url = NULL;
+	int r = get_url(call, &stream, &url, err);
+	Runtime__V1__PortForwardResponse response = RUNTIME__V1__PORT_FORWARD_RESPONSE__INIT;
+	response.url = url;
+	return r < 0 ? r : respond(&response.base, ret_response, err);
+}

@@ -1,0 +1,269 @@
+/*
+ * Port-forward: pairs of streams, one pair for each connection.
+ *
+ * Source: k8s.io/kubelet/pkg/cri/streaming/portforward. The client opens an "error" and a "data"
+ * stream with the same request id and port; when both are there the port is dialled inside the pod.
+ * A failure is text on the error stream. Each pair ends by itself.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cri-server/stream/pump.h"
+#include "cri-server/stream/session.h"
+
+#define PAIRS_MAX      (512)
+#define DIALS_MAX      8 /* at once; others wait */
+#define REQUEST_ID_MAX 64
+
+struct pair {
+	TAILQ_ENTRY(pair) link;
+	struct forward *forward;
+	char request_id[REQUEST_ID_MAX + 1];
+	uint16_t port;
+	uint32_t error_id, data_id; /* 0: not there yet */
+	struct pump *pump;
+	struct ev_source *timer; /* the creation time-out; later the pair's end */
+	enum { OPENING, WAITING, DIALLING, RUNNING, ENDED } state;
+	struct session_job job;
+	int fd;
+	int result;
+	struct err err;
+};
+
+struct forward {
+	struct session session; /* first */
+	TAILQ_HEAD(, pair) pairs;
+	unsigned n;
+	unsigned dials;
+};
+
+static void pair_free(struct pair *pair)
+{
+	TAILQ_REMOVE(&pair->forward->pairs, pair, link);
+	pair->forward->n--;
+	pump_free(pair->pump);
+	ev_source_free(pair->timer);
+	fd_close(pair->fd);
+	free(pair);
+}
+
+/* Freed by the timer: never from within. */
+static void pair_end(struct pair *pair, const char *why)
+{
+	struct peer *peer = pair->forward->session.peer;
+	if (pair->state == ENDED)
+		return;
+	pair->state = ENDED;
+	if (why && pair->error_id)
+		peer_send(peer, pair->error_id, why, strlen(why));
+	if (pair->error_id)
+		peer_end(peer, pair->error_id);
+	if (pair->data_id) {
+		peer_end(peer, pair->data_id);
+		if (why)
+			peer_reset(peer, pair->data_id);
+	}
+	ev_timer_set(pair->timer, 0);
+}
+
+static void on_pair_timer(void *userdata)
+{
+	struct pair *pair = userdata;
+	if (pair->state == OPENING)
+		pair_end(pair, "timed out waiting for streams");
+	else if (pair->state == ENDED)
+		pair_free(pair);
+}
+
+static void on_pump_end(void *userdata)
+{
+	pair_end(userdata, NULL);
+}
+
+static void dial_waiting(struct forward *forward);
+
+static void dial_work(struct session_job *job)
+{
+	struct pair *pair = (struct pair *)((char *)job - offsetof(struct pair, job));
+	const struct stream_request *request = &job->session->request;
+	pair->result = request->ops->dial(request->target, pair->port, &pair->fd, &pair->err);
+}
+
+static void dial_done(struct session_job *job)
+{
+	struct pair *pair = (struct pair *)((char *)job - offsetof(struct pair, job));
+	struct forward *forward = pair->forward;
+	forward->dials--;
+	if (pair->state == ENDED) { /* the client did not wait */
+		ev_timer_set(pair->timer, 0);
+	} else {
+		pair->state = RUNNING;
+		int r = pair->result;
+		if (r == 0)
+			r = pump_attach(pair->pump, TAKE_FD(pair->fd), &pair->err);
+		if (r < 0) {
+			char text[sizeof(pair->err.msg) + 128];
+			snprintf(text, sizeof(text), "error forwarding port %u to pod %s: %s",
+				pair->port, forward->session.request.pod, pair->err.msg);
+			session_log(&forward->session, "port not forwarded", &pair->err);
+			pair_end(pair, text);
+		}
+	}
+	dial_waiting(forward);
+}
+
+static void dial_waiting(struct forward *forward)
+{
+	struct pair *pair;
+	TAILQ_FOREACH(pair, &forward->pairs, link) {
+		if (forward->dials >= DIALS_MAX || session_ends(&forward->session))
+			return;
+		if (pair->state != WAITING)
+			continue;
+		pair->job = (struct session_job){&forward->session, dial_work, dial_done};
+		pair->state = DIALLING;
+		if (session_job(&pair->job, &pair->err) < 0)
+			pair_end(pair, pair->err.msg);
+		else
+			forward->dials++;
+	}
+}
+
+static int pair_new(struct forward *forward, const struct stream_open *open, unsigned long port,
+	struct pair **ret)
+{
+	struct pair *pair = forward->n < PAIRS_MAX ? calloc(1, sizeof(*pair)) : NULL;
+	if (!pair)
+		return -ENOMEM;
+	pair->forward = forward;
+	pair->fd = -EBADF;
+	pair->port = (uint16_t)port;
+	strcpy(pair->request_id, open->request_id);
+	struct sessions *sessions = forward->session.sessions;
+	if (ev_timer_new(sessions->loop, sessions->creation_timeout_ms, on_pair_timer, pair,
+		    &pair->timer, NULL) < 0) {
+		free(pair);
+		return -ENOMEM;
+	}
+	TAILQ_INSERT_TAIL(&forward->pairs, pair, link);
+	forward->n++;
+	*ret = pair;
+	return 0;
+}
+
+static struct pair *find_request(struct forward *forward, const char *request_id)
+{
+	struct pair *pair;
+	TAILQ_FOREACH(pair, &forward->pairs, link)
+		if (pair->state == OPENING && strcmp(pair->request_id, request_id) == 0)
+			return pair;
+	return NULL;
+}
+
+static int begin(struct pair *pair)
+{
+	const struct pump_config config = {.peer = pair->forward->session.peer,
+		.id = pair->data_id,
+		.flags = PUMP_IN | PUMP_OUT,
+		.on_end = on_pump_end,
+		.userdata = pair};
+	int r = pump_new(pair->forward->session.sessions->loop, &config, &pair->pump, NULL);
+	if (r < 0)
+		return r;
+	pair->state = WAITING;
+	ev_timer_set(pair->timer, EV_NEVER);
+	dial_waiting(pair->forward);
+	return 0;
+}
+
+static int on_open(void *userdata, uint32_t id, const struct stream_open *open)
+{
+	struct forward *forward = userdata;
+	bool is_error = strcmp(open->type, "error") == 0;
+	char *end;
+	unsigned long port = strtoul(open->port, &end, 10);
+	if ((!is_error && strcmp(open->type, "data") != 0) || *end || port < 1 ||
+		port > UINT16_MAX || strlen(open->request_id) > REQUEST_ID_MAX ||
+		session_ends(&forward->session))
+		return -EINVAL;
+	session_touch(&forward->session);
+	struct pair *pair = find_request(forward, open->request_id);
+	if (!pair) {
+		int r = pair_new(forward, open, port, &pair);
+		if (r < 0)
+			return r;
+	}
+	uint32_t *slot = is_error ? &pair->error_id : &pair->data_id;
+	if (*slot || pair->port != port)
+		return -EINVAL;
+	*slot = id;
+	return pair->error_id && pair->data_id ? begin(pair) : 0;
+}
+
+static struct pair *find_data(struct forward *forward, uint32_t id)
+{
+	struct pair *pair;
+	TAILQ_FOREACH(pair, &forward->pairs, link)
+		if (pair->data_id == id)
+			return pair;
+	return NULL;
+}
+
+static void on_data(void *userdata, uint32_t id, const void *data, size_t len)
+{
+	struct forward *forward = userdata;
+	struct pair *pair = find_data(forward, id);
+	session_touch(&forward->session);
+	if (pair && pair->pump && pair->state != ENDED && !session_ends(&forward->session))
+		pump_client_data(pair->pump, data, len);
+	else
+		peer_took(forward->session.peer, id, len);
+}
+
+static void on_end(void *userdata, uint32_t id, bool reset)
+{
+	struct forward *forward = userdata;
+	struct pair *pair = find_data(forward, id);
+	if (!pair || !pair->pump || pair->state == ENDED || session_ends(&forward->session))
+		return;
+	if (!reset)
+		pump_client_end(pair->pump);
+	else if (pair->state != DIALLING)
+		pair_end(pair, NULL);
+	else
+		pair->state = ENDED; /* freed when the dial is done */
+}
+
+static void on_room(void *userdata)
+{
+	struct forward *forward = userdata;
+	struct pair *pair;
+	session_touch(&forward->session);
+	TAILQ_FOREACH(pair, &forward->pairs, link)
+		if (pair->pump)
+			pump_room(pair->pump);
+}
+
+static int forward_open(struct session *session, struct err *err)
+{
+	struct forward *forward = (struct forward *)session;
+	(void)err;
+	TAILQ_INIT(&forward->pairs);
+	return 0;
+}
+
+static void forward_done(struct session *session)
+{
+	struct forward *forward = (struct forward *)session;
+	while (!TAILQ_EMPTY(&forward->pairs))
+		pair_free(TAILQ_FIRST(&forward->pairs));
+}
+
+const struct session_type session_forward = {
+	.size = sizeof(struct forward),
+	.handler = {.on_open = on_open, .on_data = on_data, .on_end = on_end, .on_room = on_room},
+	.open = forward_open,
+	.done = forward_done,
+};

@@ -1,0 +1,130 @@
+#include "cri-server/stream/tokens.h"
+
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "common/loop.h"
+
+struct token {
+	char text[TOKEN_LENGTH + 1];
+	uint64_t until_ms;
+	struct stream_request request;
+};
+
+struct tokens {
+	pthread_mutex_t lock; /* protects what follows */
+	struct token list[TOKENS_MAX];
+	unsigned n;
+};
+
+int tokens_new(struct tokens **ret, struct err *err)
+{
+	struct tokens *tokens = calloc(1, sizeof(*tokens));
+	if (!tokens)
+		return err_nomem(err);
+	pthread_mutex_init(&tokens->lock, NULL);
+	*ret = tokens;
+	return 0;
+}
+
+static void end(const struct stream_request *request)
+{
+	request->ops->end(request->target);
+}
+
+struct tokens *tokens_free(struct tokens *tokens)
+{
+	if (!tokens)
+		return NULL;
+	for (unsigned i = 0; i < tokens->n; i++)
+		end(&tokens->list[i].request);
+	pthread_mutex_destroy(&tokens->lock);
+	free(tokens);
+	return NULL;
+}
+
+static struct stream_request remove_at(struct tokens *tokens, unsigned i)
+{
+	struct stream_request request = tokens->list[i].request;
+	tokens->list[i] = tokens->list[--tokens->n];
+	return request;
+}
+
+static bool take_expired(struct tokens *tokens, struct stream_request *ret)
+{
+	uint64_t now = ev_now_ms();
+	bool found = false;
+	pthread_mutex_lock(&tokens->lock);
+	for (unsigned i = 0; i < tokens->n && !found; i++)
+		if (tokens->list[i].until_ms <= now) {
+			*ret = remove_at(tokens, i);
+			found = true;
+		}
+	pthread_mutex_unlock(&tokens->lock);
+	return found;
+}
+
+void tokens_expire(struct tokens *tokens)
+{
+	struct stream_request request;
+	while (take_expired(tokens, &request))
+		end(&request);
+}
+
+static int make_text(char text[TOKEN_LENGTH + 1], struct err *err)
+{
+	unsigned char bytes[TOKEN_LENGTH / 2];
+	if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
+		return err_errno(err, "getrandom");
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+	return 0;
+}
+
+int tokens_add(struct tokens *tokens, const struct stream_request *request,
+	char ret_token[TOKEN_LENGTH + 1], struct err *err)
+{
+	int r = make_text(ret_token, err);
+	if (r < 0)
+		return r;
+	tokens_expire(tokens);
+	pthread_mutex_lock(&tokens->lock);
+	bool room = tokens->n < TOKENS_MAX;
+	if (room) {
+		struct token *token = &tokens->list[tokens->n++];
+		memcpy(token->text, ret_token, sizeof(token->text));
+		token->until_ms = ev_now_ms() + TOKEN_MS;
+		token->request = *request;
+	}
+	pthread_mutex_unlock(&tokens->lock);
+	return room ? 0
+		    : err_set(err, -EAGAIN,
+			      "maximum number of in-flight requests exceeded: %d URLs were not "
+			      "used yet",
+			      TOKENS_MAX);
+}
+
+bool tokens_take(
+	struct tokens *tokens, enum stream_kind kind, const char *token, struct stream_request *ret)
+{
+	uint64_t now = ev_now_ms();
+	bool found = false;
+	if (strlen(token) != TOKEN_LENGTH)
+		return false;
+	pthread_mutex_lock(&tokens->lock);
+	for (unsigned i = 0; i < tokens->n && !found; i++) {
+		const struct token *t = &tokens->list[i];
+		if (CRYPTO_memcmp(t->text, token, TOKEN_LENGTH) != 0 || t->until_ms <= now ||
+			t->request.kind != kind)
+			continue;
+		*ret = remove_at(tokens, i);
+		found = true;
+	}
+	pthread_mutex_unlock(&tokens->lock);
+	return found;
+}

@@ -1,0 +1,198 @@
+#include "cri-server/stream/wire.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+#include "common/buf.h"
+#include "common/fd.h"
+
+#define OUT_BYTES_MAX (8u << 20)
+#define READ_BYTES    32768
+#define LINGER_MS     5000
+#define FLUSH_MS      60000 /* without a byte being taken, once it finishes */
+
+struct wire {
+	struct ev_loop *loop;
+	int fd;
+	struct ev_source *source;
+	struct ev_source *timer;
+	const struct wire_handler *handler;
+	void *userdata;
+	struct buf out;
+	size_t start; /* of what is not sent, in `out` */
+	bool paused;
+	bool deaf; /* what comes is thrown away */
+	bool finishing;
+	bool shut;
+	bool gone; /* on_gone is due or was called */
+};
+
+static void on_timer(void *userdata);
+static void on_io(void *userdata, uint32_t events);
+
+int wire_new(struct ev_loop *loop, int fd, const struct wire_handler *handler, void *userdata,
+	struct wire **ret, struct err *err)
+{
+	struct wire *wire = calloc(1, sizeof(*wire));
+	if (!wire)
+		return err_nomem(err);
+	*wire = (struct wire){.loop = loop,
+		.fd = fd,
+		.handler = handler,
+		.userdata = userdata,
+		.out = buf_init(OUT_BYTES_MAX)};
+	int r = ev_timer_new(loop, EV_NEVER, on_timer, wire, &wire->timer, err);
+	if (r == 0)
+		r = ev_io_new(loop, fd, EPOLLIN, on_io, wire, &wire->source, err);
+	if (r < 0) {
+		wire_free(wire);
+		return r;
+	}
+	*ret = wire;
+	return 0;
+}
+
+struct wire *wire_free(struct wire *wire)
+{
+	if (!wire)
+		return NULL;
+	ev_source_free(wire->source);
+	ev_source_free(wire->timer);
+	buf_done(&wire->out);
+	free(wire);
+	return NULL;
+}
+
+static size_t waiting(const struct wire *wire)
+{
+	return wire->out.len - wire->start;
+}
+
+/* Through the timer: never from within what the owner calls. */
+static void lose(struct wire *wire)
+{
+	if (wire->gone)
+		return;
+	wire->gone = true;
+	wire->source = ev_source_free(wire->source);
+	ev_timer_set(wire->timer, 0);
+}
+
+static void on_timer(void *userdata)
+{
+	struct wire *wire = userdata;
+	if (!wire->gone) { /* it finishes, and that took too long */
+		wire->gone = true;
+		wire->source = ev_source_free(wire->source);
+	}
+	wire->handler->on_gone(wire->userdata);
+}
+
+static void arm(struct wire *wire)
+{
+	if (wire->gone)
+		return;
+	bool reads = wire->deaf || (!wire->paused && waiting(wire) <= WIRE_HIGH_BYTES);
+	ev_io_set(wire->source, (reads ? EPOLLIN : 0) | (waiting(wire) ? EPOLLOUT : 0));
+}
+
+static void flush(struct wire *wire)
+{
+	while (waiting(wire)) {
+		ssize_t n = send(wire->fd, wire->out.data + wire->start, waiting(wire),
+			MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			break;
+		if (n < 0) {
+			lose(wire);
+			return;
+		}
+		wire->start += (size_t)n;
+		if (wire->finishing)
+			ev_timer_set(wire->timer, FLUSH_MS);
+	}
+	/* Moved rarely, so that a long queue is not moved for each packet. */
+	if (!waiting(wire)) {
+		wire->out.len = wire->start = 0;
+	} else if (wire->start >= WIRE_HIGH_BYTES) {
+		buf_consume(&wire->out, wire->start);
+		wire->start = 0;
+	}
+	if (wire->finishing && !wire->shut && !waiting(wire)) {
+		wire->shut = true;
+		shutdown(wire->fd, SHUT_WR);
+		ev_timer_set(wire->timer, LINGER_MS);
+	}
+	arm(wire);
+}
+
+static void read_some(struct wire *wire)
+{
+	char data[READ_BYTES];
+	ssize_t n = recv(wire->fd, data, sizeof(data), MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n <= 0) {
+		lose(wire);
+		return;
+	}
+	if (!wire->deaf && wire->handler->on_bytes(wire->userdata, data, (size_t)n) < 0)
+		wire->deaf = true;
+}
+
+static void on_io(void *userdata, uint32_t events)
+{
+	struct wire *wire = userdata;
+	if (events & EPOLLOUT) {
+		bool was_full = waiting(wire) > WIRE_HIGH_BYTES / 2;
+		flush(wire);
+		if (was_full && waiting(wire) <= WIRE_HIGH_BYTES / 2 && !wire->gone)
+			wire->handler->on_room(wire->userdata);
+	}
+	if (wire->gone)
+		return;
+	if (events & (EPOLLERR | EPOLLHUP))
+		lose(wire);
+	else if (events & EPOLLIN)
+		read_some(wire);
+	arm(wire);
+}
+
+void wire_write(struct wire *wire, const void *data, size_t len)
+{
+	if (wire->gone || wire->shut)
+		return;
+	if (buf_append(&wire->out, data, len) < 0)
+		lose(wire);
+	else
+		arm(wire);
+}
+
+size_t wire_room(const struct wire *wire)
+{
+	size_t n = waiting(wire);
+	return wire->gone || n >= WIRE_HIGH_BYTES ? 0 : WIRE_HIGH_BYTES - n;
+}
+
+void wire_pause(struct wire *wire, bool pause)
+{
+	wire->paused = pause;
+	arm(wire);
+}
+
+void wire_finish(struct wire *wire)
+{
+	wire->finishing = wire->deaf = true;
+	if (wire->gone)
+		return;
+	ev_timer_set(wire->timer, FLUSH_MS);
+	flush(wire);
+}
+
+void wire_drop(struct wire *wire)
+{
+	lose(wire);
+}
