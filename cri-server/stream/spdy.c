@@ -465,7 +465,8 @@ int spdy_feed(struct spdy *spdy, const void *data, size_t len, struct err *err)
 		ssize_t n = feed_some(spdy, data, len, err);
 		if (n < 0) {
 			goaway(spdy, RST_PROTOCOL_ERROR);
-			return err_wrap(err, "SPDY");
+			err_wrap(err, "SPDY");
+			return (int)n;
 		}
 		data = (const char *)data + n;
 		len -= (size_t)n;
