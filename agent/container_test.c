@@ -169,7 +169,7 @@ static void test_create_errors(void **state)
 	struct err err = ERR_INIT;
 	request_init(&request, "../x", "");
 	const struct container_callbacks callbacks = run_callbacks(&run);
-	struct stdio_child none = {-EBADF, -EBADF, -EBADF, -EBADF};
+	struct stdio_child none = {.in = -EBADF, .out = -EBADF, .err = -EBADF, .terminal = -EBADF};
 	struct world *world = *state;
 	assert_int_equal(container_create(world->host, &request.message, NULL, &none, &callbacks,
 				 &run.container, &err),
@@ -301,7 +301,8 @@ static void test_terminal(void **state)
 	request.process.terminal = true;
 	int pair[2];
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	struct stdio_child child = {-EBADF, -EBADF, -EBADF, pair[1]};
+	struct stdio_child child = {
+		.in = -EBADF, .out = -EBADF, .err = -EBADF, .terminal = pair[1]};
 	const struct container_callbacks callbacks = run_callbacks(&run);
 	struct err err = ERR_INIT;
 	assert_int_equal(container_create(world->host, &request.message, NULL, &child, &callbacks,

@@ -124,7 +124,8 @@ static void add_pod_addresses(struct forward *f, uint32_t port)
 			memcpy(&address.v6, i->ifa_addr, sizeof(address.v6));
 		else
 			continue;
-		if (address.any.sa_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&address.v6.sin6_addr))
+		if (address.any.sa_family == AF_INET6 &&
+			IN6_IS_ADDR_LINKLOCAL(&address.v6.sin6_addr))
 			continue; /* nobody binds a server to it alone */
 		add_candidate(f, &address, port);
 	}

@@ -32,6 +32,7 @@ struct command {
 
 #define EXIT_USAGE 2
 
+int command_attach(struct cli *cli, char **args);
 int command_check(struct cli *cli, char **args);
 int command_exec(struct cli *cli, char **args);
 int command_images(struct cli *cli, char **args);

@@ -22,6 +22,7 @@ static const struct command commands[] = {
 	{"images", "", "List images", command_images},
 	{"logs", "[options] CONTAINER", "Print a container's output", command_logs},
 	{"exec", "[options] CONTAINER COMMAND…", "Run a command in a container", command_exec},
+	{"attach", "[options] CONTAINER", "Connect to a container's own streams", command_attach},
 	{"rm", "[options] POD|CONTAINER…", "Remove pods and containers", command_rm},
 	{"pull", "IMAGE", "Pull an image", command_pull},
 	{"rmi", "IMAGE…", "Remove images", command_rmi},

@@ -1,6 +1,8 @@
 CLI_SOURCES := $(addprefix cri-server/cli/,main.c lists.c image_commands.c progress.c exec.c logs.c rm.c run.c timings.c \
 	find.c pod.c check.c check_machine.c check_network.c check_programs.c)
-CLI_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c
+# Sessions of the streaming server.
+CLI_SOURCES += cri-server/cli/attach.c cri-server/cli/session.c
+CLI_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c -lwslay
 # What has unit tests of its own.
 $(call library,cli,$(addprefix cri-server/cli/,options.c output.c log_file.c refs.c))
 $(call program,bulkheadctl,cri-server/cli,$(CLI_SOURCES),cli rpc cri-proto hypervisor network \

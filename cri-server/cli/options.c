@@ -66,16 +66,10 @@ static const struct option_row *look_up(const struct option_row *rows, size_t n_
 {
 	const struct option_row *row;
 	*ret_text = NULL;
-	if (arg[1] == '-') {
-		size_t len = strcspn(arg + 2, "=");
-		row = find_name(rows, n_rows, arg + 2, len);
-		if (arg[2 + len] == '=')
-			*ret_text = arg + 3 + len;
-	} else {
-		row = find_letter(rows, n_rows, arg[1]);
-		if (arg[2])
-			*ret_text = arg + 2;
-	}
+	size_t len = strcspn(arg + 2, "=");
+	row = find_name(rows, n_rows, arg + 2, len);
+	if (arg[2 + len] == '=')
+		*ret_text = arg + 3 + len;
 	if (!row) {
 		err_set(err, -EINVAL, "unknown option '%s'", arg);
 	} else if (row->kind == OPTION_FLAG && *ret_text) {
@@ -85,6 +79,28 @@ static const struct option_row *look_up(const struct option_row *rows, size_t n_
 	return row;
 }
 
+/* Letters of one argument: flags, and at its end perhaps an option whose value follows. */
+static int parse_letters(
+	const struct option_row *rows, size_t n_rows, char ***args, struct err *err)
+{
+	for (const char *letter = **args + 1; *letter; letter++) {
+		const struct option_row *row = find_letter(rows, n_rows, *letter);
+		if (!row)
+			return err_set(err, -EINVAL, "unknown option '%s'", **args);
+		if (row == &help_row)
+			return 1;
+		if (row->kind == OPTION_FLAG) {
+			*(bool *)row->value = true;
+			continue;
+		}
+		const char *text = letter[1] ? letter + 1 : *++*args;
+		if (!text)
+			return err_set(err, -EINVAL, "--%s needs %s", row->name, row->argument);
+		return set_value(row, text, err);
+	}
+	return 0;
+}
+
 int options_parse(const struct option_row *rows, size_t n_rows, char **args, char ***ret_rest,
 	struct err *err)
 {
@@ -92,6 +108,12 @@ int options_parse(const struct option_row *rows, size_t n_rows, char **args, cha
 		if (strcmp(*args, "--") == 0) {
 			args++;
 			break;
+		}
+		if ((*args)[1] != '-') {
+			int r = parse_letters(rows, n_rows, &args, err);
+			if (r != 0)
+				return r;
+			continue;
 		}
 		const char *text;
 		const struct option_row *row = look_up(rows, n_rows, *args, &text, err);

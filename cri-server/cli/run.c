@@ -21,6 +21,7 @@
 #include "cri-server/cli/image_commands.h"
 #include "cri-server/cli/log_file.h"
 #include "cri-server/cli/pod.h"
+#include "cri-server/cli/session.h"
 #include "cri-server/cli/timings.h"
 
 #define LOG_POLL_MS   50
@@ -34,6 +35,7 @@ struct run {
 	const char *name, *workdir, *user, *handler;
 	struct option_list env;
 	bool keep, timings;
+	struct session_options session;
 	/* Made on the way. */
 	char uid[CLI_RUN_UID_LEN + 1];
 	char pod_name[64];
@@ -41,6 +43,8 @@ struct run {
 	char *image_ref, *pod_id, *container_id;
 	int signal_fd;
 	int signo; /* the signal that ended it, 0 without */
+	int started;
+	struct err start_err;
 	struct timings times;
 };
 
@@ -197,6 +201,8 @@ static int fill_container(struct run *run, struct container_config *c, struct er
 	c->config.metadata = &c->metadata;
 	c->config.image = &c->image;
 	c->config.log_path = (char *)"0.log";
+	c->config.stdin = c->config.stdin_once = run->session.in;
+	c->config.tty = run->session.tty;
 	c->config.working_dir = run->workdir ? (char *)run->workdir : c->config.working_dir;
 	c->config.linux = &c->linux;
 	c->linux.security_context = &c->security;
@@ -274,6 +280,25 @@ static int start_container(struct run *run, struct err *err)
 		&response, err);
 }
 
+static void start_attached(void *userdata)
+{
+	struct run *run = userdata;
+	run->started = start_container(run, &run->start_err);
+}
+
+/* Attached before it is started, so that its first words are seen. */
+static int start_and_attach(struct run *run, struct err *err)
+{
+	int ignored;
+	run->session.on_open = start_attached;
+	run->session.userdata = run;
+	run->started = -ENOTCONN;
+	int r = cli_attach(run->cli, run->container_id, &run->session, &ignored, err);
+	if (r == 0 && run->started < 0)
+		r = err_set(err, run->started, "%s", run->start_err.msg);
+	return r;
+}
+
 /* 0 with the exit code, or positive 1 while the container runs. */
 static int poll_exit(struct run *run, int *ret_exit, struct err *err)
 {
@@ -319,6 +344,21 @@ static int follow(struct run *run, int *ret_exit, struct err *err)
 	return r;
 }
 
+/* The session has ended: so has the container, or nearly. */
+static int wait_for_exit(struct run *run, int *ret_exit, struct err *err)
+{
+	int r;
+	while ((r = poll_exit(run, ret_exit, err)) > 0)
+		if (interrupted(run, STATE_POLL_MS))
+			return check_interrupted(run, err);
+	return r;
+}
+
+static bool attached(const struct run *run)
+{
+	return run->session.in || run->session.tty;
+}
+
 static int bring_up_and_follow(struct run *run, int *ret_exit, struct err *err)
 {
 	struct pod_config pod;
@@ -348,11 +388,11 @@ static int bring_up_and_follow(struct run *run, int *ret_exit, struct err *err)
 	timings_end(&run->times, "create container");
 	timings_begin(&run->times);
 	if (r == 0)
-		r = start_container(run, err);
+		r = attached(run) ? start_and_attach(run, err) : start_container(run, err);
 	timings_end(&run->times, "start container");
 	timings_begin(&run->times);
 	if (r == 0)
-		r = follow(run, ret_exit, err);
+		r = attached(run) ? wait_for_exit(run, ret_exit, err) : follow(run, ret_exit, err);
 	timings_end(&run->times, "run container");
 	return r;
 }
@@ -424,6 +464,8 @@ int command_run(struct cli *cli, char **args)
 		{"user", 'u', OPTION_STRING, &run.user, "USER", "UID, UID:GID or a name"},
 		{"runtime-handler", 'r', OPTION_STRING, &run.handler, "NAME",
 			"a runtime handler of the server's configuration"},
+		{"stdin", 'i', OPTION_FLAG, &run.session.in, NULL, "pass stdin on"},
+		{"tty", 't', OPTION_FLAG, &run.session.tty, NULL, "give it a terminal"},
 		{"keep", 'k', OPTION_FLAG, &run.keep, NULL, "leave the pod when it has ended"},
 		{"timings", 0, OPTION_FLAG, &run.timings, NULL,
 			"tell the pod's address and how long each step took"},

@@ -1,7 +1,7 @@
 /*
  * raw_call SOCKET METHOD [SECONDS] <REQUEST: calls a method of CRI with a packed request, such as
- * crictl would not make. A refusal is printed as "code = NAME desc = …", and the exit code is
- * then 1.
+ * crictl would not make. The answer is printed as it is, packed; a refusal as "code = NAME
+ * desc = …", and the exit code is then 1.
  * A method that answers with a stream prints, for each message, how many items it has.
  */
 #include <stdbool.h>
@@ -34,6 +34,15 @@ static int print_items(void *userdata, const ProtobufCMessage *message)
 	const ProtobufCFieldDescriptor *field = &message->descriptor->fields[0];
 	printf("%zu\n", *(const size_t *)((const char *)message + field->quantifier_offset));
 	return 0;
+}
+
+static void print_response(const ProtobufCMessage *response)
+{
+	size_t len = protobuf_c_message_get_packed_size(response);
+	uint8_t *bytes = malloc(len + 1);
+	if (bytes)
+		fwrite(bytes, 1, protobuf_c_message_pack(response, bytes), stdout);
+	free(bytes);
 }
 
 int main(int argc, char **argv)
@@ -69,6 +78,8 @@ int main(int argc, char **argv)
 		printf("code = %s desc = %s\n",
 			client ? rpc_status_name(rpc_client_status(client)) : "UNAVAILABLE",
 			err.msg);
+	if (response)
+		print_response(response);
 	protobuf_c_message_free_unpacked(request, NULL);
 	if (response)
 		protobuf_c_message_free_unpacked(response, NULL);

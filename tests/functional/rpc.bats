@@ -33,9 +33,6 @@ teardown_file() {
 @test "what is not built yet answers UNIMPLEMENTED by name" {
 	refused Unimplemented ContainerStats crictl stats --id "$ID"
 	refused Unimplemented PodSandboxStats crictl statsp --id "$POD"
-	refused Unimplemented PortForward crictl port-forward "$POD" 8080:80
-	refused Unimplemented Attach crictl attach "$ID"
-	refused Unimplemented Exec crictl exec "$ID" true
 	refused Unimplemented CheckpointContainer crictl checkpoint --export "$D/checkpoint" "$ID"
 	refused Unimplemented UpdateContainerResources crictl update --memory 1000000 "$ID"
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# Exec, attach and port-forward, by crictl over both of its transports and by bulkheadctl.
+# Exec, attach and port-forward, by crictl over both of its transports.
 
 load lib/bulkheadd
 
@@ -16,11 +16,36 @@ teardown_file() {
 	instance_teardown
 }
 
-# exec_by TRANSPORT ARGUMENT…: crictl exec without a terminal; its stdin is passed on with -i.
+# exec_by TRANSPORT ARGUMENT…: crictl exec as a session of the streaming server.
 exec_by() {
 	local transport=$1
 	shift
 	timeout 60 "$TOOLS/crictl" --config "$D/crictl.yaml" exec --transport "$transport" "$@"
+}
+
+# A client of its own process group's, in the background: its pid is in $!.
+background_crictl() {
+	"$TOOLS/crictl" --config "$D/crictl.yaml" "$@" 3>&- &
+}
+
+# on_terminal COMMAND: under a pseudo-terminal of 101 columns and 37 rows.
+on_terminal() {
+	timeout 60 script -qec "stty cols 101 rows 37; $1" /dev/null </dev/null | tr -d '\r'
+}
+
+# url METHOD-LETTERS…: asks for a URL; the request's bytes after the container's id.
+url() {
+	printf '\x0a\x20%s%b' "$ID" "$2" | raw "$1" | grep -ao 'http://.*'
+}
+EXEC_TRUE='\x12\x04true\x28\x01' # cmd: true; stdout: true
+
+in_container() {
+	crictl exec -s "$ID" "$@"
+}
+
+# runs_inside PATTERN, which does not match itself.
+runs_inside() {
+	in_container sh -c "ps | grep -q '$1'"
 }
 
 @test "stdout, stderr, stdin and the exit code, over both transports" {
@@ -39,4 +64,200 @@ exec_by() {
 	run exec_by spdy "$ID" /nonexistent
 	[ "$status" -ne 0 ]
 	[[ $output == *nonexistent* ]]
+}
+
+@test "a terminal has its size from the start, and another one when it changes" {
+	local crictl="$TOOLS/crictl --config $D/crictl.yaml"
+	for transport in spdy websocket; do
+		run on_terminal "$crictl exec --transport $transport -it $ID sh -c 'stty size; tty; echo \$TERM'"
+		[[ $output == *"37 101"*"/dev/pts/"*xterm* ]]
+	done
+	run on_terminal "(sleep 2; stty cols 90 rows 20 </dev/tty) & $crictl exec -it $ID sh -c '
+		trap \"stty size; exit 3\" WINCH; i=0; while [ \$i -lt 100 ]; do sleep 0.1; i=\$((i + 1)); done'"
+	[[ $output == *"20 90"* ]]
+}
+
+@test "4 MiB go in and out unharmed" {
+	head -c 4194304 /dev/urandom >"$D/large"
+	for transport in spdy websocket; do
+		exec_by "$transport" -i "$ID" cat <"$D/large" | cmp - "$D/large"
+	done
+}
+
+@test "who vanishes takes his process along, not the container" {
+	background_crictl exec -i "$ID" sleep 4242
+	local client=$!
+	eventually 10 runs_inside '[s]leep 4242'
+	kill -KILL "$client"
+	eventually 10 not runs_inside '[s]leep 4242'
+	[ "$(container_field "$ID" .state)" = CONTAINER_RUNNING ]
+}
+
+not() {
+	! "$@"
+}
+
+@test "a client that does not read holds its own process up, and nobody else" {
+	background_crictl exec "$ID" dd if=/dev/zero bs=1M count=100000 >"$D/slow" 2>/dev/null
+	local client=$!
+	sleep 1
+	kill -STOP "$client"
+	sleep 1
+	[ "$(exec_by spdy "$ID" echo quick)" = quick ]
+	local before after
+	before=$(awk '/VmRSS/ { print $2 }' "/proc/$(cat "$D/pid")/status")
+	sleep 2
+	after=$(awk '/VmRSS/ { print $2 }' "/proc/$(cat "$D/pid")/status")
+	kill -KILL "$client"
+	rm -f "$D/slow"
+	[ "$after" -lt $((before + 4096)) ]
+	eventually 10 not runs_inside 'dd [i]f'
+}
+
+@test "several clients are attached, from the start; one detaches; stdin is theirs; the log has all" {
+	local id
+	id=$(create_container "$POD" reader '.command = ["sh", "-c", "echo begun; while read l; do echo got $l; done"] |
+		.stdin = true | .log_path = "reader.log"')
+	background_crictl attach --transport websocket "$id" >"$D/first"
+	local first=$!
+	sleep 0.5
+	crictl start "$id" >/dev/null
+	eventually 10 grep -qx begun "$D/first"
+	echo one | timeout 20 "$TOOLS/crictl" --config "$D/crictl.yaml" attach -i "$id" >"$D/second" &
+	local second=$!
+	eventually 10 grep -qx "got one" "$D/first"
+	eventually 10 grep -qx "got one" "$D/second"
+	kill "$first" "$second"
+	[ "$(container_field "$id" .state)" = CONTAINER_RUNNING ]
+	grep -q 'stdout F got one' "$D/logs/pod/reader.log"
+	crictl rm -f "$id" >/dev/null
+}
+
+@test "stdin_once: the end of the first client's stdin is the end of the process's" {
+	local id
+	id=$(run_container "$POD" once '.command = ["cat"] | .stdin = true | .stdin_once = true | .log_path = "once.log"')
+	[ "$(echo hello | timeout 20 "$TOOLS/crictl" --config "$D/crictl.yaml" attach -i "$id")" = hello ]
+	eventually 10 exited "$id"
+	[ "$(container_field "$id" .exitCode)" = 0 ]
+	crictl rm "$id" >/dev/null
+}
+
+exited() {
+	[ "$(container_field "$1" .state)" = CONTAINER_EXITED ]
+}
+
+@test "an attached client that does not read does not hold the log up" {
+	local id
+	id=$(create_container "$POD" writer '.command = ["sh", "-c", "dd if=/dev/zero bs=1M count=20 2>/dev/null; echo; echo end"] |
+		.log_path = "writer.log"')
+	background_crictl attach "$id" >/dev/null 2>"$D/cut"
+	local client=$!
+	sleep 0.5
+	kill -STOP "$client"
+	crictl start "$id" >/dev/null
+	eventually 30 exited "$id"
+	tail -n 1 "$D/logs/pod/writer.log" | grep -q 'F end'
+	kill -CONT "$client"
+	eventually 20 grep -q "waited for this client" "$D/cut"
+	crictl rm "$id" >/dev/null
+}
+
+@test "port-forward: many connections, both transports, and what a refused port says" {
+	local server port=18080 ip
+	ip=$(pod_field "$POD" .network.ip)
+	exec_by spdy "$ID" sh -c 'nc -ll -p 7000 -e cat >/dev/null 2>&1 & httpd -p '"$ip"':7001 -h /etc'
+	for transport in spdy websocket; do
+		background_crictl port-forward --transport "$transport" "$POD" $port:7000 $((port + 1)):7001 $((port + 2)):7002 >"$D/forward" 2>&1
+		server=$!
+		eventually 10 grep -q "Forwarding from.*7002" "$D/forward"
+		for ((i = 0; i < 20; i++)); do
+			(exec 7<>/dev/tcp/127.0.0.1/$port && echo "$i" >&7 && read -r -t 10 line <&7 && [ "$line" = "$i" ] && echo ok >>"$D/oks") 3>&- &
+		done
+		eventually 20 lines_are "$D/oks" 20
+		rm "$D/oks"
+		exec 7<>/dev/tcp/127.0.0.1/$((port + 1))
+		printf 'GET /hostname HTTP/1.0\r\n\r\n' >&7
+		timeout 10 cat <&7 | grep -qx pod
+		exec 7>&-
+		exec 7<>/dev/tcp/127.0.0.1/$((port + 2))
+		timeout 10 cat <&7 || true
+		exec 7>&-
+		eventually 10 grep -q "127.0.0.1: Connection refused" "$D/forward"
+		kill "$server" 2>/dev/null || true # crictl ends when a port is refused
+		port=$((port + 10))
+	done
+}
+
+lines_are() {
+	[ "$(wc -l <"$1" 2>/dev/null)" = "$2" ]
+}
+
+@test "bulkheadctl: exec -it, attach, run -it" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" code=0 id
+	run on_terminal "$ctl exec -it $ID sh -c 'stty size; exit 7'; echo code \$?"
+	[[ $output == *"37 101"*"code 7"* ]]
+	head -c 3000000 /dev/urandom >"$D/data"
+	ctl exec -i "$ID" cat <"$D/data" | cmp - "$D/data"
+	run ctl exec -i "$ID" /nonexistent </dev/null
+	[ "$status" -eq 1 ]
+	[[ $output == *nonexistent* ]]
+	id=$(run_container "$POD" ctl-once '.command = ["cat"] | .stdin = true | .stdin_once = true')
+	[ "$(echo hello | ctl attach -i "$id")" = hello ]
+	crictl rm -f "$id" >/dev/null
+	run on_terminal "$ctl run -t $IMAGE sh -c 'tty; stty size; exit 5'; echo code \$?"
+	[[ $output == *"/dev/pts/0"*"code 5"* ]]
+	[ "$(echo word | ctl run -i "$IMAGE" sed s/w/W/)" = Word ]
+}
+
+@test "requests that cannot be are refused when they are made" {
+	run crictl exec -it "$(printf '0%.0s' {1..32})" sh
+	[ "$status" -ne 0 ]
+	printf '\x0a\x20%s\x12\x04true' "$ID" | { ! raw Exec >"$D/err"; }
+	grep -q "one of stdin, stdout, or stderr" "$D/err"
+	printf '\x0a\x20%s\x12\x04true\x18\x01\x30\x01' "$ID" | { ! raw Exec >"$D/err"; }
+	grep -q "tty and stderr" "$D/err"
+}
+
+@test "a token is good once, for its own path, and must be known" {
+	local token code
+	token=$(url Exec "$EXEC_TRUE")
+	code() {
+		curl -s -o /dev/null -w '%{http_code}' "$@"
+	}
+	[ "$(code "${token/exec/attach}")" = 404 ]
+	[ "$(code "${token%?}")" = 404 ]
+	[ "$(code "${token%/*}/$(printf '0%.0s' {1..32})")" = 404 ]
+	[ "$(code -X PUT "$token")" = 405 ]
+	[ "$(code "$token")" = 400 ] # no upgrade
+	[ "$(code "$token")" = 404 ] # it was used
+	token=$(url Exec "$EXEC_TRUE")
+	[ "$(code -H 'Connection: Upgrade' -H 'Upgrade: SPDY/3.1' -H 'X-Stream-Protocol-Version: v9' "$token")" = 403 ]
+	token=$(url Exec "$EXEC_TRUE")
+	[ "$(code -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' "$token")" = 400 ]
+	[ "$(code -H "X: $(head -c 40000 /dev/zero | tr '\0' x)" "$token")" = 431 ]
+}
+
+@test "10,000 connections that say nothing cost little, hold nobody up, and are closed" {
+	local token port host pid before
+	pid=$(cat "$D/pid")
+	token=$(url Exec "$EXEC_TRUE")
+	host=${token#http://} host=${host%%/*} port=${host##*:}
+	before=$(awk '/VmRSS/ { print $2 }' "/proc/$pid/status")
+	bash -c "ulimit -n 20000; for ((i = 0; i < 10000; i++)); do exec {fd}<>/dev/tcp/127.0.0.1/$port || exit 1; [ \$((i % 2)) = 0 ] || printf 'GET /' >&\$fd; done; echo open; read -r -t 30 _ <&\$fd; echo closed" >"$D/idle" 2>&1 3>&- &
+	eventually 30 grep -qx open "$D/idle"
+	[ "$(exec_by spdy "$ID" echo still)" = still ]
+	[ $(($(awk '/VmRSS/ { print $2 }' "/proc/$pid/status") - before)) -lt 262144 ]
+	eventually 30 grep -qx closed "$D/idle"
+	eventually 20 fds_below "$pid" 1000
+}
+
+fds_below() {
+	[ "$(ls "/proc/$1/fd" | wc -l)" -lt "$2" ]
+}
+
+@test "nothing is left of all that: no thread, no descriptor, no process in the guest" {
+	eventually 20 fds_below "$(cat "$D/pid")" 200
+	run in_container ps
+	echo "$output"
+	[ "$(grep -cE "dd if|sleep 4242|stty|root +cat\$" <<<"$output")" = 0 ]
 }

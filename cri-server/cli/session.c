@@ -1,0 +1,353 @@
+#include "cri-server/cli/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <netdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <termios.h>
+#include <unistd.h>
+#include <wslay/wslay.h>
+
+#include "common/buf.h"
+#include "common/fd.h"
+
+#define READ_BYTES    16384
+#define HEADERS_MAX   8192
+#define STATUS_MAX    65536
+#define OUT_HIGH      (64u << 10) /* stdin is not read while more waits to go out */
+#define DETACH_FIRST  0x10        /* Ctrl-P */
+#define DETACH_SECOND 0x11        /* Ctrl-Q */
+#define CLOSE_SIGNAL  "\xff"
+
+enum { CHANNEL_IN, CHANNEL_OUT, CHANNEL_ERR, CHANNEL_STATUS, CHANNEL_SIZE };
+
+struct session {
+	const struct session_options *options;
+	int fd;
+	wslay_event_context_ptr wslay;
+	struct buf in;  /* read behind the handshake, for wslay */
+	struct buf out; /* to the server */
+	struct buf status;
+	bool in_open;
+	bool answered;
+	bool detach_armed;
+	bool detached;
+	struct err err;
+	int winch;
+	bool raw;
+	struct termios before;
+};
+
+int session_connect(const char *url, int *ret_fd, const char **ret_path, struct err *err)
+{
+	char host[256], port[8];
+	int path_at = 0;
+	bool v6 = sscanf(url, "http://[%255[^]]]:%7[0-9]%n", host, port, &path_at) == 2;
+	if (!v6 && sscanf(url, "http://%255[^:/]:%7[0-9]%n", host, port, &path_at) != 2)
+		return err_set(err, -EPROTONOSUPPORT,
+			"the runtime answered with '%s', which bulkheadctl cannot connect to; only "
+			"http is supported",
+			url);
+	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST};
+	struct addrinfo *found;
+	int r = getaddrinfo(host, port, &hints, &found);
+	if (r)
+		return err_set(err, -EINVAL, "%s: %s", host, gai_strerror(r));
+	int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	r = fd < 0 || connect(fd, found->ai_addr, found->ai_addrlen) < 0
+		    ? err_errno(err, "connect to %s:%s", host, port)
+		    : 0;
+	freeaddrinfo(found);
+	if (r < 0) {
+		fd_close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	*ret_path = url + path_at;
+	return 0;
+}
+
+/* Reads up to the end of the answer's headers; what follows stays in `in`. */
+static int read_headers(struct session *s, struct err *err)
+{
+	for (;;) {
+		char *end = s->in.len ? memmem(s->in.data, s->in.len, "\r\n\r\n", 4) : NULL;
+		if (end) {
+			bool upgraded = s->in.len > 12 && memcmp(s->in.data + 8, " 101", 4) == 0;
+			char line[128];
+			snprintf(line, sizeof(line), "%.*s", (int)strcspn(s->in.data, "\r"),
+				s->in.data);
+			buf_consume(&s->in, (size_t)(end + 4 - s->in.data));
+			return upgraded ? 0
+					: err_set(err, -EPROTO, "the streaming server: %s", line);
+		}
+		char data[1024];
+		ssize_t n = recv(s->fd, data, sizeof(data), 0);
+		if (n <= 0 || s->in.len + (size_t)n > HEADERS_MAX)
+			return err_set(err, -EPROTO, "the streaming server gave no answer");
+		if (buf_append(&s->in, data, (size_t)n) < 0)
+			return err_nomem(err);
+	}
+}
+
+static int shake_hands(struct session *s, const char *path, struct err *err)
+{
+	_cleanup_free_ char *request =
+		str_printf("GET %s HTTP/1.1\r\nHost: bulkhead\r\n"
+			   "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+			   "Sec-WebSocket-Version: 13\r\n"
+			   "Sec-WebSocket-Key: YnVsa2hlYWRjdGwgMDEyMw==\r\n"
+			   "Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n",
+			path);
+	if (!request)
+		return err_nomem(err);
+	int r = fd_write_all(s->fd, request, strlen(request), err);
+	return r < 0 ? r : read_headers(s, err);
+}
+
+static ssize_t on_recv(
+	wslay_event_context_ptr wslay, uint8_t *to, size_t len, int flags, void *userdata)
+{
+	struct session *s = userdata;
+	(void)flags;
+	size_t n = len < s->in.len ? len : s->in.len;
+	if (!n) {
+		wslay_event_set_error(wslay, WSLAY_ERR_WOULDBLOCK);
+		return -1;
+	}
+	memcpy(to, s->in.data, n);
+	buf_consume(&s->in, n);
+	return (ssize_t)n;
+}
+
+static ssize_t on_send(
+	wslay_event_context_ptr wslay, const uint8_t *data, size_t len, int flags, void *userdata)
+{
+	struct session *s = userdata;
+	(void)flags;
+	if (buf_append(&s->out, data, len) == 0)
+		return (ssize_t)len;
+	wslay_event_set_error(wslay, WSLAY_ERR_NOMEM);
+	return -1;
+}
+
+static int on_mask(wslay_event_context_ptr wslay, uint8_t *to, size_t len, void *userdata)
+{
+	(void)wslay;
+	(void)userdata;
+	return getrandom(to, len, 0) == (ssize_t)len ? 0 : -1;
+}
+
+static void on_message(wslay_event_context_ptr wslay, const struct wslay_event_on_msg_recv_arg *arg,
+	void *userdata)
+{
+	struct session *s = userdata;
+	(void)wslay;
+	if (!s->answered && s->options->on_open)
+		s->options->on_open(s->options->userdata);
+	s->answered = true;
+	if (wslay_is_ctrl_frame(arg->opcode) || arg->msg_length < 2)
+		return;
+	const uint8_t *data = arg->msg + 1;
+	size_t len = arg->msg_length - 1;
+	if (arg->msg[0] == CHANNEL_STATUS)
+		buf_append(&s->status, data, len);
+	else if (arg->msg[0] == CHANNEL_OUT || arg->msg[0] == CHANNEL_ERR)
+		fd_write_all(arg->msg[0] == CHANNEL_OUT ? STDOUT_FILENO : STDERR_FILENO, data, len,
+			&s->err);
+}
+
+static void send_message(struct session *s, char channel, const void *data, size_t len)
+{
+	uint8_t bytes[READ_BYTES + 1] = {(uint8_t)channel};
+	memcpy(bytes + 1, data, len);
+	const struct wslay_event_msg message = {
+		.opcode = WSLAY_BINARY_FRAME, .msg = bytes, .msg_length = len + 1};
+	if (wslay_event_queue_msg(s->wslay, &message) != 0 || wslay_event_send(s->wslay) != 0)
+		err_nomem(&s->err);
+}
+
+static void send_size(struct session *s)
+{
+	struct winsize size;
+	char text[64];
+	if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0 || !size.ws_col || !size.ws_row)
+		return;
+	int len = snprintf(
+		text, sizeof(text), "{\"Width\":%u,\"Height\":%u}", size.ws_col, size.ws_row);
+	send_message(s, CHANNEL_SIZE, text, (size_t)len);
+}
+
+static bool asks_to_detach(struct session *s, const char *data, ssize_t len)
+{
+	for (ssize_t i = 0; i < len && s->options->detach_keys; i++) {
+		if (s->detach_armed && data[i] == DETACH_SECOND)
+			return true;
+		s->detach_armed = data[i] == DETACH_FIRST;
+	}
+	return false;
+}
+
+static void read_stdin(struct session *s)
+{
+	char data[READ_BYTES];
+	ssize_t n = read(STDIN_FILENO, data, sizeof(data));
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (n > 0 && asks_to_detach(s, data, n))
+		s->detached = true;
+	else if (n > 0)
+		send_message(s, CHANNEL_IN, data, (size_t)n);
+	if (n > 0)
+		return;
+	s->in_open = false;
+	send_message(s, CLOSE_SIGNAL[0], "", 1);
+}
+
+static void flush(struct session *s)
+{
+	ssize_t n = send(s->fd, s->out.data, s->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	if (n > 0)
+		buf_consume(&s->out, (size_t)n);
+	else if (n < 0 && errno != EAGAIN && errno != EINTR)
+		err_errno(&s->err, "send to the streaming server");
+}
+
+/* False at the end of the connection. */
+static bool receive(struct session *s)
+{
+	char data[READ_BYTES];
+	ssize_t n = recv(s->fd, data, sizeof(data), MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	return n > 0 && buf_append(&s->in, data, (size_t)n) == 0;
+}
+
+static bool take_messages(struct session *s)
+{
+	while (s->in.len && wslay_event_want_read(s->wslay))
+		if (wslay_event_recv(s->wslay) != 0)
+			return false;
+	wslay_event_send(s->wslay);
+	return !wslay_event_get_close_received(s->wslay);
+}
+
+static void pump(struct session *s)
+{
+	bool open = take_messages(s);
+	while (open && !s->detached && !s->err.code) {
+		bool reads = s->in_open && s->out.len < OUT_HIGH;
+		struct pollfd polls[] = {
+			{.fd = s->fd, .events = (short)(POLLIN | (s->out.len ? POLLOUT : 0))},
+			{.fd = reads ? STDIN_FILENO : -1, .events = POLLIN},
+			{.fd = s->winch, .events = POLLIN},
+		};
+		if (poll(polls, ARRAY_SIZE(polls), -1) < 0)
+			continue;
+		struct signalfd_siginfo info;
+		if (polls[2].revents && read(s->winch, &info, sizeof(info)) > 0)
+			send_size(s);
+		if (polls[1].revents)
+			read_stdin(s);
+		if (polls[0].revents & POLLOUT)
+			flush(s);
+		if (polls[0].revents & (POLLIN | POLLHUP | POLLERR))
+			open = receive(s) && take_messages(s);
+	}
+}
+
+int session_status(const char *json, size_t len, int *ret_exit, struct err *err)
+{
+	json_t *status = json_loadb(json, len, 0, NULL);
+	const char *what = json_string_value(json_object_get(status, "status"));
+	const char *reason = json_string_value(json_object_get(status, "reason"));
+	const char *message = json_string_value(json_object_get(status, "message"));
+	int r = 0;
+	if (what && strcmp(what, "Success") == 0) {
+		*ret_exit = 0;
+	} else if (reason && strcmp(reason, "NonZeroExitCode") == 0) {
+		const json_t *causes =
+			json_object_get(json_object_get(status, "details"), "causes");
+		const char *code =
+			json_string_value(json_object_get(json_array_get(causes, 0), "message"));
+		*ret_exit = code ? atoi(code) : EXIT_FAILURE;
+	} else {
+		r = err_set(err, -EIO, "%s",
+			message ? message : "the session ended without a status: it was cut off");
+	}
+	json_decref(status);
+	return r;
+}
+
+static int begin_terminal(struct session *s, struct err *err)
+{
+	sigset_t winch;
+	sigemptyset(&winch);
+	sigaddset(&winch, SIGWINCH);
+	sigprocmask(SIG_BLOCK, &winch, NULL);
+	s->winch = signalfd(-1, &winch, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (s->winch < 0)
+		return err_errno(err, "signalfd");
+	send_size(s);
+	if (!s->options->in || tcgetattr(STDIN_FILENO, &s->before) < 0)
+		return 0;
+	struct termios raw = s->before;
+	cfmakeraw(&raw);
+	s->raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
+	return 0;
+}
+
+static int session_open(struct session *s, const char *url, struct err *err)
+{
+	const struct wslay_event_callbacks callbacks = {.recv_callback = on_recv,
+		.send_callback = on_send,
+		.genmask_callback = on_mask,
+		.on_msg_recv_callback = on_message};
+	const char *path;
+	int r = session_connect(url, &s->fd, &path, err);
+	if (r == 0)
+		r = shake_hands(s, path, err);
+	if (r == 0 && wslay_event_context_client_init(&s->wslay, &callbacks, s) != 0)
+		r = err_nomem(err);
+	return r == 0 && s->options->tty ? begin_terminal(s, err) : r;
+}
+
+int session_run(
+	const char *url, const struct session_options *options, int *ret_exit, struct err *err)
+{
+	struct session s = {.options = options,
+		.fd = -EBADF,
+		.winch = -EBADF,
+		.in = buf_init(1u << 20),
+		.out = buf_init(1u << 20),
+		.status = buf_init(STATUS_MAX),
+		.in_open = options->in};
+	int r = session_open(&s, url, err);
+	if (r == 0)
+		pump(&s);
+	if (s.raw)
+		tcsetattr(STDIN_FILENO, TCSANOW, &s.before);
+	if (r == 0 && s.detached)
+		*ret_exit = EXIT_SUCCESS;
+	else if (r == 0 && s.err.code)
+		r = err_set(err, s.err.code, "%s", s.err.msg);
+	else if (r == 0)
+		r = session_status(s.status.data ? s.status.data : "", s.status.len, ret_exit, err);
+	if (s.wslay)
+		wslay_event_context_free(s.wslay);
+	fd_close(s.fd);
+	fd_close(s.winch);
+	buf_done(&s.in);
+	buf_done(&s.out);
+	buf_done(&s.status);
+	return r;
+}

@@ -1,0 +1,41 @@
+/*
+ * A client of the streaming server: exec and attach over WebSocket (v5.channel.k8s.io), between the
+ * URL that the runtime answered and this process's own standard streams.
+ *
+ * With a terminal, stdin is in raw mode while the session lasts, and its size is told at the start
+ * and whenever it changes. One session at a time; blocking; takes SIGWINCH.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/err.h"
+
+struct cli;
+
+struct session_options {
+	bool tty;
+	bool in;
+	bool detach_keys; /* Ctrl-P Ctrl-Q on a terminal ends the session, not the process */
+	/* Called when the server answers; may be NULL. */
+	void (*on_open)(void *userdata);
+	void *userdata;
+};
+
+/*
+ * Runs it to its end. *ret_exit: the process's exit code; 0 where the client detached. -errno: it
+ * could not be started, or the connection was lost.
+ */
+int session_run(
+	const char *url, const struct session_options *options, int *ret_exit, struct err *err);
+
+/* Attaches to the container's streams in such a session. */
+int cli_attach(struct cli *cli, const char *id, const struct session_options *options,
+	int *ret_exit, struct err *err);
+
+/* Connects to http://ADDRESS:PORT/PATH; *ret_path points into url. For other clients of it too. */
+int session_connect(const char *url, int *ret_fd, const char **ret_path, struct err *err);
+
+/* What a metav1.Status says: 0 with the exit code, or -errno with its message. */
+int session_status(const char *json, size_t len, int *ret_exit, struct err *err);
