@@ -9,6 +9,8 @@ $(call library,unpack-fixture,cri-server/image/unpack_fixture.c)
 $(call unit_test,cri-server/image/unpack_test.c,unpack-fixture unpack common,libarchive libcrypto)
 $(call unit_test,cri-server/image/unpack_hostile_test.c,unpack-fixture unpack common,libarchive libcrypto)
 $(call unit_test,cri-server/image/manifest_test.c,image store common,jansson libprotobuf-c)
+$(call unit_test,cri-server/image/platform_test.c,image store common,jansson libprotobuf-c)
+$(call unit_test,cri-server/image/skopeo_test.c,image store common,sqlite3 jansson libcrypto libprotobuf-c)
 $(call library,image-fixture,cri-server/image/image_fixture.c)
 $(foreach t,image collect pull,$(call unit_test,cri-server/image/$(t)_test.c,image-fixture image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c))
 $(foreach t,image collect pull,$(B)/cri-server/image/$(t)_test): | $(B)/cri-server/image/bulkhead-unpack
