@@ -168,23 +168,75 @@ static uint64_t weight_of_shares(uint64_t shares)
 	return 1 + (shares - 2) * 9999 / 262142;
 }
 
+static int write_number(int cgroup, const char *name, int64_t value, struct err *err)
+{
+	char text[24];
+	snprintf(text, sizeof(text), "%lld", (long long)value);
+	return write_file(cgroup, name, value < 0 ? "max" : text, err);
+}
+
 static int limit_cpu(int cgroup, const Bulkhead__Agent__Resources *r, struct err *err)
 {
-	char value[64];
-	if (r->cpu_shares) {
-		snprintf(value, sizeof(value), "%llu",
-			(unsigned long long)weight_of_shares(r->cpu_shares));
-		if (write_file(cgroup, "cpu.weight", value, err) < 0)
+	char value[64], quota[24] = "max";
+	if (r->cpu_shares && write_number(cgroup, "cpu.weight",
+				     (int64_t)weight_of_shares(r->cpu_shares), err) < 0)
+		return err->code;
+	if (r->cpu_quota_us > 0)
+		snprintf(quota, sizeof(quota), "%lld", (long long)r->cpu_quota_us);
+	snprintf(value, sizeof(value), "%s %llu", quota,
+		(unsigned long long)(r->cpu_period_us ? r->cpu_period_us : 100000));
+	if (r->cpu_quota_us && write_file(cgroup, "cpu.max", value, err) < 0)
+		return err->code;
+	if (*r->cpuset_cpus && write_file(cgroup, "cpuset.cpus", r->cpuset_cpus, err) < 0)
+		return err->code;
+	if (*r->cpuset_mems)
+		return write_file(cgroup, "cpuset.mems", r->cpuset_mems, err);
+	return 0;
+}
+
+/*
+ * Without a word of swap none of the limit may be evaded by swapping. A guest whose kernel has no
+ * account of swap has none.
+ */
+static int limit_memory(int cgroup, const Bulkhead__Agent__Resources *r, struct err *err)
+{
+	if (!r->memory_bytes)
+		return 0;
+	int64_t swap = r->swap_bytes > r->memory_bytes ? r->swap_bytes - r->memory_bytes : 0;
+	if (r->swap_bytes < 0 || r->memory_bytes < 0)
+		swap = -1;
+	if (write_number(cgroup, "memory.max", r->memory_bytes, err) < 0)
+		return err->code;
+	if (write_number(cgroup, "memory.swap.max", swap, err) < 0 && err->code != -EOPNOTSUPP)
+		return err->code;
+	return 0;
+}
+
+static int limit_hugepages(int cgroup, const Bulkhead__Agent__Resources *r, struct err *err)
+{
+	for (size_t i = 0; i < r->n_hugepages; i++) {
+		char name[48];
+		const char *size = r->hugepages[i]->page_size;
+		if (strchr(size, 0x2f) || strlen(size) > 8)
+			return err_set(err, -EINVAL, "a huge page size of '%.16s'", size);
+		snprintf(name, sizeof(name), "hugetlb.%s.max", size);
+		if (write_number(cgroup, name, (int64_t)r->hugepages[i]->bytes, err) < 0)
 			return err->code;
 	}
-	if (r->cpu_quota_us > 0) {
-		snprintf(value, sizeof(value), "%lld %llu", (long long)r->cpu_quota_us,
-			(unsigned long long)(r->cpu_period_us ? r->cpu_period_us : 100000));
-		if (write_file(cgroup, "cpu.max", value, err) < 0)
-			return err->code;
+	return 0;
+}
+
+/* Files of controllers only: cgroup.* would move or freeze what the agent counts on. */
+static int limit_unified(int cgroup, const Bulkhead__Agent__Resources *r, struct err *err)
+{
+	for (size_t i = 0; i < r->n_unified; i++) {
+		const char *key = r->unified[i]->key;
+		if (strchr(key, 0x2f) || !strchr(key, 0x2e) || strncmp(key, "cgroup.", 7) == 0)
+			return err_set(
+				err, -EINVAL, "unified: '%.64s' is no controller's file", key);
+		if (write_file(cgroup, key, r->unified[i]->value, err) < 0)
+			return err_wrap(err, "unified");
 	}
-	if (*r->cpuset_cpus)
-		return write_file(cgroup, "cpuset.cpus", r->cpuset_cpus, err);
 	return 0;
 }
 
@@ -192,22 +244,13 @@ int cgroup_limit(int cgroup, const Bulkhead__Agent__Resources *r, struct err *er
 {
 	if (!r)
 		return 0;
-	if (limit_cpu(cgroup, r, err) < 0)
+	if (limit_cpu(cgroup, r, err) < 0 || limit_memory(cgroup, r, err) < 0)
 		return err->code;
-	char value[32];
-	if (r->memory_bytes > 0) {
-		snprintf(value, sizeof(value), "%lld", (long long)r->memory_bytes);
-		if (write_file(cgroup, "memory.max", value, err) < 0)
-			return err->code;
-		/* The limit is one of memory: none of it may be evaded by swapping. */
-		if (write_file(cgroup, "memory.swap.max", "0", err) < 0 && err->code != -EOPNOTSUPP)
-			return err->code;
-	}
-	if (r->pids) {
-		snprintf(value, sizeof(value), "%u", r->pids);
-		return write_file(cgroup, "pids.max", value, err);
-	}
-	return 0;
+	if (r->pids && write_number(cgroup, "pids.max", r->pids, err) < 0)
+		return err->code;
+	if (limit_hugepages(cgroup, r, err) < 0)
+		return err->code;
+	return limit_unified(cgroup, r, err);
 }
 
 int cgroup_kill(int cgroup, struct err *err)

@@ -24,6 +24,7 @@ void method_remove_process(void *userdata, struct ttrpc_call *call, const Protob
 void method_resize_terminal(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_list_containers(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+void method_update_resources(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 /* volume_methods.c */
 void method_make_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_write_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);

@@ -127,6 +127,7 @@ static const struct ttrpc_method methods[] = {
 	{"ResizeTerminal", method_resize_terminal},
 	{"ListContainers", method_list_containers},
 	{"Stats", method_stats},
+	{"UpdateResources", method_update_resources},
 	{"NextEvents", method_next_events},
 	{"MakeVolume", method_make_volume},
 	{"WriteVolume", method_write_volume},

@@ -1,5 +1,5 @@
 /*
- * The Stats call: what the pod's containers have used.
+ * The calls Stats and UpdateResources: what containers use, and may use.
  */
 #include <stdlib.h>
 #include <sys/statvfs.h>
@@ -62,5 +62,32 @@ void method_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessag
 		response.scratch_free_inodes = disk.f_ffree;
 	}
 	response.realtime_ns = realtime_ns();
+	ttrpc_reply(call, &response.base);
+}
+
+void method_update_resources(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct server_state *state = userdata;
+	const Bulkhead__Agent__UpdateResourcesRequest *request = (const void *)msg;
+	struct err err = ERR_INIT;
+	struct process *init = NULL;
+	int r = 0;
+	if (!request->container_id[0]) {
+		if (!state->host) /* makes the cgroup of all */
+			r = container_host_new(state->loop, state->reaper, &state->host, &err);
+		if (r == 0)
+			r = container_host_limit(request->resources, &err);
+	} else {
+		r = registry_find(&state->registry, request->container_id, "", &init, &err);
+		/* One that ended or goes has nothing to limit. */
+		if (r == 0 && init->container && !init->removing)
+			r = container_limit(init->container, request->resources, &err);
+	}
+	if (r < 0) {
+		ttrpc_fail(call, &err);
+		return;
+	}
+	Bulkhead__Agent__UpdateResourcesResponse response =
+		BULKHEAD__AGENT__UPDATE_RESOURCES_RESPONSE__INIT;
 	ttrpc_reply(call, &response.base);
 }

@@ -72,6 +72,8 @@ void container_unref(struct container *c)
 	fanout_free(c->fanout);
 	if (c->config)
 		runtime__v1__container_config__free_unpacked(c->config, NULL);
+	if (c->resources)
+		runtime__v1__linux_container_resources__free_unpacked(c->resources, NULL);
 	if (c->record)
 		bulkhead__store__container__free_unpacked(c->record, NULL);
 	pthread_cond_destroy(&c->changed);
@@ -92,6 +94,13 @@ struct container *container_find(struct runtime *rt, const char *id, struct err 
 		found->refs++;
 	pthread_mutex_unlock(&rt->lock);
 	return found;
+}
+
+const Runtime__V1__LinuxContainerResources *container_resources(const struct container *c)
+{
+	if (c->resources)
+		return c->resources;
+	return c->config->linux ? c->config->linux->resources : NULL;
 }
 
 int container_save_locked(struct container *c, struct err *err)

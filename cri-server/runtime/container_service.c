@@ -298,8 +298,8 @@ static int answer_status(
 		status.user = &user.user;
 	}
 	_cleanup_free_ int64_t *groups = user.groups;
-	if (c->config->linux && c->config->linux->resources) {
-		resources.linux = c->config->linux->resources;
+	if (container_resources(c)) {
+		resources.linux = (Runtime__V1__LinuxContainerResources *)container_resources(c);
 		status.resources = &resources;
 	}
 	response.status = &status;

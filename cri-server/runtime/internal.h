@@ -92,6 +92,8 @@ struct container {
 	char id[ID_LEN + 1];
 	Runtime__V1__ContainerConfig *config; /* never changes */
 	struct sandbox *sandbox;              /* a reference */
+	Runtime__V1__LinuxContainerResources
+		*resources; /* runtime->lock; as updated, NULL: never */
 	Bulkhead__Store__Container *record;
 	struct log_writer *log; /* runtime->lock; NULL while it does not run */
 	bool start_untold;      /* runtime->lock; no event told of its start yet */
@@ -144,6 +146,8 @@ struct machine_spec {
 /* Creates it paused. */
 int machine_create(struct runtime *rt, const char *sandbox_id, const struct machine_spec *spec,
 	struct machine **ret, struct err *err);
+/* The size that the sandbox's machine was made with. */
+unsigned machine_memory_mib(const struct sandbox *sandbox);
 /* Lets it boot. */
 int machine_resume(struct machine *machine, struct err *err);
 /* Talks to the agent of a machine that boots or runs; its events after number `after` arrive. */
@@ -241,6 +245,8 @@ int container_save_locked(struct container *container, struct err *err);
 /* Adds an image's layers to those that are held and attached for the container. */
 int container_add_layers(
 	struct container *container, const Bulkhead__Store__Image *image, struct err *err);
+/* As created or as updated since; NULL: none. `op` or runtime->lock is held. */
+const Runtime__V1__LinuxContainerResources *container_resources(const struct container *container);
 void container_forget(struct container *container);
 /* `op` of its sandbox is held for these. */
 int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
@@ -352,3 +358,5 @@ METHOD(container_service_checkpoint);
 METHOD(streaming_service_exec);
 METHOD(streaming_service_attach);
 METHOD(streaming_service_port_forward);
+METHOD(resources_service_container);
+METHOD(resources_service_sandbox);

@@ -58,6 +58,18 @@ static unsigned memory_mib_wanted(const struct machine_spec *spec)
 	return mib < MEMORY_MIB_MIN ? MEMORY_MIB_MIN : (unsigned)mib;
 }
 
+unsigned machine_memory_mib(const struct sandbox *sandbox)
+{
+	const struct config *config = sandbox->runtime->config;
+	const struct config_handler *handler =
+		config_handler(config, sandbox->record->runtime_handler);
+	/* Its handler is gone from the configuration: the default one is as good a guess. */
+	if (!handler)
+		handler = config_handler(config, "");
+	const struct machine_spec spec = {.config = sandbox->config, .handler = handler};
+	return handler ? memory_mib_wanted(&spec) : MEMORY_MIB_MAX;
+}
+
 static int machine_new(
 	struct runtime *rt, const char *sandbox_id, struct machine **ret, struct err *err)
 {

@@ -278,8 +278,7 @@ static void derive(
 	const struct container *c, const Bulkhead__Agent__Usage *usage, struct derived *ret)
 {
 	const Bulkhead__Agent__StatsResponse *sample = c->sandbox->usage;
-	const Runtime__V1__LinuxContainerResources *resources =
-		c->config->linux ? c->config->linux->resources : NULL;
+	const Runtime__V1__LinuxContainerResources *resources = container_resources(c);
 	*ret = (struct derived){
 		.working_set = stats_working_set(usage),
 		.now_s = (uint64_t)sample->realtime_ns / NS,

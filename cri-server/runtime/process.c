@@ -9,6 +9,7 @@
 
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/resources.h"
 
 #define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -19,31 +20,11 @@ static int refuse(const char *what, struct err *err)
 	return err_set(err, -EOPNOTSUPP, "%s: not built yet", what);
 }
 
-static int check_resources(const Runtime__V1__LinuxContainerResources *res, struct err *err)
-{
-	if (!res)
-		return 0;
-	if (res->oom_score_adj < -1000 || res->oom_score_adj > 1000)
-		return err_set(err, -EINVAL, "oom_score_adj %lld is not within -1000 to 1000",
-			(long long)res->oom_score_adj);
-	for (size_t i = 0; i < res->n_hugepage_limits; i++)
-		if (res->hugepage_limits[i]->limit)
-			return refuse("hugepage limits", err);
-	if (res->n_unified)
-		return refuse("unified cgroup settings", err);
-	if (res->cpuset_mems[0])
-		return refuse("cpuset_mems", err);
-	/* A guest has no swap: a limit that leaves none is kept by nature. */
-	if (res->memory_swap_limit_in_bytes > res->memory_limit_in_bytes)
-		return refuse("swap", err);
-	return 0;
-}
-
 static int check_config(const Runtime__V1__ContainerConfig *config, struct err *err)
 {
 	if (config->n_cdi_devices)
 		return refuse("CDI devices", err);
-	return config->linux ? check_resources(config->linux->resources, err) : 0;
+	return config->linux ? resources_check(config->linux->resources, err) : 0;
 }
 
 /* ---- the process ---- */
@@ -129,23 +110,6 @@ static int fill_process(Bulkhead__Agent__Process *p, const struct sandbox *sandb
 	return r;
 }
 
-static int fill_resources(Bulkhead__Agent__CreateContainerRequest *request,
-	const Runtime__V1__LinuxContainerResources *from, struct err *err)
-{
-	if (!from)
-		return 0;
-	Bulkhead__Agent__Resources *to = calloc(1, sizeof(*to));
-	if (!to)
-		return err_nomem(err);
-	bulkhead__agent__resources__init(to);
-	request->resources = to;
-	to->cpu_shares = from->cpu_shares > 0 ? (uint64_t)from->cpu_shares : 0;
-	to->cpu_quota_us = from->cpu_quota;
-	to->cpu_period_us = from->cpu_period > 0 ? (uint64_t)from->cpu_period : 0;
-	to->memory_bytes = from->memory_limit_in_bytes;
-	return message_set_string(&to->cpuset_cpus, from->cpuset_cpus, err);
-}
-
 int process_for_container(const struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
 	const Bulkhead__Store__ImageConfig *image, Bulkhead__Agent__CreateContainerRequest **ret,
 	struct err *err)
@@ -167,7 +131,7 @@ int process_for_container(const struct sandbox *sandbox, const Runtime__V1__Cont
 	const Runtime__V1__LinuxContainerConfig *linux = config->linux;
 	r = fill_process(process, sandbox, config, image, err);
 	if (r == 0)
-		r = fill_resources(request, linux ? linux->resources : NULL, err);
+		r = resources_for_agent(linux ? linux->resources : NULL, &request->resources, err);
 	if (r == 0)
 		r = security_fill(request, linux ? linux->security_context : NULL, image, err);
 	if (r < 0) {

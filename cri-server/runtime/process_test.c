@@ -577,20 +577,24 @@ static void refuses_what_else_is_not_built(void **state)
 	f->resources.hugepage_limits = limits;
 	f->resources.n_hugepage_limits = 1;
 	done(compose(f)); /* kubelets send a limit of 0 for each size */
-	huge.limit = 1 << 21;
-	assert_refused(f, -EOPNOTSUPP, "hugepage");
+	Runtime__V1__LinuxContainerResources__UnifiedEntry entry =
+		RUNTIME__V1__LINUX_CONTAINER_RESOURCES__UNIFIED_ENTRY__INIT;
+	Runtime__V1__LinuxContainerResources__UnifiedEntry *entries[] = {&entry};
 	f = fixture();
+	f->resources.unified = entries;
 	f->resources.n_unified = 1;
-	assert_refused(f, -EOPNOTSUPP, "unified");
-	f = fixture();
-	f->resources.cpuset_mems = (char *)"0";
-	assert_refused(f, -EOPNOTSUPP, "cpuset_mems");
+	entry.value = (char *)"1";
+	static const char *const bad[] = {"cgroup.freeze", "../memory.max", "memory", ""};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		entry.key = (char *)bad[i];
+		assert_refused(f, -EINVAL, "unified");
+	}
 	f = fixture();
 	f->resources.memory_limit_in_bytes = 1 << 20;
 	f->resources.memory_swap_limit_in_bytes = 1 << 20;
 	done(compose(f));
-	f->resources.memory_swap_limit_in_bytes++;
-	assert_refused(f, -EOPNOTSUPP, "swap");
+	f->resources.memory_swap_limit_in_bytes--;
+	assert_refused(f, -EINVAL, "swap");
 }
 
 /* ---- resources ---- */
@@ -605,6 +609,21 @@ static void resources_are_carried_over(void **state)
 	f->resources.memory_limit_in_bytes = INT64_C(5) << 30;
 	f->resources.cpuset_cpus = (char *)"0-1";
 	f->resources.oom_score_adj = -998;
+	f->resources.cpuset_mems = (char *)"0";
+	f->resources.memory_swap_limit_in_bytes = INT64_C(6) << 30;
+	Runtime__V1__HugepageLimit none = RUNTIME__V1__HUGEPAGE_LIMIT__INIT, some = none;
+	Runtime__V1__HugepageLimit *limits[] = {&none, &some};
+	some.page_size = (char *)"2MB";
+	some.limit = 1 << 21;
+	f->resources.hugepage_limits = limits;
+	f->resources.n_hugepage_limits = ARRAY_SIZE(limits);
+	Runtime__V1__LinuxContainerResources__UnifiedEntry entry =
+		RUNTIME__V1__LINUX_CONTAINER_RESOURCES__UNIFIED_ENTRY__INIT;
+	Runtime__V1__LinuxContainerResources__UnifiedEntry *entries[] = {&entry};
+	entry.key = (char *)"memory.high";
+	entry.value = (char *)"100";
+	f->resources.unified = entries;
+	f->resources.n_unified = 1;
 	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
 	const Bulkhead__Agent__Resources *r = request->resources;
 	assert_int_equal(r->cpu_shares, 512);
@@ -612,6 +631,12 @@ static void resources_are_carried_over(void **state)
 	assert_int_equal(r->cpu_period_us, 100000);
 	assert_true(r->memory_bytes == INT64_C(5) << 30);
 	assert_string_equal(r->cpuset_cpus, "0-1");
+	assert_string_equal(r->cpuset_mems, "0");
+	assert_true(r->swap_bytes == INT64_C(6) << 30);
+	assert_int_equal(r->n_hugepages, 1);
+	assert_string_equal(r->hugepages[0]->page_size, "2MB");
+	assert_int_equal(r->n_unified, 1);
+	assert_string_equal(r->unified[0]->key, "memory.high");
 	assert_int_equal(request->process->oom_score_adj, -998);
 	done(request);
 }

@@ -65,6 +65,9 @@ static int load_container(void *userdata, const char *id, const ProtobufCMessage
 	if (c) {
 		bulkhead__store__container__free_unpacked(c->record, NULL);
 		c->record = (Bulkhead__Store__Container *)message_copy(message);
+		if (record->resources.len)
+			c->resources = runtime__v1__linux_container_resources__unpack(
+				NULL, record->resources.len, record->resources.data);
 		if (c->record) {
 			TAILQ_INSERT_TAIL(&rt->containers, c, link);
 		} else {

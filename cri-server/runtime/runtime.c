@@ -38,6 +38,8 @@ static const struct rpc_method methods[] = {
 	{"Exec", streaming_service_exec},
 	{"Attach", streaming_service_attach},
 	{"PortForward", streaming_service_port_forward},
+	{"UpdateContainerResources", resources_service_container},
+	{"UpdatePodSandboxResources", resources_service_sandbox},
 };
 
 /* What lists answer, in parts. */

@@ -1,0 +1,135 @@
+/*
+ * UpdateContainerResources and UpdatePodSandboxResources: limits take effect in the running guest.
+ * The machine itself keeps its size: what does not fit is refused, and says so.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/resources.h"
+
+#define CALL_MS 10000
+
+/* container_id empty: all containers of the pod together. */
+static int tell_guest(struct sandbox *sandbox, const char *container_id,
+	const Runtime__V1__LinuxContainerResources *resources, struct err *err)
+{
+	struct machine *machine = sandbox_machine(sandbox, err);
+	if (!machine)
+		return -EBADFD;
+	Bulkhead__Agent__UpdateResourcesRequest request =
+		BULKHEAD__AGENT__UPDATE_RESOURCES_REQUEST__INIT;
+	request.container_id = (char *)container_id;
+	int r = resources_for_agent(resources, &request.resources, err);
+	if (r == 0)
+		r = agent_call(
+			machine->agent, "UpdateResources", &request.base, CALL_MS, NULL, err);
+	if (request.resources)
+		bulkhead__agent__resources__free_unpacked(request.resources, NULL);
+	machine_unref(machine);
+	return r;
+}
+
+/* Memory that the machine does not have cannot be promised. */
+static int check_fits(struct sandbox *sandbox, const Runtime__V1__LinuxContainerResources *change,
+	struct err *err)
+{
+	uint64_t mib = machine_memory_mib(sandbox);
+	if (change->memory_limit_in_bytes <= 0 ||
+		(uint64_t)change->memory_limit_in_bytes <= mib << 20)
+		return 0;
+	return err_set(err, -EOPNOTSUPP,
+		"memory_limit_in_bytes %lld is more than the %llu MiB of the pod's machine, which "
+		"cannot grow; make the pod anew with more",
+		(long long)change->memory_limit_in_bytes, (unsigned long long)mib);
+}
+
+static int record(
+	struct container *c, Runtime__V1__LinuxContainerResources *merged, struct err *err)
+{
+	size_t len = protobuf_c_message_get_packed_size(&merged->base);
+	uint8_t *data = malloc(len + 1);
+	if (!data)
+		return err_nomem(err);
+	protobuf_c_message_pack(&merged->base, data);
+	pthread_mutex_lock(&c->runtime->lock);
+	free(c->record->resources.data);
+	c->record->resources = (ProtobufCBinaryData){.data = data, .len = len};
+	int r = container_save_locked(c, err);
+	Runtime__V1__LinuxContainerResources *old = c->resources;
+	c->resources = merged;
+	pthread_mutex_unlock(&c->runtime->lock);
+	if (old)
+		runtime__v1__linux_container_resources__free_unpacked(old, NULL);
+	return r;
+}
+
+/* `op` is held. */
+static int update(
+	struct container *c, const Runtime__V1__LinuxContainerResources *change, struct err *err)
+{
+	bool lives = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED ||
+		     c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	Runtime__V1__LinuxContainerResources *merged =
+		resources_merge(container_resources(c), change);
+	if (!merged)
+		return err_nomem(err);
+	int r = resources_check(merged, err);
+	if (r == 0)
+		r = check_fits(c->sandbox, change, err);
+	/* An ended one has no more than its record. */
+	if (r == 0 && lives)
+		r = tell_guest(c->sandbox, c->id, merged, err);
+	if (r < 0) {
+		runtime__v1__linux_container_resources__free_unpacked(merged, NULL);
+		return r;
+	}
+	return record(c, merged, err);
+}
+
+METHOD(resources_service_container)
+{
+	const Runtime__V1__UpdateContainerResourcesRequest *req =
+		(const Runtime__V1__UpdateContainerResourcesRequest *)request;
+	struct container *c = container_find(call_runtime(call), req->container_id, err);
+	if (!c)
+		return err->code;
+	pthread_mutex_lock(&c->sandbox->op);
+	int r = c->gone ? err_set(err, -ENOENT, "container '%s' not found", c->id) : 0;
+	if (r == 0 && !req->linux)
+		r = err_set(err, -EINVAL, "resources of Linux are needed");
+	if (r == 0)
+		r = update(c, req->linux, err);
+	pthread_mutex_unlock(&c->sandbox->op);
+	container_unref(c);
+	if (r < 0)
+		return err_wrap(err, "update container resources");
+	Runtime__V1__UpdateContainerResourcesResponse response =
+		RUNTIME__V1__UPDATE_CONTAINER_RESOURCES_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
+
+METHOD(resources_service_sandbox)
+{
+	const Runtime__V1__UpdatePodSandboxResourcesRequest *req =
+		(const Runtime__V1__UpdatePodSandboxResourcesRequest *)request;
+	struct sandbox *sandbox = sandbox_find(call_runtime(call), req->pod_sandbox_id, err);
+	if (!sandbox)
+		return err->code;
+	pthread_mutex_lock(&sandbox->op);
+	int r = sandbox_check_found(sandbox, err);
+	if (r == 0 && req->resources)
+		r = resources_check(req->resources, err);
+	if (r == 0 && req->resources)
+		r = check_fits(sandbox, req->resources, err);
+	if (r == 0 && req->resources)
+		r = tell_guest(sandbox, "", req->resources, err);
+	pthread_mutex_unlock(&sandbox->op);
+	sandbox_unref(sandbox);
+	if (r < 0)
+		return err_wrap(err, "update pod sandbox resources");
+	Runtime__V1__UpdatePodSandboxResourcesResponse response =
+		RUNTIME__V1__UPDATE_POD_SANDBOX_RESOURCES_RESPONSE__INIT;
+	return respond(&response.base, ret_response, err);
+}
