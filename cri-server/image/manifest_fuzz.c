@@ -29,6 +29,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	case 'i':
 		manifest_of_layout(json, size - 1, digest, NULL);
 		break;
+	case 'c':
+		manifest_choose(json, size - 1, digest, NULL);
+		break;
 	case 'm':
 		if (manifest_parse(json, size - 1, &manifest, NULL) == 0)
 			manifest_done(&manifest);
