@@ -33,7 +33,7 @@ struct config_images {
 	char *registries_conf; /* NULL: the system's */
 	char *policy;          /* NULL: the system's */
 	char *unpack_helper;
-	uint64_t image_bytes_max; /* to download */
+	uint64_t image_bytes_max; /* to download, and unpacked */
 	uint64_t layer_bytes_max;
 	uint64_t layer_files_max;
 	unsigned pull_timeout_ms;

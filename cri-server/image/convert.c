@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -20,6 +21,7 @@ struct conversion {
 	enum conversion_state state;
 	unsigned users;
 	int result;
+	uint64_t bytes; /* of the disk, when done */
 	struct err err;
 };
 
@@ -51,6 +53,14 @@ static struct conversion *next(struct img *img)
 	return NULL;
 }
 
+/* What a layer that is there takes of the disk; 0 where it went meanwhile. */
+static uint64_t layer_bytes(const struct img *img, const char *diff_id)
+{
+	_cleanup_free_ char *file = img_layer_file(img, diff_id);
+	struct stat st;
+	return file && stat(file, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
 static void *convert_all(void *userdata)
 {
 	struct img *img = userdata;
@@ -62,9 +72,11 @@ static void *convert_all(void *userdata)
 		c->state = CONVERSION_RUNS;
 		pthread_mutex_unlock(&img->lock);
 		int r = img_convert_layer(img, c->blob_digest, c->diff_id, c->cancel_fd, &err);
+		uint64_t bytes = r == 0 ? layer_bytes(img, c->diff_id) : 0;
 		pthread_mutex_lock(&img->lock);
 		c->state = CONVERSION_DONE;
 		c->result = r;
+		c->bytes = bytes;
 		c->err = err;
 		if (!c->users)
 			conversion_free(img, c);
@@ -131,10 +143,11 @@ int conversion_get(struct img *img, const char *blob_digest, const char *diff_id
 	return r;
 }
 
-int conversion_result(const struct conversion *c, struct err *err)
+int conversion_result(const struct conversion *c, uint64_t *ret_bytes, struct err *err)
 {
 	if (c->state != CONVERSION_DONE)
 		return 1;
+	*ret_bytes = c->bytes;
 	if (c->result < 0)
 		*err = c->err;
 	return c->result;

@@ -236,14 +236,21 @@ static int finish_copy(struct download *d, struct err *err)
 static int converted(struct pull *p, struct err *err)
 {
 	unsigned done = 0;
+	uint64_t sum = 0, limit = p->img->config.image_bytes_max;
 	for (size_t i = 0; i < p->manifest.n_layers; i++) {
+		uint64_t bytes = 0;
 		if (!p->layers[i].conversion)
 			continue;
-		int r = conversion_result(p->layers[i].conversion, err);
+		int r = conversion_result(p->layers[i].conversion, &bytes, err);
 		if (r < 0)
 			return r;
 		done += r == 0;
+		sum += bytes;
 	}
+	if (limit && sum > limit)
+		return err_set(err, -EFBIG,
+			"the image unpacks to more than images.image_bytes_max, %llu bytes",
+			(unsigned long long)limit);
 	p->progress.layers_converted = done;
 	return done < p->manifest.n_layers;
 }

@@ -32,8 +32,9 @@ struct img_config {
 	const char *policy; /* containers-policy.json(5); NULL: the system's, or accept-anything
 			       when there is none */
 	const char *unpack_helper; /* path of bulkhead-unpack */
-	uint64_t image_bytes_max;  /* compressed size of one image, 0: no limit; error names it */
-	uint64_t layer_bytes_max;  /* unpacked size of one layer; error names the limit */
+	uint64_t image_bytes_max; /* of one image, compressed and unpacked, 0: no limit; error names
+				     it */
+	uint64_t layer_bytes_max; /* unpacked size of one layer; error names the limit */
 	uint64_t layer_files_max;
 	uint64_t pull_timeout_ms;
 	char *const *pinned; /* references, or patterns with '*' for whole names; may be NULL */

@@ -110,6 +110,7 @@ int pull_fill_record(struct pull *p, struct err *err);
  */
 int conversion_get(struct img *img, const char *blob_digest, const char *diff_id,
 	struct conversion **ret, struct err *err);
-/* With the lock held: positive 1 while it is not done, else its result. */
-int conversion_result(const struct conversion *conversion, struct err *err);
+/* With the lock held: positive 1 while it is not done, else its result, and what the layer takes of
+ * the disk. */
+int conversion_result(const struct conversion *conversion, uint64_t *ret_bytes, struct err *err);
 void conversion_put(struct img *img, struct conversion *conversion);
