@@ -121,9 +121,42 @@ static int bind_pod_files(int root, bool read_only, struct err *err)
 	return 0;
 }
 
+/*
+ * A volume of the image: containerd copies what the image has there into a directory of the
+ * container's own. Here the overlay is that already; as a mount of itself it can be written where
+ * the root cannot.
+ */
+static int mount_image_volume(int root, const char *path, struct err *err)
+{
+	_cleanup_close_ int point = root_make(root, path, true, err);
+	if (point < 0)
+		return point;
+	struct stat st, top;
+	if (fstat(point, &st) < 0 || fstat(root, &top) < 0)
+		return err_errno(err, "examine it");
+	if (st.st_dev == top.st_dev && st.st_ino == top.st_ino)
+		return 0; /* the root is no volume */
+	_cleanup_close_ int mount = -EBADF;
+	if (mount_copy(point, &mount, err) < 0)
+		return err->code;
+	return mount_attach(mount, point, err);
+}
+
+static int mount_image_volumes(
+	int root, const Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
+{
+	for (size_t i = 0; i < request->n_image_volumes; i++) {
+		if (mount_image_volume(root, request->image_volumes[i], err) < 0)
+			return err_wrap(err, "volume %s of the image", request->image_volumes[i]);
+	}
+	return 0;
+}
+
 int mounts_populate(
 	int root, const Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
 {
+	if (mount_image_volumes(root, request, err) < 0)
+		return err->code;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		if (mount_row(root, &rows[i], request->privileged, err) < 0)
 			return err_wrap(err, "%s", rows[i].path);

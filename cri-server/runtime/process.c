@@ -131,6 +131,9 @@ int process_for_container(const struct sandbox *sandbox, const Runtime__V1__Cont
 	const Runtime__V1__LinuxContainerConfig *linux = config->linux;
 	r = fill_process(process, sandbox, config, image, err);
 	if (r == 0)
+		r = message_add_strings(&request->image_volumes, &request->n_image_volumes,
+			image->volumes, image->n_volumes, err);
+	if (r == 0)
 		r = resources_for_agent(linux ? linux->resources : NULL, &request->resources, err);
 	if (r == 0)
 		r = security_fill(request, linux ? linux->security_context : NULL, image, err);

@@ -275,6 +275,28 @@ sequence() {
 	[[ ${lines[1]} == *"Read-only file system"* ]]
 }
 
+@test "an image's volumes hold what it has there, and can be written where the root cannot" {
+	local image=$IMAGE
+	mkdir -p "$FT/volume/data"
+	echo seed >"$FT/volume/data/file"
+	tar -C "$FT/volume" -cf "$FT/volume.tar" data
+	umoci tag --image "$FT/img:latest" volumes
+	add_layer "$FT/img:volumes" "$FT/volume.tar"
+	configure_image "$FT/img:volumes" --config.volume /data --config.volume / --config.volume /made/here
+	IMAGE=oci:$FT/img:volumes
+	crictl pull "$IMAGE"
+	run once 'cat /data/file; echo more >>/data/file && echo x >/made/here/x && wc -l </data/file; echo >/x' \
+		'.linux.security_context.readonly_rootfs = true'
+	echo "$output"
+	[ "${lines[0]}" = seed ]
+	[ "${lines[1]}" = 2 ]
+	[[ ${lines[2]} == *"Read-only file system"* ]]
+	run once 'cat /data/file'
+	[ "$output" = seed ]
+	IMAGE=$image
+	crictl rmi "oci:$FT/img:volumes"
+}
+
 @test "one container's writes are not another's" {
 	once 'echo mine >/shared-root; cat /shared-root'
 	run once 'cat /shared-root'

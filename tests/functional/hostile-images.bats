@@ -122,7 +122,7 @@ is_refused() {
 	image
 	cat "$W/spaces" >>"$W/manifest"
 	index "$(descriptor $OCI.manifest.v1+json "$W/manifest")"
-	is_refused Unknown "invalid character"
+	is_refused Unknown "more than 4194304 bytes"
 	image
 	cat "$W/spaces" >>"$W/config"
 	jq -c --argjson c "$(descriptor $OCI.config.v1+json "$W/config")" '.config = $c' "$W/manifest" >"$W/manifest2"
