@@ -29,3 +29,10 @@ $(call guest_program,volume_client,tests/functional,tests/functional/guest/volum
 $(call program,layer-generate,tests/layers,tests/layers/generate.c,common,libarchive)
 $(call program,layer-overlay,tests/layers,tests/layers/overlay.c tests/layers/list.c,agent-container common,)
 $(call guest_program,layer-list,tests/layers,tests/layers/list_main.c tests/layers/list.c,)
+# The program of an image of critest.
+$(call guest_program,effective_uid,tests/conformance,tests/conformance/effective_uid.c,)
+
+# critest against Debian's containerd and runc, for docs/conformance.md.
+.PHONY: conformance-baseline
+conformance-baseline: programs
+	$(Q)RUNTIME=containerd tests/run-conformance
