@@ -263,3 +263,30 @@ layer_sums() {
 	[ "$(run_once "$other" other alive 'echo fine')" = fine ]
 	remove_pod "$other"
 }
+
+@test "a privileged container that mounts the pod's share gets no more of the host than its volumes as they were given" {
+	mkdir -p "$D/vol/ro" "$D/vol/rw"
+	echo kept >"$D/vol/ro/file"
+	echo secret >"$D/vol/secret"
+	# A pod of its own: the test before wrote over the other's scratch disk.
+	pod=$(run_pod sharing)
+	run run_once "$pod" sharing prober "exec 2>&1
+		mkdir /s && mount -t virtiofs pod /s && echo mounted
+		cat /ro/file; mount -o remount,rw /ro && echo remounted
+		for file in /ro/file \$(find /s -name file); do echo hostile >\$file; rm \$file; done
+		find /s -name secret; cat /s/../secret /s/*/../secret /s/*/../../secret
+		ln -s $D/vol/secret /rw/link && cat /rw/link
+		mknod /rw/disk b 8 0 && echo made a device
+		echo mine >/rw/mine; echo end" ".linux.security_context.privileged = true | .mounts = [
+		{container_path: \"/ro\", host_path: \"$D/vol/ro\", readonly: true},
+		{container_path: \"/rw\", host_path: \"$D/vol/rw\"}]"
+	echo "$output"
+	[ "$(tail -n 1 <<<"$output")" = end ]
+	grep -qx mounted <<<"$output"
+	grep -qx remounted <<<"$output"
+	grep -qx kept <<<"$output"
+	run grep -E '^secret$|made a device' <<<"$output"
+	[ "$status" -eq 1 ]
+	[ "$(cat "$D/vol/ro/file" "$D/vol/secret" "$D/vol/rw/mine")" = $'kept\nsecret\nmine' ]
+	remove_pod "$pod"
+}
