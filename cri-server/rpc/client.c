@@ -278,8 +278,7 @@ static int next_message(struct rpc_client *client, struct exchange *e, bool *int
 
 int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
-	int (*on_message)(void *userdata, const ProtobufCMessage *message), void *userdata,
-	struct err *err)
+	const struct rpc_client_sink *sink, struct err *err)
 {
 	_cleanup_(exchange_done) struct exchange e = {
 		.method = protobuf_c_service_descriptor_get_method_by_name(service, method)};
@@ -301,7 +300,7 @@ int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescripto
 	while (r == 0 && !enough) {
 		ProtobufCMessage *message = NULL;
 		r = next_message(client, &e, &interrupted, &message, err);
-		enough = r == 0 && on_message(userdata, message) != 0;
+		enough = r == 0 && sink->on_message(sink->userdata, message) != 0;
 		if (message)
 			protobuf_c_message_free_unpacked(message, NULL);
 	}

@@ -35,14 +35,17 @@ int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor 
 	ProtobufCMessage **ret_response, struct err *err);
 
 /*
- * Calls a method that answers with a stream: on_message for each one, which it borrows, until the
- * server ends the stream or on_message returns other than 0, which cancels the call and is success.
- * Errors as rpc_client_call().
+ * Calls a method that answers with a stream: the sink gets each message, which it borrows, until
+ * the server ends the stream or the sink returns other than 0, which cancels the call and is
+ * success. Errors as rpc_client_call().
  */
+struct rpc_client_sink {
+	int (*on_message)(void *userdata, const ProtobufCMessage *message);
+	void *userdata;
+};
 int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
-	int (*on_message)(void *userdata, const ProtobufCMessage *message), void *userdata,
-	struct err *err);
+	const struct rpc_client_sink *sink, struct err *err);
 
 /* What the server answered to the last call that was made; more exact than the errno. */
 grpc_status_code rpc_client_status(const struct rpc_client *client);

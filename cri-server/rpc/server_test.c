@@ -587,8 +587,8 @@ static void *stream_events(void *arg)
 	struct stream_client *c = arg;
 	struct rpc_client *client = dial(c->f);
 	Runtime__V1__GetEventsRequest request = RUNTIME__V1__GET_EVENTS_REQUEST__INIT;
-	c->result = rpc_client_stream(
-		client, SERVICE, "GetContainerEvents", &request.base, 0, on_message, c, &c->err);
+	c->result = rpc_client_stream(client, SERVICE, "GetContainerEvents", &request.base, 0,
+		&(struct rpc_client_sink){on_message, c}, &c->err);
 	rpc_client_free(client);
 	return NULL;
 }
@@ -640,7 +640,7 @@ static void test_stream_error(void **state)
 	Runtime__V1__StreamPodSandboxesRequest request =
 		RUNTIME__V1__STREAM_POD_SANDBOXES_REQUEST__INIT;
 	assert_int_equal(rpc_client_stream(client, SERVICE, "StreamPodSandboxes", &request.base, 0,
-				 on_message, &c, &err),
+				 &(struct rpc_client_sink){on_message, &c}, &err),
 		-ENOENT);
 	assert_string_equal(err.msg, "no such thing");
 	rpc_client_free(client);
@@ -699,7 +699,7 @@ static void test_stream_list(void **state)
 	struct rpc_client *client = dial(f);
 	Runtime__V1__StreamContainersRequest request = RUNTIME__V1__STREAM_CONTAINERS_REQUEST__INIT;
 	assert_int_equal(rpc_client_stream(client, SERVICE, "StreamContainers", &request.base, 0,
-				 on_message, &c, NULL),
+				 &(struct rpc_client_sink){on_message, &c}, NULL),
 		0);
 	rpc_client_free(client);
 	assert_int_equal(c.containers, LISTED);

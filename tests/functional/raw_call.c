@@ -70,8 +70,8 @@ int main(int argc, char **argv)
 	int r = rpc_client_new(argv[1], &client, &err);
 	bool stream = strncmp(argv[2], STREAM_PREFIX, strlen(STREAM_PREFIX)) == 0;
 	if (r == 0 && stream)
-		r = rpc_client_stream(
-			client, service, argv[2], request, timeout_ms, print_items, NULL, &err);
+		r = rpc_client_stream(client, service, argv[2], request, timeout_ms,
+			&(struct rpc_client_sink){print_items, NULL}, &err);
 	else if (r == 0)
 		r = rpc_client_call(client, service, argv[2], request, timeout_ms, &response, &err);
 	if (r < 0)
