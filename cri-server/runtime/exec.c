@@ -2,8 +2,9 @@
  * ExecSync: runs a command in a container and returns what it wrote.
  *
  * The command's streams are read here until both end; then its exit event, which the agent sends
- * after draining them, ends the wait: a command may close its output and run on. At the timeout
- * its whole process tree is killed.
+ * after draining them, ends the wait: a command may close its output and run on. What it leaves
+ * behind may hold them open: then silence ends the wait. At the timeout its whole process tree is
+ * killed.
  */
 #include <errno.h>
 #include <poll.h>
@@ -17,10 +18,11 @@
 #include "cri-server/runtime/internal.h"
 
 #define CALL_MS       10000
-#define START_MS      60000       /* many may be started at once */
-#define EXIT_MS       10000       /* from the end of its container to the event */
-#define LOOK_MS       200         /* between looks at what no condition tells of */
-#define TIMEOUT_S_MAX 31536000    /* more is no limit */
+#define START_MS      60000    /* many may be started at once */
+#define EXIT_MS       10000    /* from the end of its container to the event */
+#define LOOK_MS       200      /* between looks at what no condition and no descriptor tells of */
+#define DRAIN_MS      1000     /* of silence, after its end */
+#define TIMEOUT_S_MAX 31536000 /* more is no limit */
 #define OUTPUT_MAX    (16u << 20) /* both streams together, as other runtimes */
 #define RESPONSE_ROOM 1024        /* so that the answer itself stays below gRPC's limit */
 
@@ -158,9 +160,20 @@ static int timed_out(struct err *err)
 	return err_set(err, -ETIMEDOUT, "it ran longer than its timeout");
 }
 
+/* It has ended, and whoever holds its streams still has written nothing for a while. */
+static bool left_behind(const struct exec_sync *x, uint64_t last_ms)
+{
+	struct runtime *rt = x->container->runtime;
+	pthread_mutex_lock(&rt->lock);
+	bool exited = x->exec.exited;
+	pthread_mutex_unlock(&rt->lock);
+	return exited && ev_now_ms() - last_ms >= DRAIN_MS;
+}
+
 static int read_output(struct exec_sync *x, struct err *err)
 {
-	while (x->fds[0] >= 0 || x->fds[1] >= 0) {
+	uint64_t last_ms = ev_now_ms();
+	while ((x->fds[0] >= 0 || x->fds[1] >= 0) && !left_behind(x, last_ms)) {
 		uint64_t now = ev_now_ms();
 		if (now >= x->deadline_ms)
 			return timed_out(err);
@@ -170,13 +183,14 @@ static int read_output(struct exec_sync *x, struct err *err)
 			{.fd = x->fds[1], .events = POLLIN},
 			{.fd = rpc_call_cancel_fd(x->call), .events = POLLIN},
 		};
-		if (poll(polls, ARRAY_SIZE(polls), left > 60000 ? 60000 : (int)left) < 0 &&
+		if (poll(polls, ARRAY_SIZE(polls), left > LOOK_MS ? LOOK_MS : (int)left) < 0 &&
 			errno != EINTR)
 			return err_errno(err, "poll");
 		if (polls[2].revents)
 			return err_set(err, -ECANCELED, "the caller went away");
 		for (size_t i = 0; i < 2; i++)
 			if (polls[i].revents) {
+				last_ms = now;
 				int r = read_stream(x, i, err);
 				if (r < 0)
 					return r;

@@ -249,6 +249,8 @@ static void on_size(struct remote *remote, const void *data, size_t len)
 	while (text->len) {
 		json_error_t error;
 		json_t *size = json_loadb(text->data, text->len, JSON_DISABLE_EOF_CHECK, &error);
+		if (!size && json_error_code(&error) != json_error_premature_end_of_input)
+			buf_consume(text, text->len); /* nonsense */
 		if (!size)
 			break;
 		take_size(remote, size);

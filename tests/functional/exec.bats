@@ -106,3 +106,9 @@ no_process() {
 	done
 	[ "$(sync "$ID" sh -c 'ls -d /proc/[0-9]* | wc -l')" -le 6 ]
 }
+
+@test "what a command leaves behind with its output open does not hold the call" {
+	begin=$(date +%s)
+	[ "$(sync "$ID" sh -c 'sleep 30 & echo started')" = started ]
+	[ $(($(date +%s) - begin)) -lt 20 ]
+}
