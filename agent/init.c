@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/reboot.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +29,7 @@
 
 /* A file system that does not get its data out (a volume whose host side hangs) is given up. */
 #define SYNC_TIMEOUT_MS 5000
+#define FDS             65536
 
 struct init {
 	struct ev_loop *loop;
@@ -106,6 +108,9 @@ int main(void)
 	/* Says on the console that the kernel is done, and to `make bench` when. */
 	fputs("bulkhead-agent: starting\n", stderr);
 	signal(SIGPIPE, SIG_IGN);
+	/* Each process has up to eight descriptors here. */
+	const struct rlimit descriptors = {.rlim_cur = FDS, .rlim_max = FDS};
+	setrlimit(RLIMIT_NOFILE, &descriptors);
 	umask(022);
 	/* Ctrl-Alt-Del is a signal to us, which we ignore, and not a reset. */
 	reboot(RB_DISABLE_CAD);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 
 /* More than the containers and execs that the server admits, with their helpers. */
 #define WATCHES_MAX 4096
+#define CHILD_FDS   1024 /* the soft limit that programs expect */
 
 struct watch {
 	pid_t pid;
@@ -122,9 +124,20 @@ static void close_others(const int *keep, unsigned n)
 	}
 }
 
+/* Programs that are given more by default go through all of them, or keep a table for each. */
+static void limit_descriptors(void)
+{
+	struct rlimit limit;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur <= CHILD_FDS)
+		return;
+	limit.rlim_cur = CHILD_FDS;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 void process_child_begin(const int *keep, unsigned n)
 {
 	close_others(keep, n);
+	limit_descriptors();
 	struct sigaction action = {.sa_handler = SIG_DFL};
 	for (int signo = 1; signo < NSIG; signo++)
 		if (signo != SIGKILL && signo != SIGSTOP)

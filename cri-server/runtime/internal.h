@@ -55,6 +55,7 @@ struct runtime {
 	TAILQ_HEAD(, sandbox) sandboxes;
 	TAILQ_HEAD(, container) containers;
 	TAILQ_HEAD(, exec) execs;
+	pthread_cond_t fewer_starts; /* with lock: a machine's `starts` fell */
 };
 
 /* A machine with its agent. Reference counted, so that a call to the agent needs no lock. */
@@ -64,6 +65,7 @@ struct machine {
 	char sandbox_id[ID_LEN + 1];
 	struct hv_vm *vm;
 	struct agent *agent; /* NULL until the guest answered */
+	unsigned starts;     /* runtime->lock; sessions whose process is being started */
 };
 
 struct sandbox {

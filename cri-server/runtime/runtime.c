@@ -263,7 +263,9 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	TAILQ_INIT(&rt->containers);
 	TAILQ_INIT(&rt->execs);
 
-	int r = make_directories(config, err);
+	int r = cond_init(&rt->fewer_starts, err);
+	if (r == 0)
+		r = make_directories(config, err);
 	if (r == 0)
 		r = worker_start(&rt->io, err);
 	if (r == 0)
@@ -317,6 +319,7 @@ struct runtime *runtime_close(struct runtime *rt)
 	logs_close(rt->logs);
 	events_close(rt->events);
 	net_close(rt->net);
+	pthread_cond_destroy(&rt->fewer_starts);
 	pthread_mutex_destroy(&rt->lock);
 	free(rt);
 	return NULL;

@@ -176,6 +176,7 @@ int pump_attach(struct pump *pump, int fd, struct err *err)
 	if (r < 0)
 		return r;
 	pump->fd = TAKE_FD(taken);
+	pump->last_ms = ev_now_ms();
 	if (!pump->in_done)
 		send_pending(pump);
 	arm(pump);

@@ -255,6 +255,30 @@ fds_below() {
 	[ "$(ls "/proc/$1/fd" | wc -l)" -lt "$2" ]
 }
 
+threads() {
+	ls "/proc/$(cat "$D/pid")/task" | wc -l
+}
+
+fds() {
+	ls "/proc/$(cat "$D/pid")/fd" | wc -l
+}
+
+
+@test "100 execs at once leave no thread, no descriptor, no process" {
+	local before_threads before_fds
+	before_threads=$(threads)
+	before_fds=$(fds)
+	for ((i = 0; i < 100; i++)); do
+		(ctl exec -i "$ID" echo "$i" </dev/null >>"$D/answers" 2>>"$D/failures") 3>&- &
+	done
+	wait
+	[ "$(sort -nu "$D/answers" | wc -l)" = 100 ]
+	sleep 2
+	[ "$(threads)" -le "$before_threads" ]
+	[ "$(fds)" -le "$before_fds" ]
+	[ "$(in_container sh -c 'ls -d /proc/[0-9]* | wc -l')" -lt 8 ]
+}
+
 @test "nothing is left of all that: no thread, no descriptor, no process in the guest" {
 	eventually 20 fds_below "$(cat "$D/pid")" 200
 	run in_container ps
