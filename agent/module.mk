@@ -37,6 +37,7 @@ $(call unit_test,agent/user_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 $(call unit_test,agent/security_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c libcap)
 $(call unit_test,agent/usage_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 $(call unit_test,agent/rootfs_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
+$(call unit_test,agent/volume_write_test.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 $(call fuzz_target,agent/user_fuzz.c,$(AGENT_CONTAINER_LIBS),libprotobuf-c)
 
 # With a real machine; skips without BULKHEAD_KERNEL and BULKHEAD_INITRAMFS.

@@ -284,6 +284,7 @@ share_names() {
 	id=$(create_container "$POD" imaged ".mounts = [$(image /two "oci:$FT/img:two")]")
 	crictl inspect "$id" | jq -e '.status.mounts[0] | .containerPath == "/two" and (.image.imageRef // .image.image_ref | contains("sha256:"))'
 	crictl rm "$id"
+	# shellcheck disable=SC2317 # by refused
 	try() {
 		create_container "$POD" refused ".mounts = [$1]"
 	}
@@ -325,6 +326,7 @@ share_names() {
 			{host_path: "/dev/zero", container_path: "/dev/my-zero", permissions: "r"},
 			{host_path: "/dev/fuse", container_path: "/dev/fuse", permissions: "rwm"}]')" = \
 		"$(printf '/dev/fuse\n/dev/my-null\n4')" ]
+	# shellcheck disable=SC2317 # by refused
 	try() {
 		create_container "$POD" refused ".devices = [{host_path: \"$1\", container_path: \"/dev/x\", permissions: \"$2\"}]"
 	}
