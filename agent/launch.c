@@ -11,11 +11,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/container.h"
 #include "agent/devices.h"
 #include "agent/mounts.h"
 
 #include "agent/process.h"
 #include "agent/program.h"
+#include "agent/quota.h"
 #include "agent/root_path.h"
 #include "agent/rootfs.h"
 #include "agent/security.h"
@@ -88,6 +90,18 @@ static int find_user_and_cwd(
 	return user_resolve(root, process->user, user, err);
 }
 
+/* Before it has files. */
+static int limit_writable_layer(const struct launch_init *launch, struct err *err)
+{
+	uint64_t bytes = launch->request->writable_layer_bytes;
+	if (!bytes)
+		return 0;
+	_cleanup_close_ int disk = open(CONTAINER_SCRATCH, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (disk < 0)
+		return err_errno(err, "open the scratch disk");
+	return quota_project_limit(disk, launch->project, bytes, err);
+}
+
 static int init_root(
 	const struct launch_init *launch, struct device_rules *devices, struct err *err)
 {
@@ -100,6 +114,7 @@ static int init_root(
 		return err_errno(err, "unshare the cgroup namespace");
 	if (rootfs_begin(err) < 0 ||
 		rootfs_layers(request->layer_targets, request->n_layer_targets, err) < 0 ||
+		limit_writable_layer(launch, err) < 0 ||
 		rootfs_overlay(request->n_layer_targets, launch->scratch, launch->project, &root,
 			err) < 0 ||
 		mounts_populate(root, request, err) < 0 ||

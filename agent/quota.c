@@ -19,6 +19,17 @@ int quota_project_set(int directory, uint32_t project, struct err *err)
 	return 0;
 }
 
+int quota_project_limit(int directory, uint32_t project, uint64_t bytes, struct err *err)
+{
+	struct if_dqblk block = {
+		.dqb_bhardlimit = bytes / QIF_DQBLKSIZE,
+		.dqb_valid = QIF_BLIMITS,
+	};
+	if (syscall(SYS_quotactl_fd, directory, QCMD(Q_SETQUOTA, PRJQUOTA), project, &block) < 0)
+		return err_errno(err, "limit the writable layer");
+	return 0;
+}
+
 int quota_project_usage(int directory, uint32_t project, uint64_t *ret_bytes, uint64_t *ret_inodes)
 {
 	struct if_dqblk block;

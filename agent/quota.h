@@ -17,5 +17,8 @@
  * system has no projects. */
 int quota_project_set(int directory, uint32_t project, struct err *err);
 
+/* The project may have no more than so many bytes, for whoever lacks CAP_SYS_RESOURCE. */
+int quota_project_limit(int directory, uint32_t project, uint64_t bytes, struct err *err);
+
 /* What the project has on the file system of the directory. Without quotas: -errno. */
 int quota_project_usage(int directory, uint32_t project, uint64_t *ret_bytes, uint64_t *ret_inodes);

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -89,6 +91,28 @@ static int make_scratch(const char *scratch, uint32_t project, struct err *err)
 	return r == -EOPNOTSUPP || r == -ENOTTY ? 0 : r;
 }
 
+#define CAPABILITY_WORDS _LINUX_CAPABILITY_U32S_3
+
+/*
+ * An overlay writes with the rights of whoever mounted it, and who has CAP_SYS_RESOURCE is bound by
+ * no quota: without it the limit of the writable layer holds, for a privileged container too.
+ */
+static int mount_overlay(const char *options, struct err *err)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct all[CAPABILITY_WORDS], less[CAPABILITY_WORDS];
+	if (syscall(SYS_capget, &header, all) < 0)
+		return err_errno(err, "read capabilities");
+	memcpy(less, all, sizeof(less));
+	less[0].effective &= ~(1u << CAP_SYS_RESOURCE);
+	if (syscall(SYS_capset, &header, less) < 0)
+		return err_errno(err, "set capabilities");
+	/* Not by fsconfig(2): it takes no value beyond 255 bytes, and many layers need more. */
+	if (mkdir("root", 0755) < 0 || mount("overlay", "root", "overlay", 0, options) < 0)
+		return err_errno(err, "mount the overlay");
+	return syscall(SYS_capset, &header, all) < 0 ? err_errno(err, "set capabilities") : 0;
+}
+
 int rootfs_overlay(
 	size_t n_layers, const char *scratch, uint32_t project, int *ret_root, struct err *err)
 {
@@ -113,9 +137,8 @@ int rootfs_overlay(
 	 * volatile: the files end with the pod, so nobody needs them synced; without it each end of
 	 * a container would wait for the scratch disk.
 	 */
-	/* Not by fsconfig(2): it takes no value beyond 255 bytes, and many layers need more. */
-	if (mkdir("root", 0755) < 0 || mount("overlay", "root", "overlay", 0, options) < 0)
-		return err_errno(err, "mount the overlay");
+	if (mount_overlay(options, err) < 0)
+		return err->code;
 	_cleanup_close_ int merged = open("root", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (merged < 0)
 		return err_errno(err, "open the overlay");

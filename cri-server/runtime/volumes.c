@@ -25,6 +25,43 @@ static void volume_name(const Volume *volume, char name[16])
 	snprintf(name, 16, "v%u", volume->id);
 }
 
+/* ---- the writable layer ---- */
+
+/*
+ * CRI has no field for it. A kubelet gives a sandbox its pod's annotations; a container's own come
+ * from other clients, and count more.
+ */
+#define LAYER_LIMIT   "bulkhead.io/writable-layer-mib"
+#define LAYER_MIB_MAX (UINT64_C(16) << 20)
+
+static const char *layer_limit(const struct container *c)
+{
+	const Runtime__V1__ContainerConfig *own = c->config;
+	const Runtime__V1__PodSandboxConfig *pod = c->sandbox->config;
+	for (size_t i = 0; i < own->n_annotations; i++)
+		if (strcmp(own->annotations[i]->key, LAYER_LIMIT) == 0)
+			return own->annotations[i]->value;
+	for (size_t i = 0; i < pod->n_annotations; i++)
+		if (strcmp(pod->annotations[i]->key, LAYER_LIMIT) == 0)
+			return pod->annotations[i]->value;
+	return NULL;
+}
+
+static int limit_layer(const struct container *c, Bulkhead__Agent__CreateContainerRequest *request,
+	struct err *err)
+{
+	const char *text = layer_limit(c);
+	if (!text)
+		return 0;
+	char *end;
+	unsigned long long mib = strtoull(text, &end, 10);
+	if (text[0] < '0' || text[0] > '9' || *end || mib == 0 || mib > LAYER_MIB_MAX)
+		return err_set(err, -EINVAL, "annotation %s: '%.32s' is not 1 to %llu", LAYER_LIMIT,
+			text, (unsigned long long)LAYER_MIB_MAX);
+	request->writable_layer_bytes = mib << 20;
+	return 0;
+}
+
 /* ---- what a mount may ask for ---- */
 
 static bool is_image(const Runtime__V1__Mount *mount)
@@ -368,6 +405,8 @@ int volumes_attach(struct container *c, struct machine *machine,
 	Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
 {
 	const Runtime__V1__ContainerConfig *config = c->config;
+	if (limit_layer(c, request, err) < 0)
+		return err->code;
 	request->mounts = calloc(config->n_mounts + 1, sizeof(*request->mounts));
 	if (!request->mounts)
 		return err_nomem(err);

@@ -261,6 +261,18 @@ share_names() {
 	[ "$(grep -cx x <<<"$output")" = 0 ]
 }
 
+@test "a writable layer has a limit where one is asked for, which no other container feels" {
+	other=$(run_container "$POD" other)
+	run once 'dd if=/dev/zero of=/big bs=1M count=16; sync; du -m /big | cut -f 1' '' \
+		'.annotations = {"bulkhead.io/writable-layer-mib": "8"} | .linux.security_context.privileged = true'
+	grep -q "quota exceeded" <<<"$output"
+	grep -qx "[78]" <<<"$output"
+	crictl exec -s "$other" dd if=/dev/zero of=/big bs=1M count=16
+	crictl rm -f "$other"
+	refused Unknown "is not 1 to" create_container "$POD" refused \
+		'.annotations = {"bulkhead.io/writable-layer-mib": "8Mi"}'
+}
+
 # ---- images ----
 
 @test "an image is a read-only volume, whole or a part of it, and the status tells its digest" {
