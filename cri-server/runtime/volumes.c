@@ -305,11 +305,10 @@ int volumes_note_images(struct container *c, struct err *err)
 		r = find_image(c, mount, &image, err);
 		if (r < 0)
 			return r;
-		const Bulkhead__Store__Image *record = image->record;
-		r = message_set_string(&mount->image->image_ref,
-			record->n_digests ? record->digests[0] : image->id, err);
+		/* What PullImage answered: critest compares the two. */
+		r = message_set_string(&mount->image->image_ref, image->id, err);
 		if (r == 0)
-			r = container_add_layers(c, record, err);
+			r = container_add_layers(c, image->record, err);
 		img_image_unref(image);
 	}
 	return r;

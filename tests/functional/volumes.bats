@@ -294,7 +294,7 @@ share_names() {
 	[ "$(grep -cx one <<<"$output")" = 1 ]
 	[ "$(grep -c "Read-only file system" <<<"$output")" -ge 3 ]
 	id=$(create_container "$POD" imaged ".mounts = [$(image /two "oci:$FT/img:two")]")
-	crictl inspect "$id" | jq -e '.status.mounts[0] | .containerPath == "/two" and (.image.imageRef // .image.image_ref | contains("sha256:"))'
+	crictl inspect "$id" | jq -e '.status.mounts[0] | .containerPath == "/two" and (.image.imageRef // .image.image_ref | startswith("sha256:"))'
 	crictl rm "$id"
 	# shellcheck disable=SC2317 # by refused
 	try() {
