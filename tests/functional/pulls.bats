@@ -143,6 +143,10 @@ callers_are() {
 	pulls | jq -e --argjson n "$1" '[.[].callers] | add == $n'
 }
 
+both_know_their_layers() {
+	pulls | jq -e 'map(.layersTotal) == [3, 3]'
+}
+
 wait_quiet() {
 	eventually 20 no_pulls
 }
@@ -375,12 +379,13 @@ push_layer() {
 }
 
 @test "images that share layers in flight download them once" {
-	rate 8mbit
+	rate 2mbit
 	start_pull "$SLOW/one:1"
 	one=$PID
 	eventually 10 copies_are 1
 	: >"$FT/slow/log"
 	start_pull "$SLOW/two:1"
+	eventually 10 both_know_their_layers
 	sleep 0.5
 	[ "$(copies)" -eq 1 ]
 	rate 400mbit
