@@ -54,7 +54,7 @@ struct forward {
 
 struct forwards {
 	struct ev_loop *loop;
-	LIST_HEAD(, forward) list;
+	LIST_HEAD(forward_list, forward) list;
 	unsigned n;
 };
 

@@ -22,7 +22,7 @@ struct tap {
 
 struct fanout {
 	pthread_mutex_t lock; /* protects taps and what they have, and `ended` */
-	TAILQ_HEAD(, tap) taps;
+	TAILQ_HEAD(tap_list, tap) taps;
 	unsigned n;
 	bool ended[STREAMS];
 

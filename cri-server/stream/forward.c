@@ -34,7 +34,7 @@ struct pair {
 
 struct forward {
 	struct session session; /* first */
-	TAILQ_HEAD(, pair) pairs;
+	TAILQ_HEAD(pair_list, pair) pairs;
 	unsigned n;
 	unsigned dials;
 };
@@ -140,7 +140,7 @@ static int pair_new(struct forward *forward, const struct stream_open *open, uns
 	pair->forward = forward;
 	pair->fd = -EBADF;
 	pair->port = (uint16_t)port;
-	strcpy(pair->request_id, open->request_id);
+	snprintf(pair->request_id, sizeof(pair->request_id), "%s", open->request_id);
 	struct sessions *sessions = forward->session.sessions;
 	if (ev_timer_new(sessions->loop, sessions->creation_timeout_ms, on_pair_timer, pair,
 		    &pair->timer, NULL) < 0) {

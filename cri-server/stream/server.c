@@ -44,7 +44,7 @@ struct stream_server {
 	const struct log *log;
 
 	pthread_mutex_t lock;                 /* protects what follows */
-	TAILQ_HEAD(, connection) connections; /* oldest first */
+	TAILQ_HEAD(connection_list, connection) connections; /* oldest first */
 	bool stops;
 };
 
@@ -168,6 +168,7 @@ static bool take_request(struct stream_server *server, const char *url, struct s
 	return false;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): libmicrohttpd's signature */
 static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connection,
 	const char *url, const char *method, const char *version, const char *upload,
 	size_t *upload_len, void **con_cls)

@@ -39,7 +39,7 @@ struct spdy {
 	void *session;
 
 	z_stream inflater, deflater;
-	LIST_HEAD(, stream) streams;
+	LIST_HEAD(stream_list, stream) streams;
 	unsigned n_streams;
 	uint32_t last_id;
 	bool flow; /* the client does flow control */
