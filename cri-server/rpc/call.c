@@ -242,6 +242,9 @@ void rpc_call_run(struct rpc_job *job)
 			protobuf_c_message_free_unpacked(request, NULL);
 		}
 	}
+	/* Its deadline is how this caller went away: it may still hear that. */
+	if (reply.status == GRPC_STATUS_CANCELLED && rpc_call_time_left_ms(call) == 0)
+		reply.status = GRPC_STATUS_DEADLINE_EXCEEDED;
 	answer(call, &reply);
 }
 
