@@ -17,6 +17,7 @@ setup_file() {
 }
 
 teardown_file() {
+	losetup -j "$V/image" | cut -d: -f1 | xargs -r losetup -d
 	instance_teardown
 }
 
