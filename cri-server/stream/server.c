@@ -43,7 +43,7 @@ struct stream_server {
 	uint16_t port;
 	const struct log *log;
 
-	pthread_mutex_t lock;                 /* protects what follows */
+	pthread_mutex_t lock;                                /* protects what follows */
 	TAILQ_HEAD(connection_list, connection) connections; /* oldest first */
 	bool stops;
 };

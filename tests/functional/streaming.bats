@@ -194,7 +194,7 @@ lines_are() {
 }
 
 @test "bulkheadctl: exec -it, attach, run -it" {
-	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" code=0 id
+	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" id
 	run on_terminal "$ctl exec -it $ID sh -c 'stty size; exit 7'; echo code \$?"
 	[[ $output == *"37 101"*"code 7"* ]]
 	head -c 3000000 /dev/urandom >"$D/data"
@@ -254,18 +254,21 @@ lines_are() {
 }
 
 fds_below() {
-	[ "$(ls "/proc/$1/fd" | wc -l)" -lt "$2" ]
+	set -- "$2" "/proc/$1/fd/"*
+	[ $(($# - 1)) -lt "$1" ]
 }
 threads_are() {
 	[ "$(threads)" -le "$1" ]
 }
 
 threads() {
-	ls "/proc/$(cat "$D/pid")/task" | wc -l
+	set -- "/proc/$(cat "$D/pid")/task/"*
+	echo $#
 }
 
 fds() {
-	ls "/proc/$(cat "$D/pid")/fd" | wc -l
+	set -- "/proc/$(cat "$D/pid")/fd/"*
+	echo $#
 }
 
 @test "100 execs at once leave no thread, no descriptor, no process" {
