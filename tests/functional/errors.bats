@@ -100,11 +100,8 @@ refuses_to_start() {
 	assert_host_unchanged
 }
 
-@test "what is not built yet is refused by name: seccomp, target PID namespace" {
-	refused Unimplemented seccomp create_container "$POD" bad \
-		'.linux.security_context.seccomp = {profile_type: 0}'
-	refused Unimplemented target create_container "$POD" bad \
-		'.linux.security_context.namespace_options = {pid: 3, target_id: "x"}'
+@test "what is not built yet is refused by name: CDI devices" {
+	refused Unimplemented CDI create_container "$POD" bad '.CDI_devices = [{name: "vendor.example/device=one"}]'
 	assert_host_unchanged
 }
 
