@@ -166,11 +166,10 @@ believed_mac() {
 	ip -j neigh show "$1" dev "$NET" | jq -r '.[0].lladdr'
 }
 
-# The guest of POD claims the other pod's address, and sends from it; whoever is lied to believes what the
-# second command says of it.
+# The guest of POD claims the other pod's address; whether the host then believes it to be at this MAC. A
+# neighbour that was learnt or confirmed in this second is not changed: not every claim is heard.
 claim_other_address() {
 	ping -c 1 -W 5 "$OTHER_ADDRESS"
-	# A neighbour that was learnt in this second is not changed.
 	sleep 1.1
 	crictl exec -s "$1" sh -c "ip address add $OTHER_ADDRESS/32 dev eth0
 		arping -c 2 -A -I eth0 -s $OTHER_ADDRESS $OTHER_ADDRESS
@@ -193,7 +192,7 @@ claim_other_address() {
 	inside ping -c 1 -W 5 "$SUBNET.1"
 	# The same claim without the filter is believed: it is the filter that held.
 	in_netns "$POD" tc filter delete dev tap0 parent ffff: prio 1
-	claim_other_address "$attacker" "$own"
+	eventually 3 claim_other_address "$attacker" "$own"
 	crictl rm -f "$attacker"
 	ip neigh flush dev "$NET"
 }
