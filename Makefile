@@ -19,8 +19,7 @@ CC := gcc
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 
-WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 \
-	-Wundef -Werror
+WARNINGS := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wformat=2 -Wundef -Werror
 CPPFLAGS := -D_GNU_SOURCE -I. -I$(G)
 CFLAGS := -std=c11 -g $(WARNINGS) -fPIE
 LDFLAGS := -pie -Wl,-z,relro,-z,now
@@ -77,8 +76,7 @@ program = $(eval $(call program_rule,$(1),$(2),$(strip $(3)),$(4),$(5)))
 define guest_program_rule
 $(B)/$(2)/$(1): $(call objects,$(3),guest)
 	$$(call say,LD,$$@)
-	$$(Q)mkdir -p $$(@D)
-	$$(Q)$$(CC) $$(GUEST_CFLAGS) -static-pie -o $$@ $$^ $(if $(4),$$$$(pkg-config --static --libs $(4)))
+	$$(Q)mkdir -p $$(@D) && $$(CC) $$(GUEST_CFLAGS) -static-pie -o $$@ $$^ $(if $(4),$$$$(pkg-config --static --libs $(4)))
 PROGRAMS += $(B)/$(2)/$(1)
 OBJECTS += $(call objects,$(3),guest)
 endef

@@ -75,12 +75,13 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* Listens on any port of the address. */
+/* Listens on any port of the address; where that fails the port is 0. */
 static int listen_on(struct sockaddr *address, socklen_t len, uint16_t *ret_port)
 {
 	struct sockaddr_in6 bound = {0};
 	socklen_t bound_len = sizeof(bound);
 	int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	*ret_port = 0;
 	if (fd < 0 || bind(fd, address, len) < 0 || listen(fd, 8) < 0)
 		return fd_close(fd);
 	getsockname(fd, (struct sockaddr *)&bound, &bound_len);

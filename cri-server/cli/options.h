@@ -1,7 +1,7 @@
 /*
  * Command-line options by table: long names, one-letter names, values as "--name VALUE" or
- * "--name=VALUE"; letters of flags may be joined ("-it"). Parsing ends at the first argument that is no option, so that a container's
- * command keeps its own, or after "--". Thread-safe: no state.
+ * "--name=VALUE"; letters of flags may be joined ("-it"). Parsing ends at the first argument that
+ * is no option, so that a container's command keeps its own, or after "--". Thread-safe: no state.
  */
 #pragma once
 

@@ -6,5 +6,5 @@
 
 extern const struct rpc_service image_service;
 
-/* The pulls that run, as JSON for the runtime's verbose status; NULL: no memory. The caller frees. */
+/* The pulls that run, as JSON for the runtime's verbose status; NULL: no memory. Caller frees. */
 char *image_service_pulls(struct img *img);
