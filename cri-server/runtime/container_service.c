@@ -127,7 +127,7 @@ METHOD(container_service_remove)
 static int reopen_log(struct container *c, struct err *err)
 {
 	pthread_mutex_lock(&c->runtime->lock);
-	bool runs = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	bool runs = container_runs(c);
 	/* A reference: its end may let go of it meanwhile. */
 	struct log_writer *writer = runs && c->log ? log_writer_ref(c->log) : NULL;
 	pthread_mutex_unlock(&c->runtime->lock);

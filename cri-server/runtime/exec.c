@@ -150,11 +150,6 @@ static int read_stream(struct exec_sync *x, size_t i, struct err *err)
 	return 0;
 }
 
-bool exec_container_runs(const struct container *container)
-{
-	return container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
-}
-
 static int timed_out(struct err *err)
 {
 	return err_set(err, -ETIMEDOUT, "it ran longer than its timeout");
@@ -207,7 +202,7 @@ static int wait_exit(struct exec_sync *x, struct err *err)
 	pthread_mutex_lock(&rt->lock);
 	while (!x->exec.exited && r == 0) {
 		uint64_t now = ev_now_ms();
-		if (end_ms == UINT64_MAX && !exec_container_runs(x->container))
+		if (end_ms == UINT64_MAX && !container_runs(x->container))
 			end_ms = now + EXIT_MS;
 		if (now >= x->deadline_ms)
 			r = timed_out(err);
@@ -274,7 +269,7 @@ static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *requ
 	ProtobufCMessage **ret_response, struct err *err)
 {
 	pthread_mutex_lock(&x->container->runtime->lock);
-	bool runs = exec_container_runs(x->container);
+	bool runs = container_runs(x->container);
 	pthread_mutex_unlock(&x->container->runtime->lock);
 	if (!runs)
 		return err_set(err, -EBADFD, "container %s does not run", x->container->id);

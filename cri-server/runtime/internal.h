@@ -241,38 +241,60 @@ int volumes_resume(struct sandbox *sandbox, struct machine *machine, struct err 
 /* container.c */
 struct container *container_new(struct sandbox *sandbox, const char *id,
 	const Runtime__V1__ContainerConfig *config, struct err *err);
+/* By id or unique prefix, with a reference; NULL with -ENOENT or -EINVAL. */
 struct container *container_find(struct runtime *rt, const char *id, struct err *err);
 void container_unref(struct container *container);
-int container_save_locked(struct container *container, struct err *err);
-/* Adds an image's layers to those that are held and attached for the container. */
-int container_add_layers(
-	struct container *container, const Bulkhead__Store__Image *image, struct err *err);
+/* As its record says. runtime->lock or `op` is held. */
+bool container_runs(const struct container *container);
 /* As created or as updated since; NULL: none. `op` or runtime->lock is held. */
 const Runtime__V1__LinuxContainerResources *container_resources(const struct container *container);
+/* With runtime->lock held. */
+int container_save_locked(struct container *container, struct err *err);
+/* Records the state and wakes who waits for it. `op` is held. */
+int container_set_state(
+	struct container *container, Bulkhead__Store__ContainerState state, struct err *err);
+/* Nobody finds it any more; drops the index's reference. */
 void container_forget(struct container *container);
-/* `op` of its sandbox is held for these. */
-int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
-	char ret_id[ID_LEN + 1], struct err *err);
-int container_start(struct container *container, struct err *err);
-int container_remove(struct container *container, struct err *err);
-/* Signals, waits, kills. `op` is not held. */
-int container_stop(
-	struct container *container, uint64_t grace_ms, struct rpc_call *call, struct err *err);
-/* Opens the log and the streams of a container that starts or runs. */
-int container_open_log(struct container *container, struct machine *machine, struct err *err);
-/* On the agent's event thread: 0 when it is recorded. */
-int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
+/* Calls fn with a reference for each container of the sandbox, stopping at an error. */
+int containers_each(struct sandbox *sandbox, int (*fn)(struct container *, void *, struct err *),
+	void *userdata, struct err *err);
 /*
  * What the guest does not find or may not do concerns the image's programs and users. NOT_FOUND or
  * PERMISSION_DENIED would speak of what the client named; containerd answers UNKNOWN. Returns what
  * the agent's answer r is for the client.
  */
 int container_image_error(int r, struct err *err);
+
+/* container_create.c; `op` of its sandbox is held for all of them */
+int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
+	char ret_id[ID_LEN + 1], struct err *err);
+/* Adds an image's layers to those that are held and attached for the container. */
+int container_add_layers(
+	struct container *container, const Bulkhead__Store__Image *image, struct err *err);
+/* Lets the agent take down what it made for the container, which has ended or never ran. */
+int container_remove_in_guest(struct machine *machine, const char *id, struct err *err);
+
+/* container_log.c */
+/* Opens the log and the streams of a container that starts or runs. */
+int container_open_log(struct container *container, struct machine *machine, struct err *err);
+/* Waits for the end of its streams in its log; false when that took too long. */
+bool container_drain_log(struct container *container);
+/* Lets go of the log, if it is open. */
+void container_close_log(struct container *container);
+/* The same, and forgets how far it was written; the log itself is kubelet's and stays. */
+void container_discard_log(struct container *container);
+
+/* container_run.c */
+/* `op` of its sandbox is held for these. */
+int container_start(struct container *container, struct err *err);
+int container_remove(struct container *container, struct err *err);
+/* Signals, waits, kills. `op` need not be held. */
+int container_stop(
+	struct container *container, uint64_t grace_ms, struct rpc_call *call, struct err *err);
+/* On the agent's event thread: 0 when it is recorded. */
+int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 /* Marks every unfinished container of the sandbox as ended with its machine. */
 void containers_lost(struct sandbox *sandbox, const char *reason);
-/* Calls fn with a reference for each container of the sandbox, stopping at an error. */
-int containers_each(struct sandbox *sandbox, int (*fn)(struct container *, void *, struct err *),
-	void *userdata, struct err *err);
 
 /* process.c: what the agent is asked for, from CRI's and the image's configuration */
 int process_for_container(const struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
@@ -313,8 +335,6 @@ int exec_open_stream(struct machine *machine, const struct container *container,
 /* Kills what is left of it and lets the agent forget it. */
 void exec_discard(
 	struct machine *machine, const struct container *container, const struct exec *exec);
-/* With runtime->lock held. */
-bool exec_container_runs(const struct container *container);
 /* Whether somebody waited for it. */
 bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 

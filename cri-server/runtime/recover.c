@@ -89,7 +89,7 @@ static int settle_container(struct container *c,
 	const Bulkhead__Agent__ListContainersResponse *list, struct machine *machine,
 	struct err *err)
 {
-	if (c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING)
+	if (!container_runs(c))
 		return 0;
 	for (size_t i = 0; i < list->n_processes; i++) {
 		const Bulkhead__Agent__ProcessInfo *info = list->processes[i];

@@ -70,7 +70,7 @@ static int update(
 	struct container *c, const Runtime__V1__LinuxContainerResources *change, struct err *err)
 {
 	bool lives = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED ||
-		     c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+		     container_runs(c);
 	Runtime__V1__LinuxContainerResources *merged =
 		resources_merge(container_resources(c), change);
 	if (!merged)

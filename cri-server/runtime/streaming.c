@@ -168,7 +168,7 @@ static int exec_target_status(void *userdata, int *ret_code, struct err *err)
 	struct runtime *rt = t->container->runtime;
 	pthread_mutex_lock(&rt->lock);
 	bool exited = t->exec.exited;
-	bool runs = exec_container_runs(t->container);
+	bool runs = container_runs(t->container);
 	*ret_code = t->exec.exit_code;
 	pthread_mutex_unlock(&rt->lock);
 	if (exited)
@@ -235,7 +235,7 @@ static int attach_status(void *userdata, int *ret_code, struct err *err)
 		return r;
 	pthread_mutex_lock(&rt->lock);
 	bool may_write =
-		exec_container_runs(t->container) ||
+		container_runs(t->container) ||
 		t->container->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED;
 	bool gone = t->container->gone;
 	pthread_mutex_unlock(&rt->lock);

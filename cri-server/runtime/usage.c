@@ -85,7 +85,7 @@ void usage_refresh(struct sandbox *const *sandboxes, size_t n)
 const Bulkhead__Agent__Usage *usage_of(const struct container *c)
 {
 	const Bulkhead__Agent__StatsResponse *sample = c->sandbox->usage;
-	if (!sample || c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING)
+	if (!sample || !container_runs(c))
 		return NULL;
 	for (size_t i = 0; i < sample->n_containers; i++)
 		if (strcmp(sample->containers[i]->container_id, c->id) == 0)

@@ -1,0 +1,81 @@
+/* The log of a container that runs: its streams are followed from its start to their ends. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/internal.h"
+
+#define CALL_MS      10000
+#define LOG_DRAIN_MS 5000 /* from the exit to its output's last byte */
+
+static char *log_state_path(const struct container *c)
+{
+	return str_printf("%s/logs/%s", c->runtime->config->state_dir, c->id);
+}
+
+static int follow_stream(struct container *c, struct machine *machine, struct log_writer *writer,
+	Bulkhead__Agent__Stream stream, struct err *err)
+{
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	open.container_id = c->id;
+	open.stream = stream;
+	open.offset = log_writer_offset(writer, stream);
+	int fd;
+	uint64_t offset; /* later than asked where nothing was kept: a container without a log */
+	int r = agent_stream_open(machine->agent, &open, CALL_MS, &fd, &offset, err);
+	return r < 0 ? r : log_writer_follow(writer, stream, fd, offset, err);
+}
+
+static void tee(void *userdata, Bulkhead__Agent__Stream stream, const void *data, size_t len)
+{
+	fanout_write(userdata, stream, data, len);
+}
+
+int container_open_log(struct container *c, struct machine *machine, struct err *err)
+{
+	_cleanup_free_ char *state_path = log_state_path(c);
+	if (!state_path)
+		return err_nomem(err);
+	struct log_writer *writer;
+	int r = log_writer_new(c->runtime->logs, c->record->log_path, state_path, &writer, err);
+	if (r < 0)
+		return r;
+	log_writer_tee(writer, tee, c->fanout);
+	r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDOUT, err);
+	if (r == 0 && !c->config->tty)
+		r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDERR, err);
+	if (r < 0) {
+		log_writer_unref(writer);
+		return r;
+	}
+	pthread_mutex_lock(&c->runtime->lock);
+	c->log = writer;
+	pthread_mutex_unlock(&c->runtime->lock);
+	return 0;
+}
+
+void container_close_log(struct container *c)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	struct log_writer *writer = TAKE_PTR(c->log);
+	pthread_mutex_unlock(&c->runtime->lock);
+	log_writer_unref(writer);
+}
+
+bool container_drain_log(struct container *c)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	struct log_writer *writer = c->log ? log_writer_ref(c->log) : NULL;
+	pthread_mutex_unlock(&c->runtime->lock);
+	bool drained = !writer || log_writer_wait(writer, LOG_DRAIN_MS);
+	log_writer_unref(writer);
+	return drained;
+}
+
+void container_discard_log(struct container *c)
+{
+	container_close_log(c);
+	_cleanup_free_ char *state_path = log_state_path(c);
+	if (state_path)
+		unlink(state_path);
+}

@@ -1,0 +1,293 @@
+/* A container from its start to its removal: how it starts, ends, is stopped and removed. */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include "cri-server/runtime/events.h"
+#include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/signals.h"
+
+#define CALL_MS      10000
+#define START_MS     60000
+#define KILLED_MS    10000 /* from SIGKILL to the exit's record */
+#define START_FAILED 128   /* exit code of what never ran, as containerd has it */
+#define DIED_EXIT    137
+
+/* Records the end of a container, unless it is recorded. With the lock held. */
+static int finish_locked(struct container *c, int32_t exit_code, const char *reason,
+	const char *message, struct err *err)
+{
+	if (!container_runs(c))
+		return 0;
+	c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED;
+	c->record->exit_code = exit_code;
+	if (!c->record->finished_ns)
+		c->record->finished_ns = realtime_ns();
+	int r = message_set_string(&c->record->reason, reason, err);
+	if (r == 0)
+		r = message_set_string(&c->record->message, message, err);
+	if (r == 0)
+		r = container_save_locked(c, err);
+	pthread_cond_broadcast(&c->changed);
+	return r;
+}
+
+/* Unless the start is not told of yet: then both are, in order. With the lock held. */
+static void tell_end_locked(struct container *c)
+{
+	if (!c->start_untold)
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
+}
+
+static int signal_container(
+	struct container *c, struct machine *machine, int signo, bool all, struct err *err)
+{
+	Bulkhead__Agent__SignalProcessRequest request =
+		BULKHEAD__AGENT__SIGNAL_PROCESS_REQUEST__INIT;
+	request.container_id = c->id;
+	request.signal = (uint32_t)signo;
+	request.all = all;
+	int r = agent_call(machine->agent, "SignalProcess", &request.base, CALL_MS, NULL, err);
+	/* It ended by itself a moment ago: that is what was wanted. */
+	return r == -ESRCH || r == -ENOENT ? 0 : r;
+}
+
+static int start_in_guest(struct container *c, struct machine *machine, struct err *err)
+{
+	int r = container_open_log(c, machine, err);
+	if (r < 0)
+		return r;
+	Bulkhead__Agent__StartContainerRequest request =
+		BULKHEAD__AGENT__START_CONTAINER_REQUEST__INIT;
+	request.container_id = c->id;
+	r = agent_call(machine->agent, "StartContainer", &request.base, START_MS, NULL, err);
+	r = container_image_error(r, err);
+	if (r < 0) {
+		/* An answer that did not come says nothing of what runs. */
+		signal_container(c, machine, SIGKILL, true, NULL);
+		container_close_log(c);
+	}
+	return r;
+}
+
+/* Of a start that began: also of the end that came before its answer. */
+static void tell_start(struct container *c, bool started)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	c->start_untold = false;
+	if (started)
+		events_tell_container(
+			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT);
+	if (!container_runs(c))
+		tell_end_locked(c);
+	pthread_mutex_unlock(&c->runtime->lock);
+}
+
+int container_start(struct container *c, struct err *err)
+{
+	if (c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED)
+		return err_set(err, -EBADFD, "container %s was started before, or is being removed",
+			c->id);
+	struct machine *machine = sandbox_machine(c->sandbox, err);
+	if (!machine)
+		return err_wrap(err, "start container %s", c->id);
+	pthread_mutex_lock(&c->runtime->lock);
+	c->record->started_ns = realtime_ns();
+	c->start_untold = true;
+	pthread_mutex_unlock(&c->runtime->lock);
+	int r = container_set_state(c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING, err);
+	if (r == 0)
+		r = start_in_guest(c, machine, err);
+	machine_unref(machine);
+	if (r < 0) {
+		pthread_mutex_lock(&c->runtime->lock);
+		/* The guest may have told of the end of what never began before it answered. */
+		if (c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED)
+			c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+		finish_locked(c, START_FAILED, "StartError", err->msg, NULL);
+		pthread_mutex_unlock(&c->runtime->lock);
+	}
+	tell_start(c, r == 0);
+	return r < 0 ? err_wrap(err, "start container %s", c->id) : 0;
+}
+
+/* ---- the end ---- */
+
+static const char *exit_reason(const Bulkhead__Agent__Exit *exit)
+{
+	if (exit->oom_killed)
+		return "OOMKilled";
+	return exit->code == 0 ? "Completed" : "Error";
+}
+
+/* The guest's clock is the guest's word: it cannot have ended before it began, or later than now.
+ */
+static int64_t believable_end(const struct container *c, int64_t finished_ns)
+{
+	int64_t now = realtime_ns();
+	return finished_ns >= c->record->started_ns && finished_ns <= now ? finished_ns : now;
+}
+
+/* The container of that id, if it is the sandbox's: a guest may speak of its own containers only.
+ */
+static struct container *own_container(struct sandbox *sandbox, const char *id)
+{
+	struct container *c =
+		strlen(id) == ID_LEN ? container_find(sandbox->runtime, id, NULL) : NULL;
+	if (c && c->sandbox != sandbox) {
+		container_unref(c);
+		return NULL;
+	}
+	return c;
+}
+
+/* The exit and the event's number in one transaction; where it fails, the event comes again. */
+static int record_exit(struct container *c, const Bulkhead__Agent__Event *event, struct err *err)
+{
+	struct runtime *rt = c->runtime;
+	Bulkhead__Store__Sandbox *record = c->sandbox->record;
+	int r = store_begin(rt->store, err);
+	if (r < 0)
+		return r;
+	c->record->finished_ns = believable_end(c, event->exit->finished_ns);
+	r = finish_locked(c, event->exit->code, exit_reason(event->exit), "", err);
+	record->event_sequence = event->sequence;
+	if (r == 0)
+		r = sandbox_save_locked(c->sandbox, err);
+	if (r == 0)
+		r = store_commit(rt->store, err);
+	if (r < 0) {
+		store_rollback(rt->store);
+		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+		c->record->finished_ns = 0;
+	} else {
+		tell_end_locked(c);
+	}
+	return r;
+}
+
+int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event)
+{
+	struct runtime *rt = sandbox->runtime;
+	struct container *c = own_container(sandbox, event->container_id);
+	if (!c) /* removed meanwhile */
+		return sandbox_record_stray(sandbox, event->sequence);
+	struct err err = ERR_INIT;
+
+	/* All that it wrote is in its log before its exit is known to anybody. */
+	bool drained = container_drain_log(c);
+	if (!drained)
+		log_event(rt->log, LOG_LEVEL_WARNING, "log not complete at exit", "container",
+			c->id, NULL);
+
+	pthread_mutex_lock(&rt->lock);
+	bool ran = container_runs(c);
+	int r = ran ? record_exit(c, event, &err) : 0;
+	pthread_mutex_unlock(&rt->lock);
+	if (!ran)
+		r = sandbox_record_stray(sandbox, event->sequence);
+	else if (r < 0)
+		log_event(rt->log, LOG_LEVEL_ERROR, "exit not recorded", "container", c->id, "err",
+			err.msg, NULL);
+	else if (drained)
+		container_close_log(c);
+	container_unref(c);
+	return r;
+}
+
+static int lose(struct container *c, void *userdata, struct err *err)
+{
+	container_drain_log(c);
+	pthread_mutex_lock(&c->runtime->lock);
+	bool ran = container_runs(c);
+	finish_locked(c, DIED_EXIT, "Error", userdata, err);
+	if (ran)
+		tell_end_locked(c);
+	pthread_mutex_unlock(&c->runtime->lock);
+	return 0;
+}
+
+void containers_lost(struct sandbox *sandbox, const char *reason)
+{
+	containers_each(sandbox, lose, (void *)reason, NULL);
+}
+
+/* ---- stop and remove ---- */
+
+/* True when the container has ended, false when the time or the caller's patience has. */
+static bool wait_exit(struct container *c, uint64_t timeout_ms, struct rpc_call *call)
+{
+	uint64_t deadline = ev_now_ms() + timeout_ms;
+	pthread_mutex_lock(&c->runtime->lock);
+	while (container_runs(c) && ev_now_ms() < deadline && !(call && rpc_call_cancelled(call))) {
+		uint64_t slice = ev_now_ms() + 200; /* to see a caller that goes away */
+		wait_until(c->runtime, &c->changed, slice < deadline ? slice : deadline);
+	}
+	bool ended = !container_runs(c);
+	pthread_mutex_unlock(&c->runtime->lock);
+	return ended;
+}
+
+int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call, struct err *err)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	bool runs = container_runs(c);
+	int signo = signal_from_name(c->record->stop_signal);
+	pthread_mutex_unlock(&c->runtime->lock);
+	if (!runs)
+		return 0;
+	struct machine *machine = sandbox_machine(c->sandbox, err);
+	if (!machine)
+		return wait_exit(c, KILLED_MS, call) ? 0 : -EBADFD; /* its end is being recorded */
+	int r = 0;
+	bool ended = false;
+	if (grace_ms) {
+		r = signal_container(c, machine, signo ? signo : SIGTERM, false, err);
+		ended = r == 0 && wait_exit(c, grace_ms, call);
+	}
+	if (!ended && call && rpc_call_cancelled(call))
+		r = err_set(err, -ECANCELED, "the caller went away before the grace period ended");
+	else if (!ended)
+		r = signal_container(c, machine, SIGKILL, true, err);
+	if (r == 0 && !ended && !wait_exit(c, KILLED_MS, NULL))
+		r = err_set(err, -ETIMEDOUT, "it still runs %d s after SIGKILL", KILLED_MS / 1000);
+	machine_unref(machine);
+	return r < 0 ? err_wrap(err, "stop container %s", c->id) : 0;
+}
+
+static int remove_from_guest(struct container *c, struct err *err)
+{
+	struct machine *machine = sandbox_machine(c->sandbox, NULL);
+	if (!machine)
+		return 0; /* all of it went with the machine */
+	int r = container_remove_in_guest(machine, c->id, err);
+	if (r == 0) {
+		volumes_release(c->sandbox, machine, c);
+		disks_release(c->sandbox, machine, c);
+	}
+	machine_unref(machine);
+	return r;
+}
+
+int container_remove(struct container *c, struct err *err)
+{
+	int r = container_stop(c, 0, NULL, err);
+	if (r == 0)
+		r = container_set_state(
+			c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING, err);
+	if (r == 0)
+		r = remove_from_guest(c, err);
+	if (r < 0)
+		return err_wrap(err, "remove container %s", c->id);
+	container_discard_log(c);
+	img_release(c->runtime->images, c->id);
+	r = store_delete(c->runtime->store, STORE_CONTAINER, c->id, err);
+	if (r < 0)
+		return r;
+	container_forget(c); /* the caller has a reference of its own */
+	pthread_mutex_lock(&c->runtime->lock);
+	events_tell_container(c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_DELETED_EVENT);
+	pthread_mutex_unlock(&c->runtime->lock);
+	return 0;
+}
