@@ -7,6 +7,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* QCMD() shifts the command out of an int. */
+#define PROJECT_QUOTA(command) QCMD((unsigned)(command), PRJQUOTA)
+
 int quota_project_set(int directory, uint32_t project, struct err *err)
 {
 	struct fsxattr attributes;
@@ -25,7 +28,7 @@ int quota_project_limit(int directory, uint32_t project, uint64_t bytes, struct 
 		.dqb_bhardlimit = bytes / QIF_DQBLKSIZE,
 		.dqb_valid = QIF_BLIMITS,
 	};
-	if (syscall(SYS_quotactl_fd, directory, QCMD(Q_SETQUOTA, PRJQUOTA), project, &block) < 0)
+	if (syscall(SYS_quotactl_fd, directory, PROJECT_QUOTA(Q_SETQUOTA), project, &block) < 0)
 		return err_errno(err, "limit the writable layer");
 	return 0;
 }
@@ -33,7 +36,7 @@ int quota_project_limit(int directory, uint32_t project, uint64_t bytes, struct 
 int quota_project_usage(int directory, uint32_t project, uint64_t *ret_bytes, uint64_t *ret_inodes)
 {
 	struct if_dqblk block;
-	if (syscall(SYS_quotactl_fd, directory, QCMD(Q_GETQUOTA, PRJQUOTA), project, &block) < 0)
+	if (syscall(SYS_quotactl_fd, directory, PROJECT_QUOTA(Q_GETQUOTA), project, &block) < 0)
 		return -errno;
 	*ret_bytes = block.dqb_curspace;
 	*ret_inodes = block.dqb_curinodes;
