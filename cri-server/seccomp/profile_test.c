@@ -53,6 +53,9 @@ static _Noreturn void make_call(const struct filter *filter, const struct call *
 
 static int answer_of(const struct filter *filter, struct call call)
 {
+#ifdef __SANITIZE_THREAD__
+	skip(); /* its runtime makes calls of its own in a filtered child, and hangs without them */
+#endif
 	int status;
 	pid_t pid = fork();
 	if (pid == 0)
