@@ -47,10 +47,10 @@ void rpc_reply_fail(struct rpc_reply *reply, grpc_status_code status, const char
 ProtobufCMessage *rpc_route_unpack(
 	const struct rpc_route *route, const uint8_t *data, size_t len, struct rpc_reply *reply);
 
-/* Runs the handler, for as long as it takes, and packs what it answers. */
 /* Packs a response or one message of a stream; fills the reply. */
 void rpc_route_pack(
 	const struct rpc_route *route, ProtobufCMessage *response, struct rpc_reply *reply);
 
+/* Runs the handler, for as long as it takes, and packs what it answers. */
 void rpc_route_run(const struct rpc_route *route, struct rpc_call *call,
 	const ProtobufCMessage *request, struct rpc_reply *reply);
