@@ -24,57 +24,6 @@
 #define CALL_MS     10000
 #define LARGE_BYTES (8u << 20)
 
-struct context {
-	struct test_server server;
-	struct ev_loop *loop;
-	pthread_t thread;
-	struct agent *agent;
-};
-
-static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
-{
-	(void)userdata;
-	(void)event;
-	return 0;
-}
-
-static void on_lost(void *userdata, const char *reason)
-{
-	(void)userdata;
-	(void)reason;
-}
-
-static void *loop_thread(void *userdata)
-{
-	ev_loop_run(userdata, NULL);
-	return NULL;
-}
-
-static int setup(void **state)
-{
-	struct context *context = calloc(1, sizeof(*context));
-	struct agent_callbacks callbacks = {.on_event = on_event, .on_lost = on_lost};
-	*state = context;
-	test_server_start(&context->server);
-	if (ev_loop_new(&context->loop, NULL) < 0)
-		return -1;
-	pthread_create(&context->thread, NULL, loop_thread, context->loop);
-	return agent_open(context->loop, &context->server.transport, &callbacks, 0, CALL_MS,
-		&context->agent, NULL);
-}
-
-static int teardown(void **state)
-{
-	struct context *context = *state;
-	agent_close(context->agent);
-	ev_loop_stop(context->loop);
-	pthread_join(context->thread, NULL);
-	ev_loop_free(context->loop);
-	test_server_stop(&context->server);
-	free(context);
-	return 0;
-}
-
 /* Listens on any port of the address; where that fails the port is 0. */
 static int listen_on(struct sockaddr *address, socklen_t len, uint16_t *ret_port)
 {
@@ -91,7 +40,7 @@ static int listen_on(struct sockaddr *address, socklen_t len, uint16_t *ret_port
 
 static int forward(void **state, uint32_t port, int *ret_fd, struct err *err)
 {
-	struct context *context = *state;
+	struct test_client *context = *state;
 	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
 	open.stream = BULKHEAD__AGENT__STREAM__FORWARD;
 	open.port = port;
@@ -250,5 +199,5 @@ int main(void)
 		cmocka_unit_test(test_much),
 		cmocka_unit_test(test_client_gone),
 	};
-	return cmocka_run_group_tests(tests, setup, teardown);
+	return cmocka_run_group_tests(tests, test_client_setup, test_client_teardown);
 }

@@ -10,7 +10,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,70 +24,15 @@
 
 #define CALL_MS 10000
 
-struct context {
-	struct test_server server;
-	struct ev_loop *loop;
-	pthread_t thread;
-	struct agent *agent;
-};
-
-static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
-{
-	(void)userdata;
-	(void)event;
-	return 0;
-}
-
-static void on_lost(void *userdata, const char *reason)
-{
-	(void)userdata;
-	(void)reason;
-}
-
-static void *loop_thread(void *userdata)
-{
-	ev_loop_run(userdata, NULL);
-	return NULL;
-}
-
-static int setup(void **state)
-{
-	struct context *context = calloc(1, sizeof(*context));
-	struct agent_callbacks callbacks = {.on_event = on_event, .on_lost = on_lost};
-	*state = context;
-	test_server_start(&context->server);
-	if (ev_loop_new(&context->loop, NULL) < 0)
-		return -1;
-	pthread_create(&context->thread, NULL, loop_thread, context->loop);
-	struct err err = ERR_INIT;
-	int r = agent_open(context->loop, &context->server.transport, &callbacks, 0, CALL_MS,
-		&context->agent, &err);
-	if (r < 0)
-		print_message("%s\n", err.msg);
-	return r;
-}
-
-static int teardown(void **state)
-{
-	struct context *context = *state;
-	agent_close(context->agent);
-	ev_loop_stop(context->loop);
-	pthread_join(context->thread, NULL);
-	ev_loop_free(context->loop);
-	test_server_stop(&context->server);
-	free(context);
-	return 0;
-}
-
 static int call(void **state, const char *method, const void *request, struct err *err)
 {
-	struct context *context = *state;
+	struct test_client *context = *state;
 	return agent_call(context->agent, method, request, CALL_MS, NULL, err);
 }
 
 static void test_hello(void **state)
 {
-	struct context *context = *state;
+	struct test_client *context = *state;
 	struct err err = ERR_INIT;
 	const Bulkhead__Agent__HelloResponse *hello = agent_hello(context->agent);
 	assert_int_equal(hello->version, AGENT_PROTOCOL_VERSION);
@@ -187,7 +131,7 @@ static void test_bad_containers(void **state)
 
 static int connect_port(void **state, uint32_t port)
 {
-	struct context *context = *state;
+	struct test_client *context = *state;
 	int fd = -EBADF;
 	assert_int_equal(context->server.transport.connect(
 				 context->server.transport.userdata, port, CALL_MS, &fd, NULL),
@@ -227,7 +171,7 @@ static void test_broken_connections(void **state)
 
 static void test_streams_of_nobody(void **state)
 {
-	struct context *context = *state;
+	struct test_client *context = *state;
 	struct err err = ERR_INIT;
 	int fd;
 	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
@@ -268,7 +212,7 @@ static int next_events(struct ttrpc_client *client, uint64_t after, uint32_t wai
 /* By hand: the client polls too, and the newer call ends the older. */
 static void test_polling(void **state)
 {
-	struct context *context = *state;
+	struct test_client *context = *state;
 	struct ttrpc_client *client;
 	context->agent = agent_close(context->agent);
 	int fd = connect_port(state, AGENT_CONTROL_PORT);
@@ -283,7 +227,7 @@ static void test_polling(void **state)
 
 static void test_power_off(void **state)
 {
-	struct context *context = *state;
+	struct test_client *context = *state;
 	struct err err = ERR_INIT;
 	int status;
 	Bulkhead__Agent__PowerOffRequest request = BULKHEAD__AGENT__POWER_OFF_REQUEST__INIT;
@@ -293,7 +237,8 @@ static void test_power_off(void **state)
 	context->server.pid = 0;
 }
 
-#define SERVER_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+#define SERVER_TEST(test)                                                                          \
+	cmocka_unit_test_setup_teardown(test, test_client_setup, test_client_teardown)
 
 int main(void)
 {

@@ -111,3 +111,58 @@ void test_server_stop(struct test_server *server)
 	test_server_kill(server);
 	fd_remove_tree(server->dir, NULL);
 }
+
+/* ---- the client ---- */
+
+#define OPEN_MS 10000
+
+static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
+{
+	(void)userdata;
+	(void)event;
+	return 0;
+}
+
+static void on_lost(void *userdata, const char *reason)
+{
+	(void)userdata;
+	(void)reason;
+}
+
+static void *loop_thread(void *userdata)
+{
+	ev_loop_run(userdata, NULL);
+	return NULL;
+}
+
+int test_client_setup(void **state)
+{
+	struct test_client *client = calloc(1, sizeof(*client));
+	struct agent_callbacks callbacks = {.on_event = on_event, .on_lost = on_lost};
+	struct err err = ERR_INIT;
+	if (!client)
+		return -1;
+	*state = client;
+	test_server_start(&client->server);
+	int r = ev_loop_new(&client->loop, &err);
+	if (r == 0) {
+		pthread_create(&client->thread, NULL, loop_thread, client->loop);
+		r = agent_open(client->loop, &client->server.transport, &callbacks, 0, OPEN_MS,
+			&client->agent, &err);
+	}
+	if (r < 0)
+		fprintf(stderr, "%s\n", err.msg);
+	return r;
+}
+
+int test_client_teardown(void **state)
+{
+	struct test_client *client = *state;
+	agent_close(client->agent);
+	ev_loop_stop(client->loop);
+	pthread_join(client->thread, NULL);
+	ev_loop_free(client->loop);
+	test_server_stop(&client->server);
+	free(client);
+	return 0;
+}

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include <pthread.h>
 #include <sys/types.h>
 
 #include "agent/client/client.h"
@@ -23,3 +24,15 @@ void test_server_kill(struct test_server *server);
 /* Starts it again at the same place. */
 void test_server_restart(struct test_server *server);
 void test_server_stop(struct test_server *server);
+
+/* The server and a client of it, which hears of no event and no loss, with its loop's thread. */
+struct test_client {
+	struct test_server server;
+	struct ev_loop *loop;
+	pthread_t thread;
+	struct agent *agent;
+};
+
+/* cmocka's set-up and tear-down: *state is a struct test_client. */
+int test_client_setup(void **state);
+int test_client_teardown(void **state);
