@@ -22,6 +22,7 @@ $(call unit_test,cri-server/runtime/logs_test.c,runtime agent-client common,libp
 $(call unit_test,cri-server/runtime/process_test.c,runtime seccomp image cri-proto store agent-client common,sqlite3 libcap libseccomp jansson libprotobuf-c)
 $(call unit_test,cri-server/runtime/mirror_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 
-$(call library,seccomp,$(addprefix cri-server/seccomp/,parse.c compile.c default.c))
+$(call library,seccomp,$(addprefix cri-server/seccomp/,parse.c compile.c default.c cache.c))
 $(call unit_test,cri-server/seccomp/profile_test.c,seccomp common,libseccomp jansson)
+$(call unit_test,cri-server/seccomp/cache_test.c,seccomp common,libseccomp jansson)
 $(call fuzz_target,cri-server/seccomp/profile_fuzz.c,seccomp common,libseccomp jansson)

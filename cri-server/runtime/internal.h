@@ -28,6 +28,7 @@
 #include "cri-server/runtime/logs.h"
 #include "cri-server/runtime/runtime.h"
 #include "cri-server/runtime/steps.h"
+#include "cri-server/seccomp/cache.h"
 #include "hypervisor/vm.h"
 #include "network/pod_network.h"
 
@@ -48,6 +49,7 @@ struct runtime {
 	struct net *net;
 	struct logs *logs;
 	struct events *events;
+	struct filter_cache *filters; /* of seccomp, for all containers */
 	struct worker_loop io;
 	struct worker_loop keeper;
 
@@ -302,10 +304,10 @@ int process_for_container(const struct sandbox *sandbox, const Runtime__V1__Cont
 	struct err *err);
 
 /*
- * security.c: the same of its security context; sc may be NULL. A target container's id is as the
- * client gave it, unchecked.
+ * security.c: the same of its security context; filters and sc may be NULL. A target container's id
+ * is as the client gave it, unchecked.
  */
-int security_fill(Bulkhead__Agent__CreateContainerRequest *request,
+int security_fill(Bulkhead__Agent__CreateContainerRequest *request, struct filter_cache *filters,
 	const Runtime__V1__LinuxContainerSecurityContext *sc,
 	const Bulkhead__Store__ImageConfig *image, struct err *err);
 

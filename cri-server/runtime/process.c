@@ -136,7 +136,8 @@ int process_for_container(const struct sandbox *sandbox, const Runtime__V1__Cont
 	if (r == 0)
 		r = resources_for_agent(linux ? linux->resources : NULL, &request->resources, err);
 	if (r == 0)
-		r = security_fill(request, linux ? linux->security_context : NULL, image, err);
+		r = security_fill(request, sandbox->runtime->filters,
+			linux ? linux->security_context : NULL, image, err);
 	if (r < 0) {
 		bulkhead__agent__create_container_request__free_unpacked(request, NULL);
 		return r;

@@ -25,6 +25,7 @@
 /* A container's whole configuration, with nothing set but a command. */
 struct fixture {
 	Runtime__V1__PodSandboxConfig pod;
+	struct runtime runtime;
 	struct sandbox sandbox;
 	Bulkhead__Store__ImageConfig image;
 	Runtime__V1__ContainerConfig config;
@@ -51,6 +52,7 @@ static struct fixture *fixture(void)
 	runtime__v1__namespace_option__init(&f.ns);
 	runtime__v1__capability__init(&f.caps);
 	f.sandbox.config = &f.pod;
+	f.sandbox.runtime = &f.runtime;
 	f.config.command = no_command;
 	f.config.n_command = 1;
 	f.config.linux = &f.linux;

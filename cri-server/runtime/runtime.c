@@ -273,6 +273,8 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	if (r == 0)
 		r = events_open(&rt->events, err);
 	if (r == 0)
+		r = filter_cache_new(&rt->filters, err);
+	if (r == 0)
 		r = logs_open(log, &rt->logs, err);
 	if (r == 0)
 		r = open_network(rt, err);
@@ -318,6 +320,7 @@ struct runtime *runtime_close(struct runtime *rt)
 	ev_loop_free(rt->keeper.loop);
 	logs_close(rt->logs);
 	events_close(rt->events);
+	filter_cache_free(rt->filters);
 	net_close(rt->net);
 	pthread_cond_destroy(&rt->fewer_starts);
 	pthread_mutex_destroy(&rt->lock);

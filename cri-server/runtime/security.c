@@ -222,16 +222,17 @@ static int profile_of_string(
 	return 0;
 }
 
-static int compile_seccomp(const Runtime__V1__SecurityProfile *profile, uint64_t capabilities,
-	struct filter *ret, struct err *err)
+static int compile_seccomp(struct filter_cache *filters,
+	const Runtime__V1__SecurityProfile *profile, uint64_t capabilities, struct filter *ret,
+	struct err *err)
 {
 	switch (profile->profile_type) {
 	case RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Unconfined:
 		return 0;
 	case RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault:
-		return filter_default(capabilities, ret, err);
+		return filter_default(filters, capabilities, ret, err);
 	case RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__Localhost:
-		return filter_from_file(without_prefix(profile->localhost_ref), ret, err);
+		return filter_from_file(filters, without_prefix(profile->localhost_ref), ret, err);
 	default:
 		return err_set(err, -EINVAL, "unknown type %d of the seccomp profile",
 			profile->profile_type);
@@ -239,8 +240,8 @@ static int compile_seccomp(const Runtime__V1__SecurityProfile *profile, uint64_t
 }
 
 static int fill_seccomp(Bulkhead__Agent__CreateContainerRequest *request,
-	const Runtime__V1__LinuxContainerSecurityContext *sc, uint64_t capabilities,
-	struct err *err)
+	struct filter_cache *filters, const Runtime__V1__LinuxContainerSecurityContext *sc,
+	uint64_t capabilities, struct err *err)
 {
 	Runtime__V1__SecurityProfile deprecated;
 	const Runtime__V1__SecurityProfile *profile = sc->seccomp ? sc->seccomp : &deprecated;
@@ -251,7 +252,7 @@ static int fill_seccomp(Bulkhead__Agent__CreateContainerRequest *request,
 			    : profile_of_string(
 				      old_seccomp(sc), &deprecated, "seccomp_profile_path", err);
 	if (r == 0)
-		r = compile_seccomp(profile, capabilities, &filter, err);
+		r = compile_seccomp(filters, profile, capabilities, &filter, err);
 	if (r < 0)
 		return r;
 	request->seccomp_filter.data = filter.program;
@@ -363,7 +364,7 @@ static int fill_paths(Bulkhead__Agent__CreateContainerRequest *request,
 			       sc->readonly_paths, sc->n_readonly_paths, err);
 }
 
-int security_fill(Bulkhead__Agent__CreateContainerRequest *request,
+int security_fill(Bulkhead__Agent__CreateContainerRequest *request, struct filter_cache *filters,
 	const Runtime__V1__LinuxContainerSecurityContext *sc,
 	const Bulkhead__Store__ImageConfig *image, struct err *err)
 {
@@ -384,7 +385,7 @@ int security_fill(Bulkhead__Agent__CreateContainerRequest *request,
 		r = fill_paths(request, sc, err);
 	if (r == 0)
 		r = security_check_userns(sc->namespace_options, err);
-	return r < 0 ? r : fill_seccomp(request, sc, capabilities, err);
+	return r < 0 ? r : fill_seccomp(request, filters, sc, capabilities, err);
 }
 
 int security_record_user(Bulkhead__Store__Container *record,

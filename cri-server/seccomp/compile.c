@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "cri-server/seccomp/cache.h"
 
 #define PROGRAM_MAX (BPF_MAXINSNS * sizeof(struct sock_filter))
 /* A bit in the number of x32's calls. */
@@ -201,18 +202,30 @@ static int read_file(const char *path, char **ret, size_t *ret_len, struct err *
 	return 0;
 }
 
-int filter_from_file(const char *path, struct filter *ret, struct err *err)
+static int compile_text(const char *text, size_t len, struct filter *ret, struct err *err)
 {
 	struct profile profile = {0};
+	int r = profile_parse(text, len, &profile, err);
+	if (r == 0)
+		r = profile_compile(&profile, ret, err);
+	profile_done(&profile);
+	return r;
+}
+
+int filter_from_file(
+	struct filter_cache *cache, const char *path, struct filter *ret, struct err *err)
+{
 	_cleanup_free_ char *text = NULL;
 	size_t len = 0;
 	int r = path[0] == '/' ? read_file(path, &text, &len, err)
 			       : err_set(err, -EINVAL, "not an absolute path");
 	if (r == 0)
-		r = profile_parse(text, len, &profile, err);
-	if (r == 0)
-		r = profile_compile(&profile, ret, err);
-	profile_done(&profile);
+		r = filter_cache_find(cache, FILTER_FILE, text, len, ret, err);
+	if (r > 0) {
+		r = compile_text(text, len, ret, err);
+		if (r == 0)
+			filter_cache_keep(cache, FILTER_FILE, text, len, ret);
+	}
 	if (r < 0) {
 		if (r == -E2BIG)
 			err->code = -EINVAL;

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #include "common/fd.h"
+#include "cri-server/seccomp/cache.h"
 
 #define CAP_BIT(cap) (UINT64_C(1) << (cap))
 #define RULES_MAX    32
@@ -157,13 +158,30 @@ static int compose(uint64_t capabilities, struct profile *profile, struct err *e
 	return r < 0 ? r : add_rule(profile, "clone3 ", SCMP_ACT_ERRNO(ENOSYS), NULL, err);
 }
 
-int filter_default(uint64_t capabilities, struct filter *ret, struct err *err)
+/* All that matter here. */
+static uint64_t relevant(uint64_t capabilities)
 {
+	uint64_t all = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(by_capability); i++)
+		all |= by_capability[i].capabilities;
+	return capabilities & all;
+}
+
+int filter_default(
+	struct filter_cache *cache, uint64_t capabilities, struct filter *ret, struct err *err)
+{
+	uint64_t key = relevant(capabilities);
+	int r = filter_cache_find(cache, FILTER_DEFAULT, &key, sizeof(key), ret, err);
+	if (r <= 0)
+		return r;
 	struct profile profile = {.default_action = SCMP_ACT_ERRNO(EPERM),
 		.arches = PROFILE_X86_64 | PROFILE_X86 | PROFILE_X32};
-	int r = compose(capabilities, &profile, err);
+	r = compose(key, &profile, err);
 	if (r == 0)
 		r = profile_compile(&profile, ret, err);
 	profile_done(&profile);
-	return r < 0 ? err_wrap(err, "the default seccomp profile") : 0;
+	if (r < 0)
+		return err_wrap(err, "the default seccomp profile");
+	filter_cache_keep(cache, FILTER_DEFAULT, &key, sizeof(key), ret);
+	return 0;
 }

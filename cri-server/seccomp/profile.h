@@ -10,7 +10,7 @@
  * back to older ones.
  *
  * A file is hostile: its size, depth and numbers are bounded, its content is never quoted whole.
- * Any thread; nothing is kept between calls.
+ * Any thread; what is kept between calls is in a cache that the caller brings (cache.h).
  */
 #pragma once
 
@@ -21,6 +21,8 @@
 #include <seccomp.h>
 
 #include "common/err.h"
+
+struct filter_cache;
 
 #define PROFILE_FILE_MAX  (1u << 20)
 #define PROFILE_RULES_MAX 1024
@@ -68,9 +70,11 @@ void filter_done(struct filter *filter);
 
 /*
  * The default profile for a container with these capabilities in its bounding set (1 << CAP_…), as
- * containerd and Docker have it.
+ * containerd and Docker have it. The cache may be NULL.
  */
-int filter_default(uint64_t capabilities, struct filter *ret, struct err *err);
+int filter_default(
+	struct filter_cache *cache, uint64_t capabilities, struct filter *ret, struct err *err);
 /* A node's file. -EINVAL whatever is wrong with it, also where there is none: it was named in a
- * request. Reads a regular file of at most PROFILE_FILE_MAX bytes. */
-int filter_from_file(const char *path, struct filter *ret, struct err *err);
+ * request. Reads a regular file of at most PROFILE_FILE_MAX bytes. The cache may be NULL. */
+int filter_from_file(
+	struct filter_cache *cache, const char *path, struct filter *ret, struct err *err);

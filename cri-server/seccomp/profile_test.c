@@ -88,7 +88,7 @@ static int answer_default(uint64_t capabilities, struct call call)
 {
 	struct filter filter = {0};
 	struct err err = ERR_INIT;
-	if (filter_default(capabilities, &filter, &err) < 0)
+	if (filter_default(NULL, capabilities, &filter, &err) < 0)
 		fail_msg("%s", err.msg);
 	int r = answer_of(&filter, call);
 	filter_done(&filter);
@@ -317,20 +317,20 @@ static void a_file_must_be_regular_and_named_by_an_absolute_path(void **state)
 	assert_true(fd >= 0);
 	static const char json[] = DENY_UMASK("\"SCMP_ACT_ERRNO\"");
 	assert_int_equal(write(fd, json, sizeof(json) - 1), sizeof(json) - 1);
-	assert_int_equal(filter_from_file(path, &filter, &err), 0);
+	assert_int_equal(filter_from_file(NULL, path, &filter, &err), 0);
 	assert_int_equal(answer_of(&filter, (struct call){SYS_umask, {0}}), EPERM);
 	filter_done(&filter);
 	assert_int_equal(ftruncate(fd, PROFILE_FILE_MAX + 1), 0);
 	close(fd);
-	assert_int_equal(filter_from_file(path, &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, path, &filter, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "larger than"));
 	unlink(path);
-	assert_int_equal(filter_from_file(path, &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, path, &filter, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, path));
-	assert_int_equal(filter_from_file("tmp", &filter, &err), -EINVAL);
-	assert_int_equal(filter_from_file("/tmp", &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, "tmp", &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, "/tmp", &filter, &err), -EINVAL);
 	assert_int_equal(mkfifo(path, 0600), 0);
-	assert_int_equal(filter_from_file(path, &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, path, &filter, &err), -EINVAL);
 	unlink(path);
 }
 
