@@ -190,7 +190,7 @@ static void replaces_one_kind_by_another(void **state)
 
 static void stays_inside(void **state)
 {
-	static const char *const outside[] = {"..", "a/..", "", "a/", "link/x"};
+	static const char *const outside[] = {"..", "a/..", "", "a/", "link/volume-write-escaped"};
 	struct fixture *f = *state;
 	assert_int_equal(symlinkat("/tmp", f->volume, "link"), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(outside); i++) {
@@ -204,7 +204,6 @@ static void stays_inside(void **state)
 	add(f, "../volume-write-escaped", S_IFREG | 0600, "bad");
 	volume_write(f->volume, &f->request, &(struct err)ERR_INIT);
 	assert_int_equal(access("/tmp/volume-write-escaped", F_OK), -1);
-	assert_int_equal(access("/tmp/x", F_OK), -1);
 	begin(f);
 	add(f, "fifo", S_IFIFO | 0600, NULL);
 	assert_int_equal(volume_write(f->volume, &f->request, &(struct err)ERR_INIT), -EINVAL);
