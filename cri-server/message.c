@@ -15,15 +15,6 @@ ProtobufCMessage *message_copy(const ProtobufCMessage *message)
 	return protobuf_c_message_unpack(message->descriptor, NULL, len, packed);
 }
 
-int respond(const ProtobufCMessage *response, ProtobufCMessage **ret, struct err *err)
-{
-	ProtobufCMessage *copy = message_copy(response);
-	if (!copy)
-		return err_nomem(err);
-	*ret = copy;
-	return 0;
-}
-
 int message_set_string(char **field, const char *value, struct err *err)
 {
 	char *copy = strdup(value);

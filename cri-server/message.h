@@ -10,12 +10,6 @@
 /* A deep copy, freed with protobuf_c_message_free_unpacked(); NULL when memory is out. */
 ProtobufCMessage *message_copy(const ProtobufCMessage *message);
 
-/*
- * Answers with a copy of `response`, which may borrow all that it points to: an answer is put
- * together on the stack, from records as they are.
- */
-int respond(const ProtobufCMessage *response, ProtobufCMessage **ret, struct err *err);
-
 /* Replaces a string field of a message from malloc. */
 int message_set_string(char **field, const char *value, struct err *err);
 

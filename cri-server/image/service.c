@@ -9,7 +9,6 @@
 
 #include "common/fd.h"
 #include "cri-server/daemon.h"
-#include "cri-server/message.h"
 #include "cri-server/proto/cri.pb-c.h"
 
 static struct img *call_images(const struct rpc_call *call)
@@ -46,7 +45,7 @@ static int check_spec(const Runtime__V1__ImageSpec *spec, struct err *err)
 }
 
 static int pull_image(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__PullImageRequest *req = (const Runtime__V1__PullImageRequest *)request;
 	const char *name = NULL;
@@ -144,7 +143,7 @@ static char *verbose_info(const struct img_image *image)
 }
 
 static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__ImageStatusRequest *req =
 		(const Runtime__V1__ImageStatusRequest *)request;
@@ -178,7 +177,7 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 }
 
 static int answer_list(const struct img *img, struct img_image *const *images, size_t n,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	_cleanup_free_ struct image_answer *answers = calloc(n + 1, sizeof(*answers));
 	_cleanup_free_ Runtime__V1__Image **pointers = calloc(n + 1, sizeof(*pointers));
@@ -197,7 +196,7 @@ static int answer_list(const struct img *img, struct img_image *const *images, s
 }
 
 static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__ListImagesRequest *req = (const Runtime__V1__ListImagesRequest *)request;
 	struct img *img = call_images(call);
@@ -221,7 +220,7 @@ static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
 }
 
 static int remove_image(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__RemoveImageRequest *req =
 		(const Runtime__V1__RemoveImageRequest *)request;
@@ -259,7 +258,7 @@ static void fill_usage(struct usage_answer *a, const struct img_usage *from)
 }
 
 static int image_fs_info(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	(void)request;
 	const struct daemon *daemon = rpc_call_userdata(call);

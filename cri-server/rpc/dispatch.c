@@ -153,27 +153,14 @@ ProtobufCMessage *rpc_route_unpack(
 	return request;
 }
 
-void rpc_route_pack(
-	const struct rpc_route *route, ProtobufCMessage *response, struct rpc_reply *reply)
+int rpc_route_check(const struct rpc_route *route, const struct rpc_answer *answer, struct err *err)
 {
-	assert(response->descriptor == route->method->output);
-	rpc_message_scrub(response);
-
-	size_t len = protobuf_c_message_get_packed_size(response);
-	if (len > RPC_MESSAGE_MAX) {
-		rpc_reply_fail(reply, GRPC_STATUS_RESOURCE_EXHAUSTED,
-			"%s: the response has %zu bytes, more than %u; narrow the request",
-			route->method->name, len, RPC_MESSAGE_MAX);
-		return;
-	}
-	uint8_t *message = malloc(len ? len : 1);
-	if (!message) {
-		rpc_reply_fail(reply, GRPC_STATUS_RESOURCE_EXHAUSTED, "out of memory");
-		return;
-	}
-	reply->status = GRPC_STATUS_OK;
-	reply->len = protobuf_c_message_pack(response, message);
-	reply->message = message;
+	assert(answer->type == route->method->output);
+	if (answer->len <= RPC_MESSAGE_MAX)
+		return 0;
+	return err_set(err, -ENOBUFS,
+		"%s: the response has %zu bytes, more than %u; narrow the request",
+		route->method->name, answer->len, RPC_MESSAGE_MAX);
 }
 
 void rpc_route_run(const struct rpc_route *route, struct rpc_call *call,
@@ -184,15 +171,18 @@ void rpc_route_run(const struct rpc_route *route, struct rpc_call *call,
 			route->method->name, route->service->name);
 		return;
 	}
-	ProtobufCMessage *response = NULL;
+	struct rpc_answer answer = {0};
 	struct err err = ERR_INIT;
-	int r = route->handle(call, request, &response, &err);
-	assert(r < 0 || response);
-	if (r < 0)
+	int r = route->handle(call, request, &answer, &err);
+	if (r >= 0)
+		r = rpc_route_check(route, &answer, &err);
+	if (r < 0) {
+		rpc_answer_done(&answer);
 		rpc_reply_fail(
 			reply, rpc_status_from_errno(r), "%s", err.msg[0] ? err.msg : strerror(-r));
-	else
-		rpc_route_pack(route, response, reply);
-	if (response)
-		protobuf_c_message_free_unpacked(response, NULL);
+		return;
+	}
+	reply->status = GRPC_STATUS_OK;
+	reply->message = answer.data;
+	reply->len = answer.len;
 }

@@ -23,7 +23,7 @@ struct rpc_route {
 struct rpc_reply {
 	grpc_status_code status;
 	struct err err;   /* the message of a status other than OK */
-	uint8_t *message; /* packed response, from malloc; NULL if it is empty or there is none */
+	uint8_t *message; /* the packed answer, from malloc; NULL: there is none */
 	size_t len;
 };
 
@@ -47,10 +47,10 @@ void rpc_reply_fail(struct rpc_reply *reply, grpc_status_code status, const char
 ProtobufCMessage *rpc_route_unpack(
 	const struct rpc_route *route, const uint8_t *data, size_t len, struct rpc_reply *reply);
 
-/* Packs a response or one message of a stream; fills the reply. */
-void rpc_route_pack(
-	const struct rpc_route *route, ProtobufCMessage *response, struct rpc_reply *reply);
+/* Checks the type and size of an answer or one message of a stream. -ENOBUFS: it is too large. */
+int rpc_route_check(
+	const struct rpc_route *route, const struct rpc_answer *answer, struct err *err);
 
-/* Runs the handler, for as long as it takes, and packs what it answers. */
+/* Runs the handler, for as long as it takes; fills the reply. */
 void rpc_route_run(const struct rpc_route *route, struct rpc_call *call,
 	const ProtobufCMessage *request, struct rpc_reply *reply);

@@ -14,17 +14,15 @@
 #include "cri-server/proto/cri.pb-c.h"
 
 static int version(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__VersionRequest *r = (const Runtime__V1__VersionRequest *)request;
 	(void)call;
 	if (strcmp(r->version, "fail") == 0)
 		return err_set(err, -ENOENT, "no version '%s'", r->version);
-	Runtime__V1__VersionResponse *response = malloc(sizeof(*response));
-	runtime__v1__version_response__init(response);
-	response->version = strdup(r->version[0] ? r->version : "caf\xe9");
-	*ret_response = &response->base;
-	return 0;
+	Runtime__V1__VersionResponse response = RUNTIME__V1__VERSION_RESPONSE__INIT;
+	response.version = r->version[0] ? r->version : (char *)"caf\xe9";
+	return respond(&response.base, ret_response, err);
 }
 
 static const struct rpc_method methods[] = {{"Version", version}};

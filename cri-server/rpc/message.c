@@ -1,5 +1,6 @@
 #include "cri-server/rpc/message.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -187,7 +188,7 @@ int rpc_message_check(
 }
 
 /* Eight bytes at a time: nearly all of an answer is ASCII. */
-static bool is_ascii(const char *string, size_t len)
+static bool is_ascii(const uint8_t *string, size_t len)
 {
 	uint64_t bits = 0;
 	for (; len >= sizeof(bits); len -= sizeof(bits), string += sizeof(bits)) {
@@ -196,16 +197,15 @@ static bool is_ascii(const char *string, size_t len)
 		bits |= bytes;
 	}
 	for (; len > 0; len--)
-		bits |= (uint8_t)string[len - 1];
+		bits |= string[len - 1];
 	return !(bits & UINT64_C(0x8080808080808080));
 }
 
-static void scrub_string(char *string)
+static void scrub_string(uint8_t *string, size_t len)
 {
-	size_t len = strlen(string);
 	if (is_ascii(string, len))
 		return;
-	for (uint8_t *p = (uint8_t *)string; len > 0;) {
+	for (uint8_t *p = string; len > 0;) {
 		size_t n = utf8_len(p, len);
 		if (n == 0) {
 			*p = '?';
@@ -216,38 +216,36 @@ static void scrub_string(char *string)
 	}
 }
 
-static void scrub_member(const ProtobufCFieldDescriptor *field, void *member)
+static void read_field(struct reader *r, uint64_t *ret_tag, struct reader *ret_payload)
 {
-	/* An unset string points to a constant empty one, which nothing writes to. */
-	if (field->type == PROTOBUF_C_TYPE_STRING && member)
-		scrub_string(member);
-	else if (field->type == PROTOBUF_C_TYPE_MESSAGE && member)
-		rpc_message_scrub(member);
+	bool ok = read_varint(r, ret_tag) && read_payload(r, *ret_tag & 7, ret_payload);
+	assert(ok);
+	(void)ok;
 }
 
-static uint32_t quantifier(const ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
+void rpc_message_scrub(const ProtobufCMessageDescriptor *type, uint8_t *data, size_t len)
 {
-	uint32_t n;
-	memcpy(&n, (const uint8_t *)message + field->quantifier_offset, sizeof(n));
-	return n;
-}
-
-void rpc_message_scrub(ProtobufCMessage *message)
-{
-	for (unsigned i = 0; i < message->descriptor->n_fields; i++) {
-		const ProtobufCFieldDescriptor *field = &message->descriptor->fields[i];
-		void *member = (uint8_t *)message + field->offset;
-
-		if (field->type != PROTOBUF_C_TYPE_STRING && field->type != PROTOBUF_C_TYPE_MESSAGE)
+	struct reader r = {.p = data, .end = data + len};
+	while (r.p < r.end) {
+		uint64_t tag;
+		struct reader payload;
+		read_field(&r, &tag, &payload);
+		if ((tag & 7) != WIRE_BYTES)
 			continue;
-		if (field->label == PROTOBUF_C_LABEL_REPEATED) {
-			size_t n;
-			memcpy(&n, (uint8_t *)message + field->quantifier_offset, sizeof(n));
-			for (size_t j = 0; j < n; j++)
-				scrub_member(field, (*(void ***)member)[j]);
-		} else if (!(field->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) ||
-			   quantifier(message, field) == field->id) {
-			scrub_member(field, *(void **)member);
-		}
+		const ProtobufCFieldDescriptor *field =
+			protobuf_c_message_descriptor_get_field(type, (unsigned)(tag >> 3));
+		size_t n = (size_t)(payload.end - payload.p);
+		if (field && field->type == PROTOBUF_C_TYPE_STRING)
+			scrub_string(data + (payload.p - data), n);
+		else if (field && field->type == PROTOBUF_C_TYPE_MESSAGE)
+			rpc_message_scrub(field->descriptor, data + (payload.p - data), n);
 	}
+}
+
+size_t rpc_message_first_field(const uint8_t *data, size_t len)
+{
+	struct reader r = {.p = data, .end = data + len}, payload;
+	uint64_t tag;
+	read_field(&r, &tag, &payload);
+	return (size_t)(r.p - data);
 }

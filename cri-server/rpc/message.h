@@ -3,8 +3,8 @@
  *
  * protobuf-c unpacks what it is given: it takes any bytes for a string, cuts one at a NUL without a
  * word, and builds objects some hundred times the size of a message made for that. So the server
- * checks a request's bytes against its descriptor before it unpacks them, and a response's strings
- * before it packs it.
+ * checks a request's bytes against its descriptor before it unpacks them, and puts an answer's
+ * strings right in its bytes.
  */
 #pragma once
 
@@ -25,7 +25,10 @@ int rpc_message_check(
 	const ProtobufCMessageDescriptor *type, const uint8_t *data, size_t len, struct err *err);
 
 /*
- * Puts '?' for every byte of the message's strings that is not part of UTF-8 (a guest chose it,
- * say): clients would refuse the whole response for it. The message's strings must be writable.
+ * Puts '?' for every byte of the strings that is not part of UTF-8: clients would refuse the whole
+ * message for it. In place; the message must be well formed, as packing makes it.
  */
-void rpc_message_scrub(ProtobufCMessage *message);
+void rpc_message_scrub(const ProtobufCMessageDescriptor *type, uint8_t *data, size_t len);
+
+/* The bytes of the first field of a well-formed message, its tag included; len is not 0. */
+size_t rpc_message_first_field(const uint8_t *data, size_t len);

@@ -12,6 +12,7 @@
 
 #include "common/fd.h"
 #include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/rpc/answer.h"
 
 static int check(const ProtobufCMessageDescriptor *type, const char *bytes, size_t len)
 {
@@ -90,19 +91,51 @@ static void test_scrub(void **state)
 	Runtime__V1__PodSandboxConfig__LabelsEntry label =
 		RUNTIME__V1__POD_SANDBOX_CONFIG__LABELS_ENTRY__INIT;
 	Runtime__V1__PodSandboxConfig__LabelsEntry *labels[] = {&label};
-	char hostname[] = "a\xff"
-			  "b\xc3\xa4\xe2\x82";
-	char value[] = "\x80ok";
 	request.config = &config;
-	config.hostname = hostname;
+	config.hostname = (char *)"a\xff"
+				  "b\xc3\xa4\xe2\x82";
 	config.n_labels = ARRAY_SIZE(labels);
 	config.labels = labels;
-	label.value = value;
+	label.value = (char *)"\x80ok";
 
-	rpc_message_scrub(&request.base);
-	assert_string_equal(hostname, "a?b\xc3\xa4??");
-	assert_string_equal(value, "?ok");
-	assert_string_equal(label.key, "");
+	struct rpc_answer answer;
+	assert_int_equal(respond(&request.base, &answer, NULL), 0);
+	Runtime__V1__RunPodSandboxRequest *got =
+		runtime__v1__run_pod_sandbox_request__unpack(NULL, answer.len, answer.data);
+	assert_non_null(got);
+	assert_string_equal(got->config->hostname, "a?b\xc3\xa4??");
+	assert_string_equal(got->config->labels[0]->value, "?ok");
+	assert_string_equal(got->config->labels[0]->key, "");
+	runtime__v1__run_pod_sandbox_request__free_unpacked(got, NULL);
+	rpc_answer_done(&answer);
+}
+
+/* Strings of every length around the eight bytes that are looked at together; bytes stay. */
+static void test_scrub_lengths(void **state)
+{
+	(void)state;
+	for (size_t len = 1; len < 40; len++) {
+		for (size_t at = 0; at < len; at++) {
+			char text[41] = {0};
+			memset(text, 'a', len);
+			text[at] = (char)0xff;
+			Runtime__V1__ExecSyncResponse response =
+				RUNTIME__V1__EXEC_SYNC_RESPONSE__INIT;
+			response.stdout = (ProtobufCBinaryData){len, (uint8_t *)text};
+			struct rpc_answer answer;
+			assert_int_equal(respond(&response.base, &answer, NULL), 0);
+			assert_memory_equal(answer.data + answer.len - len, text, len);
+			rpc_answer_done(&answer);
+
+			Runtime__V1__VersionResponse version = RUNTIME__V1__VERSION_RESPONSE__INIT;
+			version.version = text;
+			assert_int_equal(respond(&version.base, &answer, NULL), 0);
+			text[at] = '?';
+			assert_int_equal(answer.len, len + 2);
+			assert_memory_equal(answer.data + 2, text, len);
+			rpc_answer_done(&answer);
+		}
+	}
 }
 
 int main(void)
@@ -113,6 +146,7 @@ int main(void)
 		cmocka_unit_test(test_malformed),
 		cmocka_unit_test(test_amplification),
 		cmocka_unit_test(test_scrub),
+		cmocka_unit_test(test_scrub_lengths),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,7 @@
  * The gRPC server: gRPC core's completion queue on one side, protobuf-c services on the other.
  *
  * Generic: a service is its protobuf-c descriptor and a table of handlers by method name. No method
- * is marshalled by hand: the request is unpacked and the response packed through the descriptors.
+ * is marshalled by hand: the request is unpacked and the answer packed through the descriptors.
  * Every method of the descriptor is registered; one without a handler answers UNIMPLEMENTED with
  * its name.
  *
@@ -20,6 +20,7 @@
 
 #include "common/err.h"
 #include "common/log.h"
+#include "cri-server/rpc/answer.h"
 
 #define RPC_MESSAGE_MAX (16u << 20)
 
@@ -27,12 +28,11 @@ struct rpc_call;
 struct rpc_server;
 
 /*
- * Handles one unary call on a worker thread. 0 with a response in *ret_response, all of it from
- * malloc (freed with protobuf_c_message_free_unpacked()); or -errno. The request is valid until it
- * returns.
+ * Handles one unary call on a worker thread. 0 after respond(); or -errno. The request is valid
+ * until it returns.
  */
 typedef int (*rpc_handler)(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err);
+	struct rpc_answer *ret_response, struct err *err);
 
 /*
  * Handles one call that answers with a stream of messages. Negative ends it with the error. With 0
@@ -94,13 +94,14 @@ bool rpc_call_cancelled(struct rpc_call *call);
 /*
  * For calls that answer with a stream; any thread, none blocks.
  *
- * Sends a copy of the message after those before it. A client that reads too slowly has at most
- * RPC_STREAM_MESSAGES or RPC_STREAM_BYTES waiting: then its call is ended with RESOURCE_EXHAUSTED.
- * -EPIPE: the call has ended, for this reason or because the client went away.
+ * Sends a copy of the message, which respond() has packed, after those before it. A client that
+ * reads too slowly has at most RPC_STREAM_MESSAGES or RPC_STREAM_BYTES waiting: then its call is
+ * ended with RESOURCE_EXHAUSTED. -EPIPE: the call has ended, for this reason or because the client
+ * went away; -ENOBUFS: the message has more than RPC_MESSAGE_MAX bytes.
  */
 #define RPC_STREAM_MESSAGES 1024
 #define RPC_STREAM_BYTES    (64u << 20)
-int rpc_call_send(struct rpc_call *call, ProtobufCMessage *message, struct err *err);
+int rpc_call_send(struct rpc_call *call, const struct rpc_answer *message, struct err *err);
 /* Ends the stream after what was sent; NULL: OK. Repeated: the first counts. */
 void rpc_call_end(struct rpc_call *call, const struct err *error);
 /* For whoever keeps the call beyond its handler. */
@@ -109,7 +110,7 @@ struct rpc_call *rpc_call_unref(struct rpc_call *call);
 
 /*
  * Answers a call whose stream carries in parts what a unary method answers at once: both responses
- * have one repeated field of messages, of one type, and both requests are alike.
+ * have one repeated field of messages, of one number and type, and both requests are alike.
  */
 int rpc_stream_list(
 	struct rpc_call *call, const ProtobufCMessage *request, rpc_handler list, struct err *err);

@@ -43,20 +43,18 @@ struct fixture {
 
 /* Echoes the version. */
 static int on_version(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__VersionRequest *r = (const Runtime__V1__VersionRequest *)request;
-	(void)call, (void)err;
-	Runtime__V1__VersionResponse *response = malloc(sizeof(*response));
-	runtime__v1__version_response__init(response);
-	response->version = strdup(r->version);
-	*ret_response = &response->base;
-	return 0;
+	(void)call;
+	Runtime__V1__VersionResponse response = RUNTIME__V1__VERSION_RESPONSE__INIT;
+	response.version = r->version;
+	return respond(&response.base, ret_response, err);
 }
 
 /* Fails with the errno in container_id. */
 static int on_stop(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__StopContainerRequest *r =
 		(const Runtime__V1__StopContainerRequest *)request;
@@ -65,33 +63,33 @@ static int on_stop(struct rpc_call *call, const ProtobufCMessage *request,
 		err, -atoi(r->container_id), "container '%s': 100 %% \xc3\xa4", r->container_id);
 }
 
-static int exec_response(size_t len, ProtobufCMessage **ret_response)
+static int exec_response(size_t len, struct rpc_answer *ret_response, struct err *err)
 {
-	Runtime__V1__ExecSyncResponse *response = malloc(sizeof(*response));
-	runtime__v1__exec_sync_response__init(response);
-	response->stdout.data = malloc(len ? len : 1);
-	response->stdout.len = len;
-	memset(response->stdout.data, 'o', len);
-	*ret_response = &response->base;
-	return 0;
+	Runtime__V1__ExecSyncResponse response = RUNTIME__V1__EXEC_SYNC_RESPONSE__INIT;
+	_cleanup_free_ uint8_t *output = malloc(len ? len : 1);
+	if (!output)
+		return err_nomem(err);
+	memset(output, 'o', len);
+	response.stdout = (ProtobufCBinaryData){.data = output, .len = len};
+	return respond(&response.base, ret_response, err);
 }
 
 /* "hang": until cancelled; "ignore": until released; else as many bytes as timeout says. */
 static int on_exec(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Runtime__V1__ExecSyncRequest *r = (const Runtime__V1__ExecSyncRequest *)request;
 	struct fixture *f = rpc_call_userdata(call);
 	bool ignore = strcmp(r->container_id, "ignore") == 0;
 
 	if (!ignore && strcmp(r->container_id, "hang") != 0)
-		return exec_response((size_t)r->timeout, ret_response);
+		return exec_response((size_t)r->timeout, ret_response, err);
 	struct pollfd fd = {.fd = ignore ? f->release : rpc_call_cancel_fd(call), .events = POLLIN};
 	eventfd_write(f->running, 1);
 	if (poll(&fd, 1, 20000) != 1)
 		return err_set(err, -EIO, "never cancelled");
 	if (ignore)
-		return exec_response(1, ret_response);
+		return exec_response(1, ret_response, err);
 	if (!rpc_call_cancelled(call))
 		return err_set(err, -EIO, "readable but not cancelled");
 	eventfd_write(f->cancelled, 1);
@@ -99,7 +97,7 @@ static int on_exec(struct rpc_call *call, const ProtobufCMessage *request,
 }
 
 static int on_status(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	(void)request, (void)ret_response;
 	uint64_t left = rpc_call_time_left_ms(call);
@@ -113,20 +111,23 @@ static int on_status(struct rpc_call *call, const ProtobufCMessage *request,
 
 /* Containers of a kilobyte each: more than one part. */
 static int on_list(struct rpc_call *call, const ProtobufCMessage *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
-	(void)call, (void)request, (void)err;
-	Runtime__V1__ListContainersResponse *response = malloc(sizeof(*response));
-	runtime__v1__list_containers_response__init(response);
-	response->containers = calloc(LISTED, sizeof(Runtime__V1__Container *));
-	response->n_containers = LISTED;
+	(void)call, (void)request;
+	_cleanup_free_ Runtime__V1__Container *containers = calloc(LISTED, sizeof(*containers));
+	_cleanup_free_ Runtime__V1__Container **pointers = calloc(LISTED, sizeof(*pointers));
+	_cleanup_free_ char *ids = malloc((size_t)LISTED * 1001);
+	Runtime__V1__ListContainersResponse response = RUNTIME__V1__LIST_CONTAINERS_RESPONSE__INIT;
+	assert_true(containers && pointers && ids);
 	for (int i = 0; i < LISTED; i++) {
-		response->containers[i] = malloc(sizeof(Runtime__V1__Container));
-		runtime__v1__container__init(response->containers[i]);
-		assert_true(asprintf(&response->containers[i]->id, "%01000d", i) > 0);
+		runtime__v1__container__init(&containers[i]);
+		containers[i].id = ids + (size_t)i * 1001;
+		snprintf(containers[i].id, 1001, "%01000d", i);
+		pointers[i] = &containers[i];
 	}
-	*ret_response = &response->base;
-	return 0;
+	response.containers = pointers;
+	response.n_containers = LISTED;
+	return respond(&response.base, ret_response, err);
 }
 
 /* Sends as many events as container ids fit: the handler leaves the call to the test. */
@@ -599,7 +600,13 @@ static int send_event(struct rpc_call *call, int64_t number, char *id)
 	event.created_at = number;
 	if (id)
 		event.container_id = id;
-	return rpc_call_send(call, &event.base, NULL);
+	struct rpc_answer answer;
+	int r = respond(&event.base, &answer, NULL);
+	if (r == 0) {
+		r = rpc_call_send(call, &answer, NULL);
+		rpc_answer_done(&answer);
+	}
+	return r;
 }
 
 static void test_stream(void **state)

@@ -13,6 +13,7 @@
 
 #include "common/fd.h"
 #include "cri-server/rpc/call.h"
+#include "cri-server/rpc/message.h"
 #include "cri-server/rpc/status.h"
 
 /* Parts of a list: well below what a client takes for one message. */
@@ -170,23 +171,20 @@ static int queue(struct rpc_call *call, struct rpc_outgoing *out)
 	return 0;
 }
 
-int rpc_call_send(struct rpc_call *call, ProtobufCMessage *message, struct err *err)
+int rpc_call_send(struct rpc_call *call, const struct rpc_answer *message, struct err *err)
 {
-	struct rpc_reply reply = {.status = GRPC_STATUS_OK};
-	rpc_route_pack(call->route, message, &reply);
-	if (reply.status != GRPC_STATUS_OK)
-		return err_set(err, -ENOBUFS, "%s", reply.err.msg);
+	int r = rpc_route_check(call->route, message, err);
+	if (r < 0)
+		return r;
 	struct rpc_outgoing *out = calloc(1, sizeof(*out));
-	if (!out) {
-		free(reply.message);
+	if (!out)
 		return err_nomem(err);
-	}
-	grpc_slice slice = grpc_slice_new(reply.message, reply.len, free);
+	grpc_slice slice = grpc_slice_from_copied_buffer((const char *)message->data, message->len);
 	out->buffer = grpc_raw_byte_buffer_create(&slice, 1);
-	out->len = reply.len;
+	out->len = message->len;
 	grpc_slice_unref(slice);
 	pthread_mutex_lock(&call->lock);
-	int r = queue(call, out);
+	r = queue(call, out);
 	pthread_mutex_unlock(&call->lock);
 	if (r < 0) {
 		grpc_byte_buffer_destroy(out->buffer);
@@ -211,36 +209,25 @@ struct rpc_call *rpc_call_unref(struct rpc_call *call)
 	return NULL;
 }
 
-/* Sends items [begin, end) of the response as a message of the stream's type. */
-static int send_part(struct rpc_call *call, ProtobufCMessage **items, size_t n, struct err *err)
+/* An item is a field of the answer, its tag included, and one of the stream's message as it is. */
+static int send_parts(struct rpc_call *call, const struct rpc_answer *answer, struct err *err)
 {
 	const ProtobufCMessageDescriptor *type = call->route->method->output;
-	const ProtobufCFieldDescriptor *field = &type->fields[0];
-	_cleanup_free_ ProtobufCMessage *part = calloc(1, type->sizeof_message);
-	if (!part)
-		return err_nomem(err);
-	protobuf_c_message_init(type, part);
-	*(size_t *)((char *)part + field->quantifier_offset) = n;
-	*(ProtobufCMessage ***)((char *)part + field->offset) = items;
-	return rpc_call_send(call, part, err);
-}
-
-static int send_parts(struct rpc_call *call, const ProtobufCMessage *response, struct err *err)
-{
-	const ProtobufCFieldDescriptor *field = &response->descriptor->fields[0];
-	assert(field->descriptor == call->route->method->output->fields[0].descriptor);
-	size_t n = *(const size_t *)((const char *)response + field->quantifier_offset);
-	ProtobufCMessage **items =
-		*(ProtobufCMessage * *const *)((const char *)response + field->offset);
-	for (size_t begin = 0, i = 0, bytes = 0; i < n; i++) {
-		bytes += protobuf_c_message_get_packed_size(items[i]);
-		if (bytes < PART_BYTES && i + 1 < n)
+	assert(type->n_fields == 1 && answer->type->n_fields == 1 &&
+		type->fields[0].id == answer->type->fields[0].id &&
+		type->fields[0].descriptor == answer->type->fields[0].descriptor);
+	struct rpc_answer part = {.type = type, .data = answer->data};
+	for (size_t left = answer->len; left > 0;) {
+		size_t item = rpc_message_first_field(part.data + part.len, left);
+		part.len += item;
+		left -= item;
+		if (part.len < PART_BYTES && left > 0)
 			continue;
-		int r = send_part(call, items + begin, i + 1 - begin, err);
+		int r = rpc_call_send(call, &part, err);
 		if (r < 0)
 			return r;
-		begin = i + 1;
-		bytes = 0;
+		part.data += part.len;
+		part.len = 0;
 	}
 	return 0;
 }
@@ -248,12 +235,11 @@ static int send_parts(struct rpc_call *call, const ProtobufCMessage *response, s
 int rpc_stream_list(
 	struct rpc_call *call, const ProtobufCMessage *request, rpc_handler list, struct err *err)
 {
-	ProtobufCMessage *response = NULL;
-	int r = list(call, request, &response, err);
-	if (r < 0)
-		return r;
-	r = send_parts(call, response, err);
-	protobuf_c_message_free_unpacked(response, NULL);
+	struct rpc_answer answer = {0};
+	int r = list(call, request, &answer, err);
+	if (r == 0)
+		r = send_parts(call, &answer, err);
+	rpc_answer_done(&answer);
 	if (r == 0)
 		rpc_call_end(call, NULL);
 	return r;

@@ -278,7 +278,7 @@ static int fill_user(struct status_user *to, const Bulkhead__Store__User *from, 
 }
 
 static int answer_status(
-	const struct container *c, bool verbose, ProtobufCMessage **ret_response, struct err *err)
+	const struct container *c, bool verbose, struct rpc_answer *ret_response, struct err *err)
 {
 	Runtime__V1__ContainerStatus status;
 	Runtime__V1__ImageSpec image;
@@ -315,7 +315,7 @@ static int answer_status(
 	return respond(&response.base, ret_response, err);
 }
 
-int container_status_response(const struct container *c, ProtobufCMessage **ret, struct err *err)
+int container_status_response(const struct container *c, struct rpc_answer *ret, struct err *err)
 {
 	return answer_status(c, false, ret, err);
 }
@@ -378,7 +378,7 @@ static void fill_item(struct list_item *to, struct container *c)
 }
 
 static int answer_list(struct runtime *rt, const Runtime__V1__ContainerFilter *filter,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	struct container *c;
 	size_t n = 0;

@@ -77,16 +77,22 @@ int events_service_get(struct rpc_call *call, const ProtobufCMessage *request, s
 	return r;
 }
 
-static void send_all(struct events *events, Runtime__V1__ContainerEventResponse *event)
+static int send_all(
+	struct events *events, const Runtime__V1__ContainerEventResponse *event, struct err *err)
 {
+	struct rpc_answer packed = {0};
+	if (respond(&event->base, &packed, err) < 0)
+		return err->code;
 	pthread_mutex_lock(&events->lock);
 	for (size_t i = events->n; i-- > 0;)
-		if (rpc_call_send(events->subscribers[i], &event->base, NULL) < 0)
+		if (rpc_call_send(events->subscribers[i], &packed, NULL) < 0)
 			drop(events, i);
 	pthread_mutex_unlock(&events->lock);
+	rpc_answer_done(&packed);
+	return 0;
 }
 
-/* The answers to status calls, whose parts the event borrows. */
+/* The answers to status calls, unpacked: the event borrows their parts. */
 struct statuses {
 	ProtobufCMessage *sandbox;
 	ProtobufCMessage **containers;
@@ -104,6 +110,18 @@ static void statuses_done(struct statuses *s)
 	free(s->pointers);
 }
 
+static int unpack(struct rpc_answer *answer, ProtobufCMessage **ret, struct err *err)
+{
+	ProtobufCMessage *message =
+		protobuf_c_message_unpack(answer->type, NULL, answer->len, answer->data);
+	rpc_answer_done(answer);
+	*ret = message;
+	if (message)
+		return 0;
+	err_nomem(err);
+	return -ENOMEM;
+}
+
 static int statuses_get(struct statuses *s, struct sandbox *sandbox, struct err *err)
 {
 	struct container *c;
@@ -114,11 +132,16 @@ static int statuses_get(struct statuses *s, struct sandbox *sandbox, struct err 
 	s->pointers = calloc(n + 1, sizeof(*s->pointers));
 	if (!s->containers || !s->pointers)
 		return err_nomem(err);
-	int r = sandbox_status_response(sandbox, &s->sandbox, err);
+	struct rpc_answer answer;
+	int r = sandbox_status_response(sandbox, &answer, err);
+	if (r >= 0)
+		r = unpack(&answer, &s->sandbox, err);
 	TAILQ_FOREACH(c, &sandbox->runtime->containers, link) {
 		if (r < 0 || c->sandbox != sandbox || !container_visible(c))
 			continue;
-		r = container_status_response(c, &s->containers[s->n], err);
+		r = container_status_response(c, &answer, err);
+		if (r >= 0)
+			r = unpack(&answer, &s->containers[s->n], err);
 		if (r == 0) {
 			const Runtime__V1__ContainerStatusResponse *response =
 				(const void *)s->containers[s->n];
@@ -128,21 +151,13 @@ static int statuses_get(struct statuses *s, struct sandbox *sandbox, struct err 
 	return r;
 }
 
-static void tell(struct sandbox *sandbox, const char *id, Runtime__V1__ContainerEventType type)
+static int tell_listeners(struct sandbox *sandbox, const char *id,
+	Runtime__V1__ContainerEventType type, struct err *err)
 {
-	struct events *events = sandbox->runtime->events;
-	pthread_mutex_lock(&events->lock);
-	bool heard = events->n > 0;
-	pthread_mutex_unlock(&events->lock);
-	if (!heard)
-		return;
 	_cleanup_(statuses_done) struct statuses statuses = {0};
-	struct err err = ERR_INIT;
-	if (statuses_get(&statuses, sandbox, &err) < 0) {
-		log_event(sandbox->runtime->log, LOG_LEVEL_ERROR, "event not told", "id", id, "err",
-			err.msg, NULL);
-		return;
-	}
+	int r = statuses_get(&statuses, sandbox, err);
+	if (r < 0)
+		return r;
 	Runtime__V1__ContainerEventResponse event = RUNTIME__V1__CONTAINER_EVENT_RESPONSE__INIT;
 	event.container_id = (char *)id;
 	event.container_event_type = type;
@@ -151,7 +166,19 @@ static void tell(struct sandbox *sandbox, const char *id, Runtime__V1__Container
 		((const Runtime__V1__PodSandboxStatusResponse *)statuses.sandbox)->status;
 	event.containers_statuses = statuses.pointers;
 	event.n_containers_statuses = statuses.n;
-	send_all(events, &event);
+	return send_all(sandbox->runtime->events, &event, err);
+}
+
+static void tell(struct sandbox *sandbox, const char *id, Runtime__V1__ContainerEventType type)
+{
+	struct events *events = sandbox->runtime->events;
+	pthread_mutex_lock(&events->lock);
+	bool heard = events->n > 0;
+	pthread_mutex_unlock(&events->lock);
+	struct err err = ERR_INIT;
+	if (heard && tell_listeners(sandbox, id, type, &err) < 0)
+		log_event(sandbox->runtime->log, LOG_LEVEL_ERROR, "event not told", "id", id, "err",
+			err.msg, NULL);
 }
 
 void events_tell_container(struct container *c, Runtime__V1__ContainerEventType type)

@@ -266,7 +266,7 @@ void exec_unregister(struct container *container, struct exec *exec)
 }
 
 static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	pthread_mutex_lock(&x->container->runtime->lock);
 	bool runs = container_runs(x->container);

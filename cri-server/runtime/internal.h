@@ -347,14 +347,14 @@ int runtime_recover(struct runtime *rt, struct err *err);
 bool sandbox_visible(const struct sandbox *sandbox);
 bool container_visible(const struct container *container);
 /* The answers of the status methods, not verbose. runtime->lock is held. */
-int sandbox_status_response(struct sandbox *sandbox, ProtobufCMessage **ret, struct err *err);
+int sandbox_status_response(struct sandbox *sandbox, struct rpc_answer *ret, struct err *err);
 int container_status_response(
-	const struct container *container, ProtobufCMessage **ret, struct err *err);
+	const struct container *container, struct rpc_answer *ret, struct err *err);
 
 /* The methods, each in the file of its noun. */
 #define METHOD(name)                                                                               \
 	int name(struct rpc_call *call, const ProtobufCMessage *request,                           \
-		ProtobufCMessage **ret_response, struct err *err)
+		struct rpc_answer *ret_response, struct err *err)
 METHOD(status_version);
 METHOD(status_status);
 METHOD(status_runtime_config);

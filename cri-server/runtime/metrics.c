@@ -400,7 +400,7 @@ static int fill_pod_metrics(struct pod_metrics *p, const struct sandbox *sandbox
 }
 
 static int answer(struct sandbox **sandboxes, const struct hv_cost *costs, size_t n,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	_cleanup_free_ struct pod_metrics *pods = calloc(n + 1, sizeof(*pods));
 	_cleanup_free_ Runtime__V1__PodSandboxMetrics **pointers = calloc(n + 1, sizeof(*pointers));

@@ -183,7 +183,7 @@ static char *verbose_info(const struct sandbox *sandbox, const struct inspection
 
 /* seen: for a verbose answer, else NULL. */
 static int answer_status(struct sandbox *sandbox, const struct inspection *seen,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	const Bulkhead__Store__Sandbox *record = sandbox->record;
 	const Runtime__V1__PodSandboxConfig *config = sandbox->config;
@@ -242,7 +242,7 @@ static int answer_status(struct sandbox *sandbox, const struct inspection *seen,
 	return respond(&response.base, ret_response, err);
 }
 
-int sandbox_status_response(struct sandbox *sandbox, ProtobufCMessage **ret, struct err *err)
+int sandbox_status_response(struct sandbox *sandbox, struct rpc_answer *ret, struct err *err)
 {
 	return answer_status(sandbox, NULL, ret, err);
 }
@@ -297,7 +297,7 @@ static void fill_item(Runtime__V1__PodSandbox *item, struct sandbox *sandbox)
 }
 
 static int answer_list(struct runtime *rt, const Runtime__V1__PodSandboxFilter *filter,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	struct sandbox *sandbox;
 	size_t n = 0;

@@ -64,7 +64,7 @@ static bool has_wanted(const struct sandbox *sandbox, const void *filter)
 }
 
 static int answer_containers(struct runtime *rt, const Runtime__V1__ContainerStatsFilter *filter,
-	const char *scratch, ProtobufCMessage **ret_response, struct err *err)
+	const char *scratch, struct rpc_answer *ret_response, struct err *err)
 {
 	const struct container *c;
 	size_t n = 0;
@@ -161,7 +161,7 @@ static bool sandbox_wanted(const struct sandbox *sandbox, const void *userdata)
 
 /* The lock is held. */
 static int answer_sandboxes(struct sandbox **sandboxes, size_t n, const char *scratch,
-	ProtobufCMessage **ret_response, struct err *err)
+	struct rpc_answer *ret_response, struct err *err)
 {
 	_cleanup_free_ struct stats_sandbox *items = calloc(n + 1, sizeof(*items));
 	_cleanup_free_ Runtime__V1__PodSandboxStats **pointers = calloc(n + 1, sizeof(*pointers));

@@ -41,7 +41,7 @@ static char *verbose_info(struct runtime *rt)
 }
 
 static int answer_status(struct runtime *rt, bool verbose,
-	Runtime__V1__RuntimeCondition **conditions, ProtobufCMessage **ret_response,
+	Runtime__V1__RuntimeCondition **conditions, struct rpc_answer *ret_response,
 	struct err *err)
 {
 	Runtime__V1__RuntimeStatus status = RUNTIME__V1__RUNTIME_STATUS__INIT;
