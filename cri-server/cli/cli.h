@@ -37,6 +37,7 @@ int command_check(struct cli *cli, char **args);
 int command_exec(struct cli *cli, char **args);
 int command_images(struct cli *cli, char **args);
 int command_logs(struct cli *cli, char **args);
+int command_port_forward(struct cli *cli, char **args);
 int command_pods(struct cli *cli, char **args);
 int command_ps(struct cli *cli, char **args);
 int command_pull(struct cli *cli, char **args);

@@ -23,6 +23,8 @@ static const struct command commands[] = {
 	{"logs", "[options] CONTAINER", "Print a container's output", command_logs},
 	{"exec", "[options] CONTAINER COMMAND…", "Run a command in a container", command_exec},
 	{"attach", "[options] CONTAINER", "Connect to a container's own streams", command_attach},
+	{"port-forward", "[options] POD [LOCAL:]REMOTE…", "Let local ports lead to ports in a pod",
+		command_port_forward},
 	{"rm", "[options] POD|CONTAINER…", "Remove pods and containers", command_rm},
 	{"pull", "IMAGE", "Pull an image", command_pull},
 	{"rmi", "IMAGE…", "Remove images", command_rmi},
@@ -111,7 +113,7 @@ static void help(const struct option_row *rows, size_t n_rows)
 	printf("bulkheadctl: pods that are virtual machines, from the command line.\n\n"
 	       "Usage: bulkheadctl [options] COMMAND …\n\nCommands:\n");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		printf("  %-8s %s\n", commands[i].name, commands[i].summary);
+		printf("  %-12s %s\n", commands[i].name, commands[i].summary);
 	printf("\nOptions:\n");
 	options_help(stdout, rows, n_rows);
 	printf("\n`bulkheadctl COMMAND --help` shows a command's own options.\n");

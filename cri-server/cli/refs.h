@@ -15,5 +15,6 @@ struct ref {
 int ref_find(const struct ref *refs, size_t n_refs, const char *wanted, const char *kind,
 	size_t *ret_index, struct err *err);
 
-/* Asks the runtime for its containers. *ret_id is the caller's. */
+/* Asks the runtime for its containers or pods. *ret_id is the caller's. */
 int cli_find_container(struct cli *cli, const char *wanted, char **ret_id, struct err *err);
+int cli_find_pod(struct cli *cli, const char *wanted, char **ret_id, struct err *err);

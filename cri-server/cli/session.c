@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <netdb.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -19,9 +18,9 @@
 
 #include "common/buf.h"
 #include "common/fd.h"
+#include "cri-server/cli/upgrade.h"
 
 #define READ_BYTES    16384
-#define HEADERS_MAX   8192
 #define STATUS_MAX    65536
 #define OUT_HIGH      (64u << 10) /* stdin is not read while more waits to go out */
 #define DETACH_FIRST  0x10        /* Ctrl-P */
@@ -46,73 +45,6 @@ struct session {
 	bool raw;
 	struct termios before;
 };
-
-int session_connect(const char *url, int *ret_fd, const char **ret_path, struct err *err)
-{
-	char host[256], port[8];
-	int path_at = 0;
-	bool v6 = sscanf(url, "http://[%255[^]]]:%7[0-9]%n", host, port, &path_at) == 2;
-	if (!v6 && sscanf(url, "http://%255[^:/]:%7[0-9]%n", host, port, &path_at) != 2)
-		return err_set(err, -EPROTONOSUPPORT,
-			"the runtime answered with '%s', which bulkheadctl cannot connect to; only "
-			"http is supported",
-			url);
-	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST};
-	struct addrinfo *found;
-	int r = getaddrinfo(host, port, &hints, &found);
-	if (r)
-		return err_set(err, -EINVAL, "%s: %s", host, gai_strerror(r));
-	int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	r = fd < 0 || connect(fd, found->ai_addr, found->ai_addrlen) < 0
-		    ? err_errno(err, "connect to %s:%s", host, port)
-		    : 0;
-	freeaddrinfo(found);
-	if (r < 0) {
-		fd_close(fd);
-		return r;
-	}
-	*ret_fd = fd;
-	*ret_path = url + path_at;
-	return 0;
-}
-
-/* Reads up to the end of the answer's headers; what follows stays in `in`. */
-static int read_headers(struct session *s, struct err *err)
-{
-	for (;;) {
-		char *end = s->in.len ? memmem(s->in.data, s->in.len, "\r\n\r\n", 4) : NULL;
-		if (end) {
-			bool upgraded = s->in.len > 12 && memcmp(s->in.data + 8, " 101", 4) == 0;
-			char line[128];
-			snprintf(line, sizeof(line), "%.*s", (int)strcspn(s->in.data, "\r"),
-				s->in.data);
-			buf_consume(&s->in, (size_t)(end + 4 - s->in.data));
-			return upgraded ? 0
-					: err_set(err, -EPROTO, "the streaming server: %s", line);
-		}
-		char data[1024];
-		ssize_t n = recv(s->fd, data, sizeof(data), 0);
-		if (n <= 0 || s->in.len + (size_t)n > HEADERS_MAX)
-			return err_set(err, -EPROTO, "the streaming server gave no answer");
-		if (buf_append(&s->in, data, (size_t)n) < 0)
-			return err_nomem(err);
-	}
-}
-
-static int shake_hands(struct session *s, const char *path, struct err *err)
-{
-	_cleanup_free_ char *request =
-		str_printf("GET %s HTTP/1.1\r\nHost: bulkhead\r\n"
-			   "Connection: Upgrade\r\nUpgrade: websocket\r\n"
-			   "Sec-WebSocket-Version: 13\r\n"
-			   "Sec-WebSocket-Key: YnVsa2hlYWRjdGwgMDEyMw==\r\n"
-			   "Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n",
-			path);
-	if (!request)
-		return err_nomem(err);
-	int r = fd_write_all(s->fd, request, strlen(request), err);
-	return r < 0 ? r : read_headers(s, err);
-}
 
 static ssize_t on_recv(
 	wslay_event_context_ptr wslay, uint8_t *to, size_t len, int flags, void *userdata)
@@ -312,10 +244,11 @@ static int session_open(struct session *s, const char *url, struct err *err)
 		.send_callback = on_send,
 		.genmask_callback = on_mask,
 		.on_msg_recv_callback = on_message};
-	const char *path;
-	int r = session_connect(url, &s->fd, &path, err);
-	if (r == 0)
-		r = shake_hands(s, path, err);
+	int r = upgrade(url, "GET",
+		"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+		"Sec-WebSocket-Key: YnVsa2hlYWRjdGwgMDEyMw==\r\n"
+		"Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n",
+		&s->fd, &s->in, err);
 	if (r == 0 && wslay_event_context_client_init(&s->wslay, &callbacks, s) != 0)
 		r = err_nomem(err);
 	return r == 0 && s->options->tty ? begin_terminal(s, err) : r;

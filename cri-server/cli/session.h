@@ -34,8 +34,5 @@ int session_run(
 int cli_attach(struct cli *cli, const char *id, const struct session_options *options,
 	int *ret_exit, struct err *err);
 
-/* Connects to http://ADDRESS:PORT/PATH; *ret_path points into url. For other clients of it too. */
-int session_connect(const char *url, int *ret_fd, const char **ret_path, struct err *err);
-
 /* What a metav1.Status says: 0 with the exit code, or -errno with its message. */
 int session_status(const char *json, size_t len, int *ret_exit, struct err *err);

@@ -6,6 +6,7 @@ STREAM_LIBS := stream agent-client common
 STREAM_PKGS := libmicrohttpd zlib jansson libcrypto libprotobuf-c -lwslay
 
 $(call unit_test,cri-server/stream/spdy_test.c,$(STREAM_LIBS),zlib)
+$(call unit_test,cri-server/stream/spdy_client_test.c,$(STREAM_LIBS),zlib)
 $(call unit_test,cri-server/stream/websocket_test.c,$(STREAM_LIBS),libcrypto -lwslay)
 $(call fuzz_target,cri-server/stream/spdy_fuzz.c,$(STREAM_LIBS),zlib)
 $(call fuzz_target,cri-server/stream/websocket_fuzz.c,$(STREAM_LIBS),libcrypto -lwslay)

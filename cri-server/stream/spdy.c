@@ -10,13 +10,14 @@
 #include "cri-server/stream/spdy_dictionary.h"
 #include "cri-server/stream/spdy_internal.h"
 
-#define VERSION           3
-#define HEADER_BYTES      8
-#define CONTROL_BYTES_MAX 16384 /* of a control frame's payload */
-#define FRAME_BYTES_MAX   32768 /* of a data frame that we send */
-#define WINDOW_BYTES      65536 /* initial, both ways */
-#define ROOM_BYTES        (1u << 20)
-#define ID_MASK           0x7fffffffu
+#define VERSION             3
+#define HEADER_BYTES        8
+#define CONTROL_BYTES_MAX   16384 /* of a control frame's payload */
+#define FRAME_BYTES_MAX     32768 /* of a data frame that we send */
+#define WINDOW_BYTES        65536 /* initial, both ways */
+#define ROOM_BYTES          (1u << 20)
+#define CLIENT_WINDOW_BYTES (1u << 20) /* more for the connection, at its start */
+#define ID_MASK             0x7fffffffu
 
 enum { SYN_STREAM = 1, SYN_REPLY, RST_STREAM, SETTINGS, PING = 6, GOAWAY, HEADERS, WINDOW_UPDATE };
 enum { FLAG_FIN = 1 };
@@ -42,7 +43,8 @@ struct spdy {
 	LIST_HEAD(stream_list, stream) streams;
 	unsigned n_streams;
 	uint32_t last_id;
-	bool flow; /* the client does flow control */
+	bool client; /* which side this is */
+	bool flow;   /* the other side does flow control */
 	bool over;
 	int64_t initial_window;
 	int64_t window; /* the connection's */
@@ -70,11 +72,12 @@ static uint32_t get_u32(const uint8_t *from)
 	return ntohl(value);
 }
 
-static void write_control(struct spdy *spdy, uint16_t type, const uint8_t *payload, size_t len)
+static void write_control(
+	struct spdy *spdy, uint16_t type, uint8_t flags, const uint8_t *payload, size_t len)
 {
 	uint8_t header[HEADER_BYTES];
 	put_u32(header, 0x80000000u | VERSION << 16 | type);
-	put_u32(header + 4, (uint32_t)len);
+	put_u32(header + 4, (uint32_t)flags << 24 | (uint32_t)len);
 	spdy->write(spdy->userdata, header, sizeof(header));
 	spdy->write(spdy->userdata, payload, len);
 }
@@ -84,7 +87,7 @@ static void write_pair(struct spdy *spdy, uint16_t type, uint32_t first, uint32_
 	uint8_t payload[8];
 	put_u32(payload, first);
 	put_u32(payload + 4, second);
-	write_control(spdy, type, payload, sizeof(payload));
+	write_control(spdy, type, 0, payload, sizeof(payload));
 }
 
 static void write_data(struct spdy *spdy, uint32_t id, uint8_t flags, const void *data, size_t len)
@@ -122,6 +125,18 @@ int spdy_new(spdy_write_fn write, void *userdata, const struct stream_handler *h
 	}
 	deflateSetDictionary(&spdy->deflater, spdy_dictionary, sizeof(spdy_dictionary));
 	*ret = spdy;
+	return 0;
+}
+
+int spdy_new_client(spdy_write_fn write, void *userdata, const struct stream_handler *handler,
+	void *session, struct spdy **ret, struct err *err)
+{
+	int r = spdy_new(write, userdata, handler, session, ret, err);
+	if (r < 0)
+		return r;
+	(*ret)->client = true;
+	/* The streams' windows bound what one may have us keep, so the connection's need not. */
+	write_pair(*ret, WINDOW_UPDATE, 0, CLIENT_WINDOW_BYTES);
 	return 0;
 }
 
@@ -219,7 +234,6 @@ void spdy_took(struct spdy *spdy, uint32_t id, size_t len)
 	struct stream *stream = find(spdy, id);
 	if (spdy->over)
 		return;
-	announce(spdy, 0, &spdy->taken, len);
 	if (stream && !stream->read_ended)
 		announce(spdy, id, &stream->taken, len);
 }
@@ -240,10 +254,43 @@ static int reply(struct spdy *spdy, uint32_t id, struct err *err)
 {
 	uint8_t payload[4 + 256];
 	put_u32(payload, id);
-	size_t len = spdy_headers_deflate_empty(&spdy->deflater, payload + 4, sizeof(payload) - 4);
+	size_t len = spdy_headers_deflate(&spdy->deflater, NULL, payload + 4, sizeof(payload) - 4);
 	if (!len)
 		return err_nomem(err);
-	write_control(spdy, SYN_REPLY, payload, 4 + len);
+	write_control(spdy, SYN_REPLY, 0, payload, 4 + len);
+	return 0;
+}
+
+static struct stream *add_stream(struct spdy *spdy, uint32_t id)
+{
+	struct stream *stream =
+		spdy->n_streams < SPDY_STREAMS_MAX ? calloc(1, sizeof(*stream)) : NULL;
+	if (!stream)
+		return NULL;
+	stream->id = id;
+	stream->window = spdy->initial_window;
+	LIST_INSERT_HEAD(&spdy->streams, stream, link);
+	spdy->n_streams++;
+	return stream;
+}
+
+int spdy_open(struct spdy *spdy, const struct stream_open *open, bool silent, uint32_t *ret_id,
+	struct err *err)
+{
+	uint8_t payload[10 + SPDY_OPEN_BYTES_MAX] = {0};
+	uint32_t id = spdy->last_id ? spdy->last_id + 2 : 1;
+	if (spdy->over || id > ID_MASK || spdy->n_streams >= SPDY_STREAMS_MAX)
+		return err_set(err, -EAGAIN, "no further stream in this connection");
+	put_u32(payload, id);
+	size_t len =
+		spdy_headers_deflate(&spdy->deflater, open, payload + 10, sizeof(payload) - 10);
+	struct stream *stream = len ? add_stream(spdy, id) : NULL;
+	if (!stream)
+		return err_nomem(err);
+	spdy->last_id = id;
+	stream->sent_end = silent;
+	write_control(spdy, SYN_STREAM, silent ? FLAG_FIN : 0, payload, 10 + len);
+	*ret_id = id;
 	return 0;
 }
 
@@ -260,6 +307,8 @@ static void end_by_client(struct spdy *spdy, struct stream *stream, bool reset)
 
 static int on_syn_stream(struct spdy *spdy, uint8_t flags, struct err *err)
 {
+	if (spdy->client)
+		return err_set(err, -EPROTO, "a stream that the server opens");
 	if (spdy->payload_len < 10)
 		return err_set(err, -EPROTO, "a SYN_STREAM that is cut off");
 	uint32_t id = get_u32(spdy->payload) & ID_MASK;
@@ -273,16 +322,11 @@ static int on_syn_stream(struct spdy *spdy, uint8_t flags, struct err *err)
 		r = spdy_headers_parse(&spdy->headers, &open, err);
 	if (r < 0)
 		return r;
-	struct stream *stream =
-		spdy->n_streams < SPDY_STREAMS_MAX ? calloc(1, sizeof(*stream)) : NULL;
+	struct stream *stream = add_stream(spdy, id);
 	if (!stream) {
 		write_pair(spdy, RST_STREAM, id, RST_REFUSED_STREAM);
 		return 0;
 	}
-	stream->id = id;
-	stream->window = spdy->initial_window;
-	LIST_INSERT_HEAD(&spdy->streams, stream, link);
-	spdy->n_streams++;
 	r = reply(spdy, id, err);
 	if (r < 0)
 		return r;
@@ -302,6 +346,22 @@ static void allow(int64_t *window, int64_t delta)
 	*window += delta;
 }
 
+/*
+ * The other side does flow control. A client that does is told at once that this server does too,
+ * so that it heeds our windows from its first byte.
+ */
+static void see_flow(struct spdy *spdy)
+{
+	uint8_t payload[12];
+	if (!spdy->flow && !spdy->client) {
+		put_u32(payload, 1);
+		put_u32(payload + 4, SETTINGS_INITIAL_WINDOW);
+		put_u32(payload + 8, WINDOW_BYTES);
+		write_control(spdy, SETTINGS, 0, payload, sizeof(payload));
+	}
+	spdy->flow = true;
+}
+
 static int on_settings(struct spdy *spdy, struct err *err)
 {
 	size_t n = spdy->payload_len >= 4 ? get_u32(spdy->payload) : 0;
@@ -317,7 +377,7 @@ static int on_settings(struct spdy *spdy, struct err *err)
 		LIST_FOREACH(stream, &spdy->streams, link)
 		allow(&stream->window, delta);
 		spdy->initial_window = window;
-		spdy->flow = true;
+		see_flow(spdy);
 	}
 	spdy->handler->on_room(spdy->session);
 	return 0;
@@ -336,7 +396,7 @@ static int on_window_update(struct spdy *spdy, struct err *err)
 	if (!delta || *window + delta > INT32_MAX)
 		return err_set(err, -EPROTO, "a window out of bounds");
 	allow(window, delta);
-	spdy->flow = true;
+	see_flow(spdy);
 	spdy->handler->on_room(spdy->session);
 	return 0;
 }
@@ -351,9 +411,11 @@ static int on_rst_stream(struct spdy *spdy, struct err *err)
 	return 0;
 }
 
-/* Nothing that we use, but the zlib stream must not miss the block. */
+/* Nothing that we use; but the zlib stream of one who opens streams must not miss a block. */
 static int on_headers(struct spdy *spdy, struct err *err)
 {
+	if (spdy->client)
+		return 0;
 	if (spdy->payload_len < 4)
 		return err_set(err, -EPROTO, "HEADERS that are cut off");
 	return spdy_headers_inflate(
@@ -364,9 +426,9 @@ static int on_ping(struct spdy *spdy, struct err *err)
 {
 	if (spdy->payload_len != 4)
 		return err_set(err, -EPROTO, "a PING of %zu bytes", spdy->payload_len);
-	if (get_u32(spdy->payload) %
-		2) /* the client's own: even ones answer ours, of which none are */
-		write_control(spdy, PING, spdy->payload, 4);
+	/* A client's own are odd, a server's even; the others answer ours, of which none are. */
+	if ((get_u32(spdy->payload) % 2 == 1) != spdy->client)
+		write_control(spdy, PING, 0, spdy->payload, 4);
 	return 0;
 }
 
@@ -386,7 +448,7 @@ static int on_control(struct spdy *spdy, struct err *err)
 		return on_headers(spdy, err);
 	case WINDOW_UPDATE:
 		return on_window_update(spdy, err);
-	default: /* GOAWAY too: the client closes when it is done */
+	default: /* GOAWAY too: who says it closes when it is done */
 		return 0;
 	}
 }
@@ -414,6 +476,11 @@ static void take_data(struct spdy *spdy, const uint8_t *data, size_t len)
 {
 	uint32_t id = get_u32(spdy->header);
 	struct stream *stream = find(spdy, id);
+	/*
+	 * Of the connection's window they are taken as they come: what is kept of a stream is
+	 * bounded by the stream's own, and one that is not read holds up no other.
+	 */
+	announce(spdy, 0, &spdy->taken, len);
 	if (len && stream && !stream->read_ended)
 		spdy->handler->on_data(spdy->session, id, data, len);
 	else if (len)

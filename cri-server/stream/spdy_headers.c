@@ -91,11 +91,39 @@ int spdy_headers_parse(struct spdy_headers *headers, struct stream_open *open, s
 	return r < 0 ? err_set(err, r, "a header block that is cut off") : 0;
 }
 
-size_t spdy_headers_deflate_empty(z_stream *zlib, uint8_t *out, size_t size)
+static void put_u32(struct cursor *cursor, uint32_t value)
 {
-	static const uint8_t none[4];
-	zlib->next_in = (uint8_t *)none;
-	zlib->avail_in = sizeof(none);
+	value = htonl(value);
+	memcpy(cursor->at, &value, sizeof(value));
+	cursor->at += sizeof(value);
+	cursor->left -= sizeof(value);
+}
+
+static int put_text(struct cursor *cursor, const char *text)
+{
+	size_t len = strlen(text);
+	if (cursor->left < sizeof(uint32_t) + len)
+		return -ENOBUFS;
+	put_u32(cursor, (uint32_t)len);
+	memcpy(cursor->at, text, len);
+	cursor->at += len;
+	cursor->left -= len;
+	return 0;
+}
+
+size_t spdy_headers_deflate(
+	z_stream *zlib, const struct stream_open *open, uint8_t *out, size_t size)
+{
+	uint8_t plain[SPDY_OPEN_BYTES_MAX];
+	struct cursor cursor = {plain, sizeof(plain)};
+	put_u32(&cursor, open ? 3 : 0);
+	if (open && (put_text(&cursor, "streamtype") < 0 || put_text(&cursor, open->type) < 0 ||
+			    put_text(&cursor, "port") < 0 || put_text(&cursor, open->port) < 0 ||
+			    put_text(&cursor, "requestid") < 0 ||
+			    put_text(&cursor, open->request_id) < 0))
+		return 0;
+	zlib->next_in = plain;
+	zlib->avail_in = (unsigned)(cursor.at - plain);
 	zlib->next_out = out;
 	zlib->avail_out = (unsigned)size;
 	if (deflate(zlib, Z_SYNC_FLUSH) != Z_OK || !zlib->avail_out)

@@ -21,5 +21,9 @@ int spdy_headers_inflate(z_stream *zlib, const uint8_t *data, size_t len,
 	struct spdy_headers *headers, struct err *err);
 /* Fills in the headers that handler.h names; they point into `headers`. -EPROTO. */
 int spdy_headers_parse(struct spdy_headers *headers, struct stream_open *open, struct err *err);
-/* Deflates the empty block, as a SYN_REPLY has it; returns its length, 0 where memory is out. */
-size_t spdy_headers_deflate_empty(z_stream *zlib, uint8_t *out, size_t size);
+/*
+ * Deflates what a SYN_STREAM says or, open NULL, the empty block of a SYN_REPLY. Returns the
+ * length, 0 where it does not fit.
+ */
+size_t spdy_headers_deflate(
+	z_stream *zlib, const struct stream_open *open, uint8_t *out, size_t size);
