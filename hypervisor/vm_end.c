@@ -129,16 +129,26 @@ static int end_machine(struct hv *hv, const char *id, struct err *err)
 	return r < 0 ? r : 0;
 }
 
-/* libvirt keeps the log of a transient machine for ever. */
-static int remove_log(const struct hv *hv, const char *id, struct err *err)
+static int remove_file(const char *dir, const char *id, const char *suffix, struct err *err)
 {
-	_cleanup_free_ char *path = str_printf("%s/bh-%s.log", hv->log_dir, id);
+	_cleanup_free_ char *path = str_printf("%s/bh-%s%s", dir, id, suffix);
 
 	if (!path)
 		return err_nomem(err);
 	if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
 		return err_errno(err, "Remove %s", path);
 	return 0;
+}
+
+/*
+ * libvirt keeps the log of a transient machine for ever, and forgets the new copy of what it notes
+ * down of one when it ends before it has renamed that.
+ */
+static int remove_files(const struct hv *hv, const char *id, struct err *err)
+{
+	int r = remove_file(hv->log_dir, id, ".log", err);
+
+	return r < 0 ? r : remove_file(hv->state_dir, id, ".xml.new", err);
 }
 
 static int remove_group(const char *path, const struct stat *st, int kind, struct FTW *walk)
@@ -189,33 +199,41 @@ static int remove_device_nodes(const char *id, struct err *err)
 	return r;
 }
 
-/*
- * The directory of QEMU's monitor socket and key: libvirt forgets it when it ends between making it
- * and noting the machine down. Its name has the first 20 characters of the machine's.
- */
-static int remove_lib_dir(const struct hv *hv, const char *id, struct err *err)
+static int remove_entries(const char *path, const char *suffix, struct err *err)
 {
-	_cleanup_free_ char *suffix = str_printf("-bh-%.17s", id);
 	struct dirent *entry;
 	int r = 0;
 
-	if (!suffix)
-		return err_nomem(err);
-	DIR *dir = opendir(hv->lib_dir);
+	DIR *dir = opendir(path);
 	if (!dir)
 		return errno == ENOENT || errno == ENOTDIR
 			       ? 0
-			       : err_errno(err, "Open directory %s", hv->lib_dir);
+			       : err_errno(err, "Open directory %s", path);
 	while (r == 0 && (entry = readdir(dir))) {
 		size_t len = strlen(entry->d_name), end = strlen(suffix);
-		if (strncmp(entry->d_name, "domain-", 7) != 0 || len < end ||
-			strcmp(entry->d_name + len - end, suffix) != 0)
+		if (len < end || strcmp(entry->d_name + len - end, suffix) != 0)
 			continue;
-		_cleanup_free_ char *path = str_printf("%s/%s", hv->lib_dir, entry->d_name);
-		r = path ? fd_remove_tree(path, err) : err_nomem(err);
+		_cleanup_free_ char *found = str_printf("%s/%s", path, entry->d_name);
+		r = found ? fd_remove_tree(found, err) : err_nomem(err);
 	}
 	closedir(dir);
 	return r;
+}
+
+/*
+ * The directories of QEMU's monitor socket and key, and of its memory: libvirt forgets them when it
+ * ends between making them and noting the machine down. Their names, domain-<n>-… and <n>-… below
+ * ram, have the first 20 characters of the machine's.
+ */
+static int remove_lib_dirs(const struct hv *hv, const char *id, struct err *err)
+{
+	_cleanup_free_ char *suffix = str_printf("-bh-%.17s", id);
+	_cleanup_free_ char *ram = str_printf("%s/ram", hv->lib_dir);
+
+	if (!suffix || !ram)
+		return err_nomem(err);
+	int r = remove_entries(hv->lib_dir, suffix, err);
+	return r < 0 ? r : remove_entries(ram, suffix, err);
 }
 
 int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
@@ -238,9 +256,9 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 	if (r == 0)
 		r = remove_device_nodes(id, err);
 	if (r == 0)
-		r = remove_log(hv, id, err);
+		r = remove_files(hv, id, err);
 	if (r == 0)
-		r = remove_lib_dir(hv, id, err);
+		r = remove_lib_dirs(hv, id, err);
 	if (r == 0)
 		r = remove_cgroups(id, err);
 	return r < 0 ? r : fd_remove_tree(dir, err);

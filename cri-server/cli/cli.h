@@ -35,6 +35,7 @@ struct command {
 int command_attach(struct cli *cli, char **args);
 int command_check(struct cli *cli, char **args);
 int command_exec(struct cli *cli, char **args);
+int command_fsck(struct cli *cli, char **args);
 int command_images(struct cli *cli, char **args);
 int command_logs(struct cli *cli, char **args);
 int command_port_forward(struct cli *cli, char **args);

@@ -15,6 +15,7 @@
 
 static const struct command commands[] = {
 	{"check", "[options]", "What this host offers and lacks, with the remedy", command_check},
+	{"fsck", "[options]", "Whether records and host agree; 1 where they do not", command_fsck},
 	{"run", "[options] IMAGE [COMMAND…]",
 		"Run a command in a pod of its own, print its output, remove all", command_run},
 	{"pods", "", "List pods", command_pods},

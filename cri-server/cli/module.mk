@@ -1,11 +1,11 @@
 CLI_SOURCES := $(addprefix cri-server/cli/,main.c lists.c image_commands.c progress.c exec.c logs.c rm.c run.c timings.c \
-	find.c pod.c check.c check_machine.c check_network.c check_programs.c)
+	find.c pod.c check.c check_machine.c check_network.c check_programs.c fsck.c)
 # Sessions of the streaming server.
 CLI_SOURCES += $(addprefix cri-server/cli/,attach.c session.c upgrade.c tunnel.c port_forward.c)
-CLI_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c zlib -lwslay
+CLI_PKGS := grpc sqlite3 libcrypto libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c zlib -lwslay
 # What has unit tests of its own.
 $(call library,cli,$(addprefix cri-server/cli/,options.c output.c log_file.c refs.c ports.c))
-$(call program,bulkheadctl,cri-server/cli,$(CLI_SOURCES),cli stream rpc cri-proto hypervisor network \
+$(call program,bulkheadctl,cri-server/cli,$(CLI_SOURCES),cli stream rpc cri-proto fsck image store hypervisor network \
 	config common,$(CLI_PKGS))
 # libnl keeps its headers in a directory of its own.
 $(B)/cri-server/cli/check_network.o: CPPFLAGS += -I/usr/include/libnl3

@@ -127,15 +127,40 @@ static int quick_check(struct store *s, struct err *err)
 	return ok ? 0 : refuse(s, "is damaged, or not a database", err);
 }
 
-static int create_schema(struct store *s, struct err *err)
+static int write_schema(struct store *s, const char *path, struct err *err)
 {
 	char sql[512];
+	if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW, NULL) !=
+		SQLITE_OK)
+		return db_error(s, "create", err);
 	snprintf(sql, sizeof(sql),
 		"BEGIN IMMEDIATE; PRAGMA application_id = %d; PRAGMA user_version = %d;"
 		"CREATE TABLE record (kind INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,"
 		" PRIMARY KEY (kind, id)) WITHOUT ROWID; COMMIT",
 		APPLICATION_ID, SCHEMA_VERSION);
 	return run(s, sql, err);
+}
+
+/* A new database, which appears under its name when it is whole. */
+static int create_database(struct store *s, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s.new", s->path);
+	if (!path)
+		return err_nomem(err);
+	if (unlink(path) < 0 && errno != ENOENT)
+		return err_errno(err, "remove %s", path);
+	/* Records hold containers' environments: nobody else reads them, nor -wal and -shm, which
+	 * take the mode after. */
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_errno(err, "create %s", path);
+	fd = fd_close(fd); /* before SQLite has locks on it, which this would drop */
+	int r = write_schema(s, path, err);
+	sqlite3_close(s->db);
+	s->db = NULL;
+	if (r == 0 && rename(path, s->path) < 0)
+		r = err_errno(err, "rename %s", path);
+	return r;
 }
 
 static int check_schema(struct store *s, struct err *err)
@@ -150,8 +175,9 @@ static int check_schema(struct store *s, struct err *err)
 		r = query_number(s, "SELECT count(*) FROM sqlite_schema", &tables, err);
 	if (r < 0)
 		return r;
+	/* Ours appear whole, under their name: this one has lost what it had. */
 	if (!tables && !application && !version)
-		return create_schema(s, err);
+		return refuse(s, "is empty", err);
 	if (application != APPLICATION_ID)
 		return refuse(s, "is a database of another program", err);
 	if (version > SCHEMA_VERSION)
@@ -159,19 +185,30 @@ static int check_schema(struct store *s, struct err *err)
 	return 0;
 }
 
-static int open_database(struct store *s, struct err *err)
+static int open_file(struct store *s, int mode, struct err *err)
 {
-	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW;
-	/* Records hold containers' environments: nobody else reads them, nor -wal and -shm, which
-	 * take the mode after. */
-	_cleanup_close_ int fd = open(s->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return err_errno(err, "open %s", s->path);
-	fd = fd_close(fd); /* before SQLite has locks on it, which this would drop */
+	int flags = mode | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW;
 	if (sqlite3_open_v2(s->path, &s->db, flags, NULL) != SQLITE_OK)
 		return db_error(s, "open", err);
 	sqlite3_busy_timeout(s->db, 5000);
-	int r = check_schema(s, err);
+	return check_schema(s, err);
+}
+
+static int prepare_statements(struct store *s, struct err *err)
+{
+	int r = 0;
+	for (size_t i = 0; i < STATEMENTS && r == 0; i++)
+		if (sqlite3_prepare_v3(s->db, statement_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
+			    &s->statements[i], NULL) != SQLITE_OK)
+			r = db_error(s, statement_texts[i], err);
+	return r;
+}
+
+static int open_database(struct store *s, struct err *err)
+{
+	int r = access(s->path, F_OK) < 0 && errno == ENOENT ? create_database(s, err) : 0;
+	if (r == 0)
+		r = open_file(s, SQLITE_OPEN_READWRITE, err);
 	if (r < 0)
 		return r;
 	char cache[64];
@@ -181,28 +218,48 @@ static int open_database(struct store *s, struct err *err)
 		r = run(s, "PRAGMA synchronous = NORMAL", err);
 	if (r == 0)
 		r = run(s, cache, err);
-	for (size_t i = 0; i < STATEMENTS && r == 0; i++)
-		if (sqlite3_prepare_v3(s->db, statement_texts[i], -1, SQLITE_PREPARE_PERSISTENT,
-			    &s->statements[i], NULL) != SQLITE_OK)
-			r = db_error(s, statement_texts[i], err);
-	return r;
+	return r < 0 ? r : prepare_statements(s, err);
 }
 
-int store_open(const char *path, struct store **ret, struct err *err)
+static struct store *store_new(const char *path, struct err *err)
 {
 	struct store *s = calloc(1, sizeof(*s));
-	if (!s)
-		return err_nomem(err);
+	if (s)
+		s->path = strdup(path);
+	if (!s || !s->path) {
+		free(s);
+		err_nomem(err);
+		return NULL;
+	}
 	s->lock_fd = -EBADF;
 	pthread_mutexattr_t attr;
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&s->lock, &attr);
 	pthread_mutexattr_destroy(&attr);
-	s->path = strdup(path);
-	int r = s->path ? take_lock(s, err) : err_nomem(err);
+	return s;
+}
+
+int store_open(const char *path, struct store **ret, struct err *err)
+{
+	struct store *s = store_new(path, err);
+	int r = s ? take_lock(s, err) : -ENOMEM;
 	if (r == 0)
 		r = open_database(s, err);
+	if (r < 0) {
+		store_close(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+int store_open_read(const char *path, struct store **ret, struct err *err)
+{
+	struct store *s = store_new(path, err);
+	int r = s ? open_file(s, SQLITE_OPEN_READONLY, err) : -ENOMEM;
+	if (r == 0)
+		r = prepare_statements(s, err);
 	if (r < 0) {
 		store_close(s);
 		return r;
@@ -317,11 +374,11 @@ int store_each(struct store *s, enum store_kind kind,
 	return r;
 }
 
-int store_begin(struct store *s, struct err *err)
+static int begin_transaction(struct store *s, const char *sql, struct err *err)
 {
 	pthread_mutex_lock(&s->lock);
 	assert(!s->in_transaction);
-	int r = run(s, "BEGIN IMMEDIATE", err);
+	int r = run(s, sql, err);
 	if (r < 0) {
 		pthread_mutex_unlock(&s->lock);
 		return r;
@@ -329,6 +386,16 @@ int store_begin(struct store *s, struct err *err)
 	s->in_transaction = true;
 	s->owner = pthread_self();
 	return 0;
+}
+
+int store_begin(struct store *s, struct err *err)
+{
+	return begin_transaction(s, "BEGIN IMMEDIATE", err);
+}
+
+int store_begin_read(struct store *s, struct err *err)
+{
+	return begin_transaction(s, "BEGIN", err);
 }
 
 static void end_transaction(struct store *s)

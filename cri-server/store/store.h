@@ -31,6 +31,11 @@ enum store_kind {
  * left as it is.
  */
 int store_open(const char *path, struct store **ret, struct err *err);
+/*
+ * Opens it only to read, also while a bulkheadd has it, which does not notice. -ENOENT, and refused
+ * as above.
+ */
+int store_open_read(const char *path, struct store **ret, struct err *err);
 struct store *store_close(struct store *store);
 
 /* Writes a record, replacing one of the same kind and id. -EINVAL when the message is of another
@@ -56,6 +61,8 @@ int store_each(struct store *store, enum store_kind kind,
 /* A transaction: all writes of this thread until store_commit() take effect together or not at all.
  */
 int store_begin(struct store *store, struct err *err);
+/* All reads of this thread until store_rollback() see one moment. */
+int store_begin_read(struct store *store, struct err *err);
 int store_commit(struct store *store, struct err *err);
 /* Does nothing where no transaction of this thread is open: safe in every unwinding. */
 void store_rollback(struct store *store);

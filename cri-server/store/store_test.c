@@ -200,6 +200,68 @@ static void refuses_another_programs_database(void **state)
 	assert_refused_untouched(place->path, "another program");
 }
 
+/* An empty file too is one that has lost what it had: begun anew, pods that run would go. */
+static void refuses_what_was_cut_short(void **state)
+{
+	struct place *place = *state;
+	struct stat st;
+	struct store *store = open_store(place->path);
+	for (int i = 0; i < 200; i++) {
+		char id[16];
+		snprintf(id, sizeof(id), "%d", i);
+		assert_int_equal(put(store, id, "a value that fills pages in the end"), 0);
+	}
+	store_close(store);
+	assert_int_equal(stat(place->path, &st), 0);
+	assert_int_equal(truncate(place->path, st.st_size / 2 / 4096 * 4096), 0);
+	assert_refused_untouched(place->path, "damaged");
+	assert_int_equal(truncate(place->path, 0), 0);
+	assert_refused_untouched(place->path, "empty");
+}
+
+/* What bytes in the midst were overwritten. */
+static void refuses_what_was_overwritten(void **state)
+{
+	struct place *place = *state;
+	store_close(open_store(place->path));
+	int fd = open(place->path, O_WRONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	char noise[512];
+	memset(noise, 0xa5, sizeof(noise));
+	assert_int_equal(pwrite(fd, noise, sizeof(noise), 4096), sizeof(noise));
+	fd_close(fd);
+	assert_refused_untouched(place->path, "damaged");
+}
+
+static int count_one(void *userdata, const char *id, const ProtobufCMessage *record)
+{
+	(void)id;
+	(void)record;
+	(*(int *)userdata)++;
+	return 0;
+}
+
+static void a_reader_sees_one_moment_beside_the_owner(void **state)
+{
+	struct place *place = *state;
+	struct store *owner = open_store(place->path), *reader = NULL;
+	int n = 0;
+	assert_int_equal(put(owner, "a", "1"), 0);
+	assert_int_equal(store_open_read(place->path, &reader, NULL), 0);
+	assert_int_equal(store_begin_read(reader, NULL), 0);
+	assert_int_equal(store_each(reader, STORE_SETTING, count_one, &n, NULL), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(put(owner, "b", "2"), 0);
+	assert_int_equal(store_each(reader, STORE_SETTING, count_one, &n, NULL), 0);
+	assert_int_equal(n, 2);
+	store_rollback(reader);
+	assert_int_equal(store_each(reader, STORE_SETTING, count_one, &n, NULL), 0);
+	assert_int_equal(n, 4);
+	assert_true(put(reader, "c", "3") < 0);
+	store_close(reader);
+	store_close(owner);
+}
+
 static void write_for_ever(const char *path, int progress)
 {
 	struct store *store = open_store(path);
@@ -256,6 +318,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_transaction_is_all_or_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_second_owner_is_refused, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_what_is_not_its_own, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(refuses_what_was_cut_short, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(refuses_what_was_overwritten, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_reader_sees_one_moment_beside_the_owner, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_a_newer_schema, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			refuses_another_programs_database, set_up, tear_down),

@@ -24,6 +24,7 @@ teardown() {
 crash() {
 	kill_bulkheadd
 	start_bulkheadd
+	assert_consistent
 }
 
 @test "killed five times, bulkheadd finds a container again that logs, and no line is lost or doubled" {

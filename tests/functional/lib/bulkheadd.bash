@@ -93,14 +93,15 @@ use_instance() {
 	export D=$1
 }
 
-# Ends everything and removes the directory; fails when a sanitizer wrote a report.
+# Ends everything and removes the directory; fails when records and host differed or a sanitizer wrote a report.
 instance_teardown() {
-	local pidfile reports=0 report path
+	local pidfile inconsistent=0 reports=0 report path
 	for pidfile in "$FT"/pid "$FT"/*/pid; do
 		[ -e "$pidfile" ] || continue
 		use_instance "$(dirname "$pidfile")"
 		[ -e "$D/config.yaml" ] || continue
 		remove_all_pods || true
+		! bulkheadd_runs || assert_consistent 2>&3 || inconsistent=1
 		stop_bulkheadd || kill_bulkheadd || true
 	done
 	end_processes
@@ -125,7 +126,7 @@ instance_teardown() {
 		rmdir "$path"
 	done < <(for D in "$FT" "$FT"/*/; do D=${D%/} own_cgroups; done | sort -r) 2>/dev/null
 	[ -n "${BULKHEAD_KEEP:-}" ] || rm -rf "$FT"
-	return "$reports"
+	return $((reports + inconsistent))
 }
 
 remove_all_pods() {
@@ -209,6 +210,14 @@ crictl() {
 
 ctl() {
 	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" "$@"
+}
+
+# assert_consistent: every record has its reality, every reality its record, as users ask.
+assert_consistent() {
+	local found
+	found=$("$BUILD/cri-server/cli/bulkheadctl" fsck --config "$D/config.yaml" 2>&1) && return
+	echo "fsck: $found" >&2
+	return 1
 }
 
 # raw METHOD [SECONDS]: a request that crictl would not make, packed on stdin.
@@ -421,7 +430,10 @@ assert_host_unchanged() {
 	# A process that was killed and its cgroup may take a moment.
 	for ((i = 0; i < 15; i++)); do
 		host_state | sort >"$FT/after"
-		! cmp -s "$FT/before" "$FT/after" || return 0
+		! cmp -s "$FT/before" "$FT/after" || {
+			assert_consistent
+			return
+		}
 		sleep 0.3
 	done
 	echo "the host is not as before:" >&2
