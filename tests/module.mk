@@ -14,7 +14,7 @@ lint-flags: $(GENERATED)
 
 $(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c process.c pull.c raw.c results.c),\
 	cli rpc cri-proto common,grpc jansson libprotobuf-c)
-$(call program,fill_images,tests/bench,tests/bench/fill_images.c,store common,sqlite3 libprotobuf-c)
+$(call program,fill_images,tests/bench,tests/bench/fill_images.c,store cri-proto common,sqlite3 libprotobuf-c)
 # For tests/functional/image-crash.bats.
 $(call program,image_check,tests/functional,tests/functional/image_check.c,store common,\
 	sqlite3 libcrypto libprotobuf-c)

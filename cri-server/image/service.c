@@ -96,14 +96,41 @@ static void fill_user(Runtime__V1__Image *to, Runtime__V1__Int64Value *uid, char
 	to->uid = uid;
 }
 
+#define VARINT_MAX 10
+
 struct image_answer {
 	Runtime__V1__Image image;
 	Runtime__V1__Int64Value uid;
-	Runtime__V1__ImageSpec *spec; /* ours */
+	ProtobufCMessageUnknownField spec; /* its bytes are ours */
 	char user[256];
 };
 
-static void fill_image(struct image_answer *a, const struct img *img, const struct img_image *from)
+/*
+ * The record has the specification packed, and so it goes into the answer: protobuf-c packs what it
+ * does not know as it is, the bytes of a message after their number.
+ */
+static int fill_spec(struct image_answer *a, const ProtobufCBinaryData *spec, struct err *err)
+{
+	const ProtobufCFieldDescriptor *field =
+		protobuf_c_message_descriptor_get_field_by_name(a->image.base.descriptor, "spec");
+	uint8_t *data = malloc(VARINT_MAX + spec->len);
+	if (!data)
+		return err_nomem(err);
+	size_t n = 0;
+	for (size_t rest = spec->len; n == 0 || rest; rest >>= 7)
+		data[n++] = (uint8_t)((rest & 0x7f) | (rest > 0x7f ? 0x80 : 0));
+	memcpy(data + n, spec->data, spec->len);
+	a->spec = (ProtobufCMessageUnknownField){.tag = field->id,
+		.wire_type = PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED,
+		.len = n + spec->len,
+		.data = data};
+	a->image.base.unknown_fields = &a->spec;
+	a->image.base.n_unknown_fields = 1;
+	return 0;
+}
+
+static int fill_image(struct image_answer *a, const struct img *img, const struct img_image *from,
+	struct err *err)
 {
 	runtime__v1__image__init(&a->image);
 	runtime__v1__int64_value__init(&a->uid);
@@ -114,18 +141,14 @@ static void fill_image(struct image_answer *a, const struct img *img, const stru
 	a->image.n_repo_digests = from->record->n_digests;
 	a->image.size = from->record->size;
 	a->image.pinned = img_is_pinned(img, from);
-	if (from->record->spec.len)
-		a->spec = runtime__v1__image_spec__unpack(
-			NULL, from->record->spec.len, from->record->spec.data);
-	a->image.spec = a->spec;
 	fill_user(&a->image, &a->uid, a->user, sizeof(a->user), from->record->config->user);
+	return from->record->spec.len ? fill_spec(a, &from->record->spec, err) : 0;
 }
 
 static void free_answers(struct image_answer *answers, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (answers[i].spec)
-			runtime__v1__image_spec__free_unpacked(answers[i].spec, NULL);
+		free(answers[i].spec.data);
 }
 
 static char *verbose_info(const struct img_image *image)
@@ -161,7 +184,7 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 	if (r < 0)
 		return r;
 	if (r == 0) {
-		fill_image(&answer, call_images(call), image);
+		r = fill_image(&answer, call_images(call), image, err);
 		response.image = &answer.image;
 	}
 	if (image && req->verbose && (info = verbose_info(image))) {
@@ -170,7 +193,8 @@ static int image_status(struct rpc_call *call, const ProtobufCMessage *request,
 		response.info = entries;
 		response.n_info = 1;
 	}
-	r = respond(&response.base, ret_response, err);
+	if (r >= 0)
+		r = respond(&response.base, ret_response, err);
 	free_answers(&answer, 1);
 	img_image_unref(image);
 	return r;
@@ -183,14 +207,16 @@ static int answer_list(const struct img *img, struct img_image *const *images, s
 	_cleanup_free_ Runtime__V1__Image **pointers = calloc(n + 1, sizeof(*pointers));
 	if (!answers || !pointers)
 		return err_nomem(err);
-	for (size_t i = 0; i < n; i++) {
-		fill_image(&answers[i], img, images[i]);
+	int r = 0;
+	for (size_t i = 0; i < n && r == 0; i++) {
+		r = fill_image(&answers[i], img, images[i], err);
 		pointers[i] = &answers[i].image;
 	}
 	Runtime__V1__ListImagesResponse response = RUNTIME__V1__LIST_IMAGES_RESPONSE__INIT;
 	response.images = pointers;
 	response.n_images = n;
-	int r = respond(&response.base, ret_response, err);
+	if (r == 0)
+		r = respond(&response.base, ret_response, err);
 	free_answers(answers, n);
 	return r;
 }

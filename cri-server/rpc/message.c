@@ -107,13 +107,30 @@ static bool read_payload(struct reader *r, unsigned wire, struct reader *ret)
 	return true;
 }
 
+/* Eight bytes at a time: nearly all text is ASCII. */
+static bool is_ascii(const uint8_t *string, size_t len)
+{
+	uint64_t bits = 0;
+	for (; len >= sizeof(bits); len -= sizeof(bits), string += sizeof(bits)) {
+		uint64_t bytes;
+		memcpy(&bytes, string, sizeof(bytes));
+		bits |= bytes;
+	}
+	for (; len > 0; len--)
+		bits |= string[len - 1];
+	return !(bits & UINT64_C(0x8080808080808080));
+}
+
 static int check_string(
 	struct walk *w, const ProtobufCMessageDescriptor *type, const char *field, struct reader r)
 {
+	size_t len = (size_t)(r.end - r.p);
+	if (len && memchr(r.p, '\0', len))
+		return err_set(
+			w->err, -EBADMSG, "%s.%s contains a NUL byte", type->short_name, field);
+	if (is_ascii(r.p, len))
+		return 0;
 	while (r.p < r.end) {
-		if (*r.p == '\0')
-			return err_set(w->err, -EBADMSG, "%s.%s contains a NUL byte",
-				type->short_name, field);
 		size_t n = utf8_len(r.p, (size_t)(r.end - r.p));
 		if (n == 0)
 			return err_set(w->err, -EBADMSG, "%s.%s contains invalid UTF-8",
@@ -185,20 +202,6 @@ int rpc_message_check(
 	if (len == 0)
 		return 0;
 	return walk(&w, type, (struct reader){.p = data, .end = data + len}, 0);
-}
-
-/* Eight bytes at a time: nearly all of an answer is ASCII. */
-static bool is_ascii(const uint8_t *string, size_t len)
-{
-	uint64_t bits = 0;
-	for (; len >= sizeof(bits); len -= sizeof(bits), string += sizeof(bits)) {
-		uint64_t bytes;
-		memcpy(&bytes, string, sizeof(bytes));
-		bits |= bytes;
-	}
-	for (; len > 0; len--)
-		bits |= string[len - 1];
-	return !(bits & UINT64_C(0x8080808080808080));
 }
 
 static void scrub_string(uint8_t *string, size_t len)

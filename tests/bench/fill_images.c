@@ -1,13 +1,14 @@
 /*
  * fill_images STATE_DIR COUNT: makes so many images in a state directory that no bulkheadd uses
- * yet, as that many pulls would leave them: a tag, a digest, a manifest, a configuration of common
- * size, and two layers that all share.
+ * yet, as that many pulls would leave them: a tag, a digest, a manifest, the specification that a
+ * kubelet gave, a configuration of common size, and two layers that all share.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/fd.h"
+#include "cri-server/proto/cri.pb-c.h"
 #include "cri-server/store/records.pb-c.h"
 #include "cri-server/store/store.h"
 
@@ -47,6 +48,22 @@ static int add_layers(struct store *store, const char *dir, struct err *err)
 	return r;
 }
 
+#define SPEC_MAX 1024
+
+static size_t pack_spec(char *image, uint8_t ret[SPEC_MAX])
+{
+	Runtime__V1__ImageSpec spec = RUNTIME__V1__IMAGE_SPEC__INIT;
+	Runtime__V1__ImageSpec__AnnotationsEntry entry =
+		RUNTIME__V1__IMAGE_SPEC__ANNOTATIONS_ENTRY__INIT;
+	Runtime__V1__ImageSpec__AnnotationsEntry *entries[] = {&entry};
+	entry.key = (char *)"kubernetes.io/config.seen";
+	entry.value = (char *)"2024-01-01T00:00:00.000000000Z";
+	spec.image = spec.user_specified_image = image;
+	spec.annotations = entries;
+	spec.n_annotations = ARRAY_SIZE(entries);
+	return protobuf_c_message_pack(&spec.base, ret);
+}
+
 static int add_image(struct store *store, const char *dir, unsigned number, struct err *err)
 {
 	static char env_text[] = "SOME_VARIABLE_OF_THE_IMAGE=/usr/local/sbin:/usr/local/bin:/usr";
@@ -54,6 +71,7 @@ static int add_image(struct store *store, const char *dir, unsigned number, stru
 	static Bulkhead__Store__Label label = BULKHEAD__STORE__LABEL__INIT;
 	static Bulkhead__Store__Label *labels[LABELS];
 	char files[2 + 2 * LAYERS][DIGEST], tag[96], name[160], *tags[] = {tag}, *names[] = {name};
+	uint8_t spec[SPEC_MAX];
 	char *blobs[2 + LAYERS], *layers[LAYERS], **id = &blobs[1];
 	Bulkhead__Store__Image record = BULKHEAD__STORE__IMAGE__INIT;
 	Bulkhead__Store__ImageConfig config = BULKHEAD__STORE__IMAGE_CONFIG__INIT;
@@ -83,6 +101,7 @@ static int add_image(struct store *store, const char *dir, unsigned number, stru
 	record.layers = layers;
 	record.n_layers = LAYERS;
 	record.config = &config;
+	record.spec = (ProtobufCBinaryData){.len = pack_spec(tag, spec), .data = spec};
 	config.env = env;
 	config.n_env = ENV;
 	config.labels = labels;
