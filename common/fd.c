@@ -148,17 +148,23 @@ static int fill_temporary(
 	return 0;
 }
 
+static char *temporary_of(const char *path)
+{
+	return str_printf("%s.tmp", path);
+}
+
 int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, struct err *err)
 {
 	struct err local = ERR_INIT;
 	if (!err)
 		err = &local;
 	_cleanup_free_ char *parent = parent_of(path);
-	_cleanup_free_ char *temporary = str_printf("%s.tmp-XXXXXX", path);
+	_cleanup_free_ char *temporary = temporary_of(path);
 	if (!parent || !temporary)
 		return err_nomem(err);
 
-	_cleanup_close_ int fd = mkostemp(temporary, O_CLOEXEC);
+	_cleanup_close_ int fd =
+		open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_errno(err, "make a temporary file for %s", path);
 	int r = fill_temporary(fd, data, len, mode, temporary, err);
@@ -169,6 +175,18 @@ int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, s
 		return r;
 	}
 	return sync_directory(parent, err);
+}
+
+int fd_remove_file(const char *path, struct err *err)
+{
+	_cleanup_free_ char *temporary = temporary_of(path);
+	if (!temporary)
+		return err_nomem(err);
+	if (unlink(path) < 0 && errno != ENOENT)
+		return err_errno(err, "remove %s", path);
+	if (unlink(temporary) < 0 && errno != ENOENT)
+		return err_errno(err, "remove %s", temporary);
+	return 0;
 }
 
 static int make_directory(const char *path, mode_t mode, struct err *err)

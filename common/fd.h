@@ -65,10 +65,14 @@ int fd_read_file(
 	const char *path, size_t max_bytes, char **ret_data, size_t *ret_len, struct err *err);
 
 /*
- * Replaces the file at path in one step: a temporary file in the same directory, fsync, rename.
- * After a crash the file is the old or the new one, whole.
+ * Replaces the file at path in one step: a temporary file beside it ("PATH.tmp"), fsync, rename.
+ * After a crash the file is the old or the new one, whole, and the temporary one may be left: it is
+ * taken over by the next writer. Two writers of one path at a time are the callers' to prevent.
  */
 int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, struct err *err);
+
+/* Removes what fd_write_file() made, and what a crash in it left; success where nothing is. */
+int fd_remove_file(const char *path, struct err *err);
 
 /* mkdir -p: makes path and its missing parents with the mode; an existing directory is success. */
 int fd_mkdir_all(const char *path, mode_t mode, struct err *err);

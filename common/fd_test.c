@@ -165,6 +165,15 @@ static void writes_in_one_step(void **state)
 	assert_int_equal(fd_write_file("d", "x", 1, 0644, &err), -EISDIR);
 	assert_int_equal(fd_write_file("none/f", "x", 1, 0644, &err), -ENOENT);
 	assert_int_equal(count_entries("."), 2);
+	/* What a crash in it left is taken over by the next, and removed with the file. */
+	put("f.tmp", "much more than is written then");
+	assert_int_equal(fd_write_file("f", "newest", 6, 0644, &err), 0);
+	assert_int_equal(stat("f", &st), 0);
+	assert_int_equal(st.st_size, 6);
+	put("f.tmp", "half");
+	assert_int_equal(fd_remove_file("f", &err), 0);
+	assert_int_equal(fd_remove_file("f", &err), 0);
+	assert_int_equal(count_entries("."), 1);
 }
 
 static void makes_directories(void **state)

@@ -201,9 +201,5 @@ int attachment_remove(const char *cache_dir, const char *id, struct err *err)
 {
 	_cleanup_free_ char *path = cache_path(cache_dir, id);
 
-	if (!path)
-		return err_nomem(err);
-	if (unlink(path) < 0 && errno != ENOENT)
-		return err_errno(err, "remove %s", path);
-	return 0;
+	return path ? fd_remove_file(path, err) : err_nomem(err);
 }

@@ -374,14 +374,17 @@ refused() {
 
 # ---- what the host has ----
 
-# "PID name" for each process of this directory's instances but bulkheadd itself.
+# "PID name" for each process of this directory's instances but bulkheadd itself: a second one is a
+# child that never came to run its program.
 own_processes() {
-	local proc name
+	local proc name main
+	main=$(cat "$D/pid" 2>/dev/null) || true
 	for proc in $(grep -laF "$FT/" /proc/[0-9]*/cmdline 2>/dev/null); do
 		proc=${proc%/cmdline}
 		name=$(cat "$proc/comm" 2>/dev/null) || continue
+		[ "${proc#/proc/}" != "$main" ] || continue
 		case $name in
-		qemu* | bulkhead-* | skopeo | mkfs*) echo "${proc#/proc/} $name" ;;
+		qemu* | bulkhead* | virtiofsd | skopeo) echo "${proc#/proc/} $name" ;;
 		esac
 	done
 }
