@@ -4,6 +4,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -19,6 +20,7 @@ struct turn {
 	const struct attachment *attachment; /* or NULL */
 	const char *command;
 	const char *netns;
+	uint64_t *spent_ns; /* what plugins took is added; or NULL */
 };
 
 static char **free_variables(char **variables)
@@ -86,12 +88,21 @@ static char *make_stdin(const json_t *plugin, json_t *prev_result)
 	return json_dumps(config, JSON_COMPACT);
 }
 
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 static int spawn_plugin(const struct turn *turn, const char *path, const char *input,
 	struct spawn_result *result, struct err *err)
 {
 	_cleanup_(free_variablesp) char *variables[CNI_VARIABLES] = {NULL};
 	_cleanup_free_ const char **env = NULL;
 	const char *const argv[] = {path, NULL};
+	uint64_t begin;
 	int r;
 
 	r = make_variables(turn, variables, err);
@@ -100,7 +111,8 @@ static int spawn_plugin(const struct turn *turn, const char *path, const char *i
 	env = make_env(variables);
 	if (!env)
 		return err_nomem(err);
-	return spawn_run(
+	begin = monotonic_ns();
+	r = spawn_run(
 		&(struct spawn_options){
 			.argv = argv,
 			.env = env,
@@ -114,6 +126,9 @@ static int spawn_plugin(const struct turn *turn, const char *path, const char *i
 			.outlives_us = true,
 		},
 		result, err);
+	if (turn->spent_ns)
+		*turn->spent_ns += monotonic_ns() - begin;
+	return r;
 }
 
 /* Runs one plugin to its end. What it printed is in result->out; it exited with 0. */
@@ -164,19 +179,22 @@ static int add_one(const struct turn *turn, const json_t *plugin, json_t **resul
 	return 0;
 }
 
-int cni_add(const struct cni_runtime *runtime, struct attachment *attachment, struct err *err)
+int cni_add(const struct cni_runtime *runtime, struct attachment *attachment,
+	uint64_t *ret_spent_ns, struct err *err)
 {
 	const struct turn turn = {
 		.runtime = runtime,
 		.attachment = attachment,
 		.command = "ADD",
 		.netns = attachment->netns,
+		.spent_ns = ret_spent_ns,
 	};
 	json_auto_t *result = NULL;
 	const json_t *plugin;
 	size_t i;
 	int r;
 
+	*ret_spent_ns = 0;
 	json_array_foreach(attachment->plugins, i, plugin) {
 		r = add_one(&turn, plugin, &result, err);
 		if (r < 0)
@@ -238,7 +256,12 @@ static bool has_since(const char *version, const char *since)
 int cni_check(
 	const struct cni_runtime *runtime, const struct attachment *attachment, struct err *err)
 {
-	const struct turn turn = {runtime, attachment, "CHECK", attachment->netns};
+	const struct turn turn = {
+		.runtime = runtime,
+		.attachment = attachment,
+		.command = "CHECK",
+		.netns = attachment->netns,
+	};
 
 	if (!has_since(attachment->version, "0.4.0") || attachment->check_disabled)
 		return 0;

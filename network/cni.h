@@ -19,8 +19,12 @@ struct cni_runtime {
 	uint64_t timeout_ms; /* for each plugin */
 };
 
-/* ADD. On success attachment->result is set. On failure DEL is due: plugins may have run. */
-int cni_add(const struct cni_runtime *runtime, struct attachment *attachment, struct err *err);
+/*
+ * ADD. On success attachment->result is set. On failure DEL is due: plugins may have run.
+ * ret_spent_ns: how long they ran, which is set in any case.
+ */
+int cni_add(const struct cni_runtime *runtime, struct attachment *attachment,
+	uint64_t *ret_spent_ns, struct err *err);
 
 /*
  * DEL. `netns` is the namespace's path or "" when it is gone. All plugins run even when one fails;

@@ -23,6 +23,7 @@ struct room {
 	char *dir;
 	struct cni_runtime runtime;
 	struct attachment *attachment;
+	uint64_t spent_ns;
 };
 
 static int set_up(void **state)
@@ -88,8 +89,9 @@ static void test_chain(void **state)
 
 	write_plugin(room, "one", "[ $CNI_COMMAND = DEL ] || echo '" RESULT "'");
 	write_plugin(room, "two", "[ $CNI_COMMAND = DEL ] || echo '" RESULT "'");
-	assert_int_equal(cni_add(&room->runtime, room->attachment, &err), 0);
+	assert_int_equal(cni_add(&room->runtime, room->attachment, &room->spent_ns, &err), 0);
 	assert_non_null(room->attachment->result);
+	assert_true(room->spent_ns > 0);
 	assert_int_equal(cni_del(&room->runtime, room->attachment, "", &err), 0);
 	log = read_log(room);
 	expected = str_printf("one ADD pod1 netns=/netns %s\n"
@@ -111,7 +113,7 @@ static void expect_add(struct room *room, int code, const char *message)
 {
 	struct err err = ERR_INIT;
 
-	assert_int_equal(cni_add(&room->runtime, room->attachment, &err), code);
+	assert_int_equal(cni_add(&room->runtime, room->attachment, &room->spent_ns, &err), code);
 	assert_null(room->attachment->result);
 	if (!strstr(err.msg, message))
 		fail_msg("'%s' is not in '%s'", message, err.msg);
@@ -182,7 +184,7 @@ static void test_other_commands(void **state)
 
 	write_plugin(room, "one", "[ $CNI_COMMAND != ADD ] || echo '" RESULT "'");
 	write_plugin(room, "two", "[ $CNI_COMMAND != ADD ] && exit; echo '" RESULT "'");
-	assert_int_equal(cni_add(&room->runtime, room->attachment, &err), 0);
+	assert_int_equal(cni_add(&room->runtime, room->attachment, &room->spent_ns, &err), 0);
 	assert_int_equal(cni_check(&room->runtime, room->attachment, &err), 0);
 	assert_int_equal(cni_config_parse("f", text, strlen(text), &config, &err), 0);
 	assert_int_equal(cni_status(&room->runtime, config, &err), 0);

@@ -12,7 +12,7 @@ lint:
 lint-flags: $(GENERATED)
 	@echo -std=c11 $(CPPFLAGS) $(shell pkg-config --cflags $(LINT_PKGS))
 
-$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c process.c pull.c raw.c results.c),\
+$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c cri.c network.c process.c pull.c raw.c results.c),\
 	cli rpc cri-proto common,grpc jansson libprotobuf-c)
 $(call program,fill_images,tests/bench,tests/bench/fill_images.c,store cri-proto common,sqlite3 libprotobuf-c)
 # For tests/functional/image-crash.bats.
@@ -23,6 +23,8 @@ $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-pro
 	grpc libprotobuf-c)
 # For tests/functional/security.bats.
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
+# For `make bench`, and network.bats.
+$(call guest_program,net_load,tests/functional,tests/functional/guest/net_load.c,)
 # For tests/functional/volumes.bats, mounted into its containers.
 $(call guest_program,volume_client,tests/functional,tests/functional/guest/volume_client.c,)
 # For tests/functional/layers.bats: random images, and their trees as text.

@@ -170,12 +170,12 @@ static char *verbose_info(const struct sandbox *sandbox, const struct inspection
 	json_t *steps = json_object();
 	for (size_t i = 0; i < n; i++)
 		json_object_set_new(steps, names[i], json_real((double)sandbox->times.ns[i] / 1e6));
-	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:o, s:{s:I, s:I, s:I, s:i}}", "netns",
+	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:o, s:f, s:{s:I, s:I, s:I, s:i}}", "netns",
 		sandbox->record->netns, "cniCheck", seen->cni_check, "death",
 		sandbox->record->death, "hostname", sandbox->config->hostname, "bringUpMs", steps,
-		"hostUsage", "cpuNanoseconds", (json_int_t)host->cpu_ns, "memoryPssBytes",
-		(json_int_t)host->pss_bytes, "memoryRssBytes", (json_int_t)host->rss_bytes,
-		"processes", (int)host->processes);
+		"cniPluginsMs", (double)sandbox->plugins_ns / 1e6, "hostUsage", "cpuNanoseconds",
+		(json_int_t)host->cpu_ns, "memoryPssBytes", (json_int_t)host->pss_bytes,
+		"memoryRssBytes", (json_int_t)host->rss_bytes, "processes", (int)host->processes);
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
 	json_decref(info);
 	return text;

@@ -23,6 +23,7 @@
 #include "cri-server/cli/options.h"
 #include "tests/bench/clock.h"
 #include "tests/bench/cri.h"
+#include "tests/bench/network.h"
 #include "tests/bench/process.h"
 #include "tests/bench/pull.h"
 #include "tests/bench/raw.h"
@@ -31,14 +32,19 @@
 /* Memory is looked at when what came up has come to rest. */
 #define SETTLE_MS 1000
 /* A pull is long, and does not vary as a boot does. */
-#define PULL_ROUNDS 3
+#define PULL_ROUNDS    3
+#define NETWORK_ROUNDS 3
 
 /* What the second server has. */
 #define IMAGES 1000
 
+static const char *const sleep_command[] = {"sleep", "86400", NULL};
+static const char *const true_command[] = {"true", NULL};
+static const char *const uname_command[] = {"uname", "-rv", NULL};
+
 struct bench {
 	/* As given. */
-	const char *socket, *images_socket, *image, *dir, *output;
+	const char *socket, *images_socket, *image, *dir, *output, *unwire;
 	uint64_t rounds, server_pid;
 	struct pull_bench pull;
 	/* Made on the way. */
@@ -73,7 +79,7 @@ static int print_host(struct bench *bench, const char *container, struct err *er
 	struct utsname host;
 	int r = cri_info(bench->client, NULL, &info, err);
 	if (r == 0)
-		r = cri_exec(bench->client, container, "uname", "-rv", &guest, err);
+		r = cri_exec(bench->client, container, uname_command, &guest, err);
 	if (r < 0 || !guest)
 		return r;
 	guest[strcspn(guest, "\n")] = '\0';
@@ -106,6 +112,16 @@ static int measure_raw(struct bench *bench, struct err *err)
 	return r < 0 ? r : results_add(&bench->results, "raw.memory", mib, err);
 }
 
+/* What RunPodSandbox does for the network but for what the plugins themselves take. */
+static int add_network_setup(struct bench *bench, const json_t *info, struct err *err)
+{
+	const json_t *steps = json_object_get(info, "bringUpMs");
+	double ms = json_number_value(json_object_get(steps, "network")) +
+		    json_number_value(json_object_get(steps, "wire")) -
+		    json_number_value(json_object_get(info, "cniPluginsMs"));
+	return results_add(&bench->results, "net.setup", ms, err);
+}
+
 static int add_steps(struct bench *bench, const char *pod, struct err *err)
 {
 	json_auto_t *info = NULL;
@@ -121,7 +137,7 @@ static int add_steps(struct bench *bench, const char *pod, struct err *err)
 		if (r < 0)
 			return r;
 	}
-	return 0;
+	return add_network_setup(bench, info, err);
 }
 
 static int add_memory(struct bench *bench, const char *pod, struct err *err)
@@ -146,7 +162,8 @@ static int measure_container(struct bench *bench, const char *pod, struct err *e
 {
 	_cleanup_free_ char *container = NULL;
 	uint64_t begin = clock_ns();
-	int r = cri_create_container(bench->client, pod, bench->image_ref, &container, err);
+	int r = cri_create_container(
+		bench->client, pod, bench->image_ref, sleep_command, &container, err);
 	if (r == 0)
 		r = results_add(&bench->results, "container.create", clock_ms_since(begin), err);
 	begin = clock_ns();
@@ -156,7 +173,7 @@ static int measure_container(struct bench *bench, const char *pod, struct err *e
 		r = results_add(&bench->results, "container.start", clock_ms_since(begin), err);
 	begin = clock_ns();
 	if (r == 0)
-		r = cri_exec(bench->client, container, "true", NULL, NULL, err);
+		r = cri_exec(bench->client, container, true_command, NULL, err);
 	if (r == 0)
 		r = results_add(&bench->results, "exec.sync", clock_ms_since(begin), err);
 	return r;
@@ -213,7 +230,8 @@ static int prepare(struct bench *bench, struct err *err)
 		r = cri_run_pod(bench->client, "bench-first", bench->dir, &pod, err);
 	if (r < 0)
 		return r;
-	r = cri_create_container(bench->client, pod, bench->image_ref, &container, err);
+	r = cri_create_container(
+		bench->client, pod, bench->image_ref, sleep_command, &container, err);
 	if (r == 0)
 		r = cri_start_container(bench->client, container, err);
 	if (r == 0)
@@ -232,6 +250,18 @@ static int measure_list(struct bench *bench, struct err *err)
 		     : results_add(&bench->results, "image.list_1000", clock_ms_since(begin), err);
 }
 
+static int measure_network(struct bench *bench, struct err *err)
+{
+	const struct network_bench network = {
+		.client = bench->client,
+		.image_ref = bench->image_ref,
+		.dir = bench->dir,
+		.unwire = bench->unwire,
+		.rounds = NETWORK_ROUNDS,
+	};
+	return network_measure(&network, &bench->results, err);
+}
+
 static int measure(struct bench *bench, struct err *err)
 {
 	double mib;
@@ -247,6 +277,8 @@ static int measure(struct bench *bench, struct err *err)
 		if (r == 0)
 			r = measure_list(bench, err);
 	}
+	if (r == 0)
+		r = measure_network(bench, err);
 	if (r == 0)
 		r = pull_measure(&bench->pull, &bench->results, err);
 	/* What the server has for itself alone and what it shares: the more severe figure. */
@@ -289,6 +321,8 @@ int main(int argc, char **argv)
 		{"image", 0, OPTION_STRING, &bench.image, "REF",
 			"an image with busybox's programs"},
 		{"dir", 0, OPTION_STRING, &bench.dir, "DIR", "for logs and the raw machine's disk"},
+		{"unwire", 0, OPTION_STRING, &bench.unwire, "PROGRAM",
+			"makes a pod's tap a port of the bridge"},
 		{"rounds", 0, OPTION_NUMBER, &bench.rounds, "N", "default 10"},
 		{"images-dir", 0, OPTION_STRING, &bench.pull.ours.directory, "DIR",
 			"where bulkheadd has images"},
@@ -305,10 +339,10 @@ int main(int argc, char **argv)
 	char **rest;
 	int r = options_parse(options, ARRAY_SIZE(options), argv + 1, &rest, &err);
 	if (r != 0 || *rest || !bench.socket || !bench.server_pid || !bench.image || !bench.dir ||
-		!bench.output || !bench.images_socket || !bench.pull.ours.directory ||
-		!bench.pull.baseline.socket || !bench.pull.baseline.directory ||
-		!bench.pull.first || !bench.pull.shared || bench.rounds == 0 ||
-		bench.rounds > RESULTS_SAMPLES_MAX) {
+		!bench.output || !bench.unwire || !bench.images_socket ||
+		!bench.pull.ours.directory || !bench.pull.baseline.socket ||
+		!bench.pull.baseline.directory || !bench.pull.first || !bench.pull.shared ||
+		bench.rounds == 0 || bench.rounds > RESULTS_SAMPLES_MAX) {
 		fprintf(stderr, "%s%sbulkhead-bench takes all of these:\n", err.msg,
 			err.msg[0] ? "; " : "");
 		options_help(stderr, options, ARRAY_SIZE(options));

@@ -136,7 +136,7 @@ int cri_info(struct rpc_client *client, const char *pod_id, json_t **ret, struct
 }
 
 int cri_create_container(struct rpc_client *client, const char *pod_id, const char *image_ref,
-	char **ret_id, struct err *err)
+	const char *const *command, char **ret_id, struct err *err)
 {
 	Runtime__V1__CreateContainerRequest request = RUNTIME__V1__CREATE_CONTAINER_REQUEST__INIT;
 	Runtime__V1__ContainerConfig config = RUNTIME__V1__CONTAINER_CONFIG__INIT;
@@ -144,13 +144,13 @@ int cri_create_container(struct rpc_client *client, const char *pod_id, const ch
 	Runtime__V1__ImageSpec image = RUNTIME__V1__IMAGE_SPEC__INIT;
 	Runtime__V1__LinuxContainerConfig linux = RUNTIME__V1__LINUX_CONTAINER_CONFIG__INIT;
 	_cleanup_message_ Runtime__V1__CreateContainerResponse *response = NULL;
-	char *command[] = {(char *)"sleep", (char *)"86400"};
-	metadata.name = (char *)"sleep";
+	metadata.name = (char *)command[0];
 	image.image = (char *)image_ref;
 	config.metadata = &metadata;
 	config.image = &image;
-	config.command = command;
-	config.n_command = ARRAY_SIZE(command);
+	config.command = (char **)command;
+	while (command[config.n_command])
+		config.n_command++;
 	config.log_path = (char *)"0.log";
 	config.linux = &linux;
 	request.pod_sandbox_id = (char *)pod_id;
@@ -161,6 +161,21 @@ int cri_create_container(struct rpc_client *client, const char *pod_id, const ch
 	return r;
 }
 
+int cri_pod_address(struct rpc_client *client, const char *id, char **ret, struct err *err)
+{
+	Runtime__V1__PodSandboxStatusRequest request =
+		RUNTIME__V1__POD_SANDBOX_STATUS_REQUEST__INIT;
+	_cleanup_message_ Runtime__V1__PodSandboxStatusResponse *response = NULL;
+	request.pod_sandbox_id = (char *)id;
+	int r = call(client, "PodSandboxStatus", &request.base, &response, err);
+	if (r < 0)
+		return r;
+	if (!response->status || !response->status->network)
+		return err_set(err, -EBADMSG, "PodSandboxStatus: no address");
+	*ret = TAKE_PTR(response->status->network->ip);
+	return 0;
+}
+
 int cri_start_container(struct rpc_client *client, const char *id, struct err *err)
 {
 	Runtime__V1__StartContainerRequest request = RUNTIME__V1__START_CONTAINER_REQUEST__INIT;
@@ -169,21 +184,21 @@ int cri_start_container(struct rpc_client *client, const char *id, struct err *e
 	return call(client, "StartContainer", &request.base, &response, err);
 }
 
-int cri_exec(struct rpc_client *client, const char *id, const char *program, const char *argument,
+int cri_exec(struct rpc_client *client, const char *id, const char *const *command,
 	char **ret_output, struct err *err)
 {
 	Runtime__V1__ExecSyncRequest request = RUNTIME__V1__EXEC_SYNC_REQUEST__INIT;
 	_cleanup_message_ Runtime__V1__ExecSyncResponse *response = NULL;
-	char *command[] = {(char *)program, (char *)argument};
 	request.container_id = (char *)id;
-	request.cmd = command;
-	request.n_cmd = argument ? 2 : 1;
+	request.cmd = (char **)command;
+	while (command[request.n_cmd])
+		request.n_cmd++;
 	int r = call(client, "ExecSync", &request.base, &response, err);
 	if (r < 0)
 		return r;
 	if (response->exit_code != 0)
 		return err_set(
-			err, -EIO, "ExecSync: %s: exit code %d", program, response->exit_code);
+			err, -EIO, "ExecSync: %s: exit code %d", command[0], response->exit_code);
 	if (!ret_output)
 		return 0;
 	*ret_output = strndup((char *)response->stdout.data, response->stdout.len);

@@ -25,11 +25,14 @@ int cri_remove_pod(struct rpc_client *client, const char *id, struct err *err);
 /* The verbose information of the runtime, or of a pod where pod_id is given: a JSON object. */
 int cri_info(struct rpc_client *client, const char *pod_id, json_t **ret, struct err *err);
 
-/* A container that sleeps. */
+/* The pod's first address. */
+int cri_pod_address(struct rpc_client *client, const char *id, char **ret, struct err *err);
+
+/* A container that runs a command, which ends with NULL, as are those of cri_exec(). */
 int cri_create_container(struct rpc_client *client, const char *pod_id, const char *image_ref,
-	char **ret_id, struct err *err);
+	const char *const *command, char **ret_id, struct err *err);
 int cri_start_container(struct rpc_client *client, const char *id, struct err *err);
 
-/* Runs a command of at most two words to its end, whose code must be 0. ret_output may be NULL. */
-int cri_exec(struct rpc_client *client, const char *id, const char *program, const char *argument,
+/* Runs a command to its end, whose code must be 0. ret_output may be NULL. */
+int cri_exec(struct rpc_client *client, const char *id, const char *const *command,
 	char **ret_output, struct err *err);

@@ -11,7 +11,8 @@
 /* What a bar bounds. */
 enum bar {
 	BAR_NONE,
-	BAR_RATIO,  /* median / baseline */
+	BAR_RATIO,  /* median / baseline, at most */
+	BAR_LEAST,  /* median / baseline, at least */
 	BAR_ADDED,  /* median - baseline */
 	BAR_MEDIAN, /* the median */
 };
@@ -34,6 +35,9 @@ static const struct row rows[] = {
 	{"image.pull.shared", "ms", "containerd.pull.shared", BAR_RATIO, 1.0},
 	{"image.pull.memory", "MiB", NULL, BAR_MEDIAN, 300},
 	{"image.disk", "MiB", "containerd.disk", BAR_RATIO, 1.1},
+	{"net.tcp", "MiB/s", "bare.tcp", BAR_LEAST, 0.95},
+	{"net.rtt", "us", "bare.rtt", BAR_RATIO, 1.05},
+	{"net.setup", "ms", NULL, BAR_MEDIAN, 15},
 	{"memory.pod", "MiB", "raw.memory", BAR_ADDED, 60},
 	{"image.list_1000", "ms", NULL, BAR_MEDIAN, 5},
 	{"memory.server", "MiB", NULL, BAR_MEDIAN, 64},
@@ -99,6 +103,8 @@ static bool holds(const struct row *row, double median, double baseline)
 	switch (row->bar) {
 	case BAR_RATIO:
 		return median / baseline <= row->limit;
+	case BAR_LEAST:
+		return median / baseline >= row->limit;
 	case BAR_ADDED:
 		return median - baseline <= row->limit;
 	case BAR_MEDIAN:
@@ -154,6 +160,7 @@ static void describe_bar(const struct row *row, char *out, size_t size)
 	case BAR_NONE:
 		break;
 	case BAR_RATIO:
+	case BAR_LEAST:
 		snprintf(out, size, "%g times", row->limit);
 		break;
 	case BAR_ADDED:
@@ -174,7 +181,7 @@ static int print_row(void *userdata, const struct figures *f)
 		snprintf(baseline, sizeof(baseline), "%.1f", f->baseline);
 		snprintf(ratio, sizeof(ratio), "%.2f", f->median / f->baseline);
 	}
-	fprintf(out, "%-24s %-4s %10.1f %10s %7s   %-12s %s\n", f->name, f->row->unit, f->median,
+	fprintf(out, "%-24s %-5s %10.1f %10s %7s   %-12s %s\n", f->name, f->row->unit, f->median,
 		baseline, ratio, bar,
 		f->row->bar == BAR_NONE ? ""
 		: f->holds              ? "holds"
@@ -189,9 +196,9 @@ static int print_broken(void *userdata, const struct figures *f)
 	if (f->holds)
 		return 0;
 	describe_bar(f->row, bar, sizeof(bar));
-	fprintf(out, "The bar of %s does not hold: at most %s%s%s, but it is %.1f %s", f->name, bar,
-		f->row->baseline ? " of " : "", f->row->baseline ? f->row->baseline : "", f->median,
-		f->row->unit);
+	fprintf(out, "The bar of %s does not hold: at %s %s%s%s, but it is %.1f %s", f->name,
+		f->row->bar == BAR_LEAST ? "least" : "most", bar, f->row->baseline ? " of " : "",
+		f->row->baseline ? f->row->baseline : "", f->median, f->row->unit);
 	if (f->row->baseline)
 		fprintf(out, " against %.1f %s", f->baseline, f->row->unit);
 	fputs(".\n", out);
@@ -200,7 +207,7 @@ static int print_broken(void *userdata, const struct figures *f)
 
 void results_print(const struct results *results, FILE *out)
 {
-	fprintf(out, "%-24s %-4s %10s %10s %7s   %-12s\n", "", "unit", "median", "baseline",
+	fprintf(out, "%-24s %-5s %10s %10s %7s   %-12s\n", "", "unit", "median", "baseline",
 		"ratio", "bar");
 	each(results, print_row, out);
 	each(results, print_broken, out);
