@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "agent/machine.h"
+#include "agent/netconf.h"
 #include "agent/process.h"
 #include "agent/proto/ports.h"
 #include "agent/server.h"
@@ -77,6 +78,7 @@ static int run(struct init *init, uint64_t boot_ns, struct err *err)
 		.stream_fd = -EBADF,
 		.ops = {.set_clock = machine_set_clock,
 			.configure = machine_configure,
+			.update = netconf_update,
 			.power_off = on_power_off,
 			.userdata = init}};
 	struct server *server;

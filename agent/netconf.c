@@ -63,22 +63,30 @@ static int link_set_up(
 	return rtnl_link_set(rtnl, index, &(struct rtnl_link_change){.up = true}, err);
 }
 
+static int change_address(struct rtnl *rtnl, int index, const char *text,
+	int (*change)(struct rtnl *, int, const struct rtnl_prefix *, struct err *),
+	struct err *err)
+{
+	struct rtnl_prefix prefix;
+	int r = rtnl_prefix_parse(text, &prefix, err);
+	if (r == 0)
+		r = change(rtnl, index, &prefix, err);
+	return r < 0 ? err_wrap(err, "address %.64s", text) : 0;
+}
+
 static int add_addresses(
 	struct rtnl *rtnl, int index, const Bulkhead__Agent__Interface *interface, struct err *err)
 {
 	for (size_t i = 0; i < interface->n_addresses; i++) {
-		struct rtnl_prefix prefix;
-		int r = rtnl_prefix_parse(interface->addresses[i], &prefix, err);
-		if (r == 0)
-			r = rtnl_address_add(rtnl, index, &prefix, err);
+		int r = change_address(rtnl, index, interface->addresses[i], rtnl_address_add, err);
 		if (r < 0)
-			return err_wrap(err, "address %.64s", interface->addresses[i]);
+			return r;
 	}
 	return 0;
 }
 
-static int add_route(
-	struct rtnl *rtnl, int index, const Bulkhead__Agent__Route *asked, struct err *err)
+static int change_route(struct rtnl *rtnl, int index, const Bulkhead__Agent__Route *asked,
+	int (*change)(struct rtnl *, int, const struct rtnl_route *, struct err *), struct err *err)
 {
 	struct rtnl_route route = {.metric = asked->metric};
 	struct rtnl_prefix gateway;
@@ -88,11 +96,36 @@ static int add_route(
 		route.gateway = &gateway;
 	}
 	if (r == 0)
-		r = rtnl_route_add(rtnl, index, &route, err);
+		r = change(rtnl, index, &route, err);
 	if (r < 0)
 		return err_wrap(
 			err, "route to %.64s via '%.64s'", asked->destination, asked->gateway);
 	return 0;
+}
+
+static int set_neighbor(
+	struct rtnl *rtnl, int index, const Bulkhead__Agent__Neighbor *asked, struct err *err)
+{
+	struct rtnl_prefix address;
+	uint8_t mac[RTNL_MAC_BYTES];
+	int r = rtnl_prefix_parse(asked->address, &address, err);
+	if (r == 0)
+		r = rtnl_mac_parse(asked->mac, mac, err);
+	if (r == 0)
+		r = rtnl_neighbor_set(rtnl, index, &address, mac, err);
+	return r < 0 ? err_wrap(err, "neighbor %.64s", asked->address) : 0;
+}
+
+/* Addresses, routes, neighbors: what is there already is left as it is. */
+static int add_all(
+	struct rtnl *rtnl, int index, const Bulkhead__Agent__Interface *interface, struct err *err)
+{
+	int r = add_addresses(rtnl, index, interface, err);
+	for (size_t i = 0; r == 0 && i < interface->n_routes; i++)
+		r = change_route(rtnl, index, interface->routes[i], rtnl_route_add, err);
+	for (size_t i = 0; r == 0 && i < interface->n_neighbors; i++)
+		r = set_neighbor(rtnl, index, interface->neighbors[i], err);
+	return r;
 }
 
 static int interface_configure(
@@ -100,9 +133,7 @@ static int interface_configure(
 {
 	int r = link_set_up(rtnl, index, interface, err);
 	if (r == 0)
-		r = add_addresses(rtnl, index, interface, err);
-	for (size_t i = 0; r == 0 && i < interface->n_routes; i++)
-		r = add_route(rtnl, index, interface->routes[i], err);
+		r = add_all(rtnl, index, interface, err);
 	if (r < 0)
 		return err_wrap(err, "interface '%.16s'", interface->name);
 	return 0;
@@ -155,6 +186,113 @@ int netconf_interfaces(const Bulkhead__Agent__ConfigureSandboxRequest *request, 
 	if (r < 0)
 		return r;
 	r = interfaces_apply(&rtnl, request, err);
+	rtnl_close(&rtnl);
+	return r;
+}
+
+/* ---- changes of what was configured ---- */
+
+static bool has_address(const Bulkhead__Agent__Interface *interface, const char *address)
+{
+	for (size_t i = 0; i < interface->n_addresses; i++)
+		if (strcmp(interface->addresses[i], address) == 0)
+			return true;
+	return false;
+}
+
+static bool has_route(
+	const Bulkhead__Agent__Interface *interface, const Bulkhead__Agent__Route *route)
+{
+	for (size_t i = 0; i < interface->n_routes; i++) {
+		const Bulkhead__Agent__Route *other = interface->routes[i];
+		if (strcmp(other->destination, route->destination) == 0 &&
+			strcmp(other->gateway, route->gateway) == 0 &&
+			other->metric == route->metric)
+			return true;
+	}
+	return false;
+}
+
+static bool has_neighbor(const Bulkhead__Agent__Interface *interface, const char *address)
+{
+	for (size_t i = 0; i < interface->n_neighbors; i++)
+		if (strcmp(interface->neighbors[i]->address, address) == 0)
+			return true;
+	return false;
+}
+
+static int remove_missing(struct rtnl *rtnl, int index, const Bulkhead__Agent__Interface *before,
+	const Bulkhead__Agent__Interface *after, struct err *err)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < before->n_neighbors; i++) {
+		struct rtnl_prefix address;
+		if (has_neighbor(after, before->neighbors[i]->address))
+			continue;
+		r = rtnl_prefix_parse(before->neighbors[i]->address, &address, err);
+		if (r == 0)
+			r = rtnl_neighbor_remove(rtnl, index, &address, err);
+	}
+	for (size_t i = 0; r == 0 && i < before->n_routes; i++)
+		if (!has_route(after, before->routes[i]))
+			r = change_route(rtnl, index, before->routes[i], rtnl_route_remove, err);
+	for (size_t i = 0; r == 0 && i < before->n_addresses; i++)
+		if (!has_address(after, before->addresses[i]))
+			r = change_address(
+				rtnl, index, before->addresses[i], rtnl_address_remove, err);
+	return r;
+}
+
+/* A NIC of ours changes its MAC also while it is up. */
+static int update_link(struct rtnl *rtnl, int index, const Bulkhead__Agent__Interface *before,
+	const Bulkhead__Agent__Interface *after, struct err *err)
+{
+	struct rtnl_link_change change = {.up = !after->down, .down = after->down};
+	uint8_t mac[RTNL_MAC_BYTES];
+	if (strcmp(before->mac, after->mac) != 0) {
+		int r = rtnl_mac_parse(after->mac, mac, err);
+		if (r < 0)
+			return r;
+		change.mac = mac;
+	}
+	if (before->mtu != after->mtu)
+		change.mtu = after->mtu;
+	return rtnl_link_set(rtnl, index, &change, err);
+}
+
+static int update_interface(struct rtnl *rtnl, const Bulkhead__Agent__Interface *before,
+	const Bulkhead__Agent__Interface *after, struct err *err)
+{
+	int index = (int)if_nametoindex(after->name);
+	if (!index)
+		return err_errno(err, "find the interface");
+	int r = update_link(rtnl, index, before, after, err);
+	if (r == 0)
+		r = remove_missing(rtnl, index, before, after, err);
+	/* An address takes others of its network with it, a link that goes down its routes: so all
+	 * is asked for again. */
+	if (r == 0 && !after->down)
+		r = add_all(rtnl, index, after, err);
+	return r;
+}
+
+int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
+	const Bulkhead__Agent__UpdateInterfacesRequest *after, struct err *err)
+{
+	struct rtnl rtnl;
+	int r = rtnl_open(&rtnl, err);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; r == 0 && i < after->n_interfaces; i++) {
+		const Bulkhead__Agent__Interface *to = after->interfaces[i], *from = NULL;
+		for (size_t k = 0; k < before->n_interfaces; k++)
+			if (strcmp(before->interfaces[k]->name, to->name) == 0)
+				from = before->interfaces[k];
+		r = from ? update_interface(&rtnl, from, to, err)
+			 : err_set(err, -ENODEV, "it was not configured");
+		if (r < 0)
+			err_wrap(err, "interface '%.16s'", to->name);
+	}
 	rtnl_close(&rtnl);
 	return r;
 }

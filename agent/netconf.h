@@ -12,6 +12,13 @@
 /* The loopback and all interfaces. */
 int netconf_interfaces(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);
 
+/*
+ * Makes what `before` asked for into what `after` does. What the guest itself added stays, what it
+ * took away of `after` comes back.
+ */
+int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
+	const Bulkhead__Agent__UpdateInterfacesRequest *after, struct err *err);
+
 /* Sets the host name where there is one and writes hosts, resolv.conf and hostname into
  * `directory`, which is made. */
 int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const char *directory,

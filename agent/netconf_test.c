@@ -121,6 +121,83 @@ static void test_interfaces(void **state)
 	assert_shell("cat /proc/sys/net/ipv6/conf/wrong1/accept_ra", "0\n");
 }
 
+/* After test_interfaces(): what was asked for changes; what somebody else added stays. */
+static void test_update(void **state)
+{
+	(void)state;
+	need_namespaces();
+	struct err err = ERR_INIT;
+	char *addresses[] = {(char *)"10.1.2.3/32", (char *)"fd00:1::3/64"};
+	char *later[] = {(char *)"fd00:1::3/64", (char *)"10.7.0.1/24", (char *)"10.7.0.2/24"};
+	Bulkhead__Agent__Route was = BULKHEAD__AGENT__ROUTE__INIT, is = was;
+	was.destination = (char *)"10.9.0.0/16";
+	was.metric = 77;
+	is.destination = (char *)"10.8.0.0/16";
+	is.gateway = (char *)"10.7.0.254";
+	Bulkhead__Agent__Route *was_routes[] = {&was}, *is_routes[] = {&is};
+	Bulkhead__Agent__Neighbor neighbor = BULKHEAD__AGENT__NEIGHBOR__INIT;
+	neighbor.address = (char *)"10.7.0.254";
+	neighbor.mac = (char *)"02:00:00:00:00:fe";
+	Bulkhead__Agent__Neighbor *neighbors[] = {&neighbor};
+	Bulkhead__Agent__Interface a, b;
+	init_interface(&a, MAC_A, "wrong1");
+	a.mac = (char *)"02:00:00:00:00:aa";
+	a.mtu = 1400;
+	a.addresses = addresses;
+	a.n_addresses = 2;
+	a.routes = was_routes;
+	a.n_routes = 1;
+	b = a;
+	b.mtu = 1300;
+	b.mac = (char *)"02:00:00:00:00:ab";
+	b.addresses = later;
+	b.n_addresses = 3;
+	b.routes = is_routes;
+	b.neighbors = neighbors;
+	b.n_neighbors = 1;
+	Bulkhead__Agent__Interface *before[] = {&a}, *after[] = {&b};
+	Bulkhead__Agent__UpdateInterfacesRequest
+		from = BULKHEAD__AGENT__UPDATE_INTERFACES_REQUEST__INIT,
+		to = from;
+	from.n_interfaces = to.n_interfaces = 1;
+	from.interfaces = before;
+	to.interfaces = after;
+	free(shell("ip address add 10.77.0.1/24 dev wrong1"));
+	if (netconf_update(&from, &to, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_shell("ip -o link show dev wrong1 | grep -c 'mtu 1300.*02:00:00:00:00:ab'", "1\n");
+	assert_shell("ip -o -4 addr show dev wrong1 | awk '{print $4}'",
+		"10.77.0.1/24\n10.7.0.1/24\n10.7.0.2/24\n");
+	assert_shell("ip -4 route show 10.9.0.0/16", "");
+	assert_shell("ip -4 route show 10.8.0.0/16",
+		"10.8.0.0/16 via 10.7.0.254 dev wrong1 proto static onlink \n");
+	assert_shell("ip neigh show dev wrong1 nud permanent",
+		"10.7.0.254 lladdr 02:00:00:00:00:fe PERMANENT \n");
+	/* The first address of a network takes the others with it. */
+	later[1] = later[2];
+	b.n_addresses = 2;
+	char *all[] = {(char *)"fd00:1::3/64", (char *)"10.7.0.1/24", (char *)"10.7.0.2/24"};
+	a = b;
+	a.addresses = all;
+	a.n_addresses = 3;
+	b.n_neighbors = 0;
+	assert_int_equal(netconf_update(&from, &to, &err), 0);
+	assert_shell(
+		"ip -o -4 addr show dev wrong1 | awk '{print $4}'", "10.77.0.1/24\n10.7.0.2/24\n");
+	assert_shell("ip -4 route show 10.8.0.0/16",
+		"10.8.0.0/16 via 10.7.0.254 dev wrong1 proto static onlink \n");
+	assert_shell("ip neigh show dev wrong1 nud permanent", "");
+	a = b;
+	b.down = true;
+	assert_int_equal(netconf_update(&from, &to, &err), 0);
+	assert_shell("ip -o link show dev wrong1 up", "");
+	b.down = false;
+	assert_int_equal(netconf_update(&from, &to, &err), 0);
+	assert_shell("ip -4 route show 10.8.0.0/16 | wc -l", "1\n");
+	b.name = (char *)"none0";
+	assert_int_equal(netconf_update(&from, &to, &err), -ENODEV);
+}
+
 static void test_interface_errors(void **state)
 {
 	(void)state;
@@ -260,6 +337,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parsing),
 		cmocka_unit_test(test_interfaces),
+		cmocka_unit_test(test_update),
 		cmocka_unit_test(test_interface_errors),
 		cmocka_unit_test(test_sysctls),
 		cmocka_unit_test(test_names),

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_addr.h>
+#include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -191,8 +192,10 @@ int rtnl_link_set(
 	struct request request;
 	struct ifinfomsg *info = request_init(&request, RTM_NEWLINK, 0, sizeof(struct ifinfomsg));
 	info->ifi_index = index;
+	if (change->up || change->down)
+		info->ifi_change = IFF_UP;
 	if (change->up)
-		info->ifi_flags = info->ifi_change = IFF_UP;
+		info->ifi_flags = IFF_UP;
 	if (change->name)
 		request_add(&request, IFLA_IFNAME, change->name, strlen(change->name) + 1);
 	if (change->mac)
@@ -232,6 +235,25 @@ int rtnl_address_add(
 	return r < 0 && r != -EEXIST ? refused(err, r, "add the address") : 0;
 }
 
+/* What is not there, or went with something else before it. */
+static bool is_absent(int code)
+{
+	return code == -EADDRNOTAVAIL || code == -ESRCH || code == -ENOENT;
+}
+
+int rtnl_address_remove(
+	struct rtnl *rtnl, int index, const struct rtnl_prefix *address, struct err *err)
+{
+	struct request request;
+	struct ifaddrmsg *info = request_init(&request, RTM_DELADDR, 0, sizeof(struct ifaddrmsg));
+	info->ifa_family = (uint8_t)address->family;
+	info->ifa_prefixlen = (uint8_t)address->length;
+	info->ifa_index = (unsigned)index;
+	request_add(&request, IFA_LOCAL, address->address, address_bytes(address));
+	int r = request_run(rtnl, &request);
+	return r < 0 && !is_absent(r) ? refused(err, r, "remove the address") : 0;
+}
+
 /* The kernel refuses a destination with bits beyond its length. */
 static struct rtnl_prefix masked(const struct rtnl_prefix *prefix)
 {
@@ -244,14 +266,16 @@ static struct rtnl_prefix masked(const struct rtnl_prefix *prefix)
 	return result;
 }
 
-int rtnl_route_add(struct rtnl *rtnl, int index, const struct rtnl_route *route, struct err *err)
+/* The kernel's answer, for a new route or the end of one. */
+static int route_request(
+	struct rtnl *rtnl, int index, const struct rtnl_route *route, uint16_t type)
 {
 	struct rtnl_prefix destination = masked(&route->destination);
 	if (route->gateway && route->gateway->family != destination.family)
-		return err_set(err, -EINVAL, "the gateway is of another address family");
+		return -EINVAL; /* the gateway is of another address family */
 	struct request request;
-	struct rtmsg *info = request_init(
-		&request, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, sizeof(struct rtmsg));
+	struct rtmsg *info = request_init(&request, type,
+		type == RTM_NEWROUTE ? NLM_F_CREATE | NLM_F_EXCL : 0, sizeof(struct rtmsg));
 	info->rtm_family = (uint8_t)destination.family;
 	info->rtm_dst_len = (uint8_t)destination.length;
 	info->rtm_table = RT_TABLE_MAIN;
@@ -269,6 +293,46 @@ int rtnl_route_add(struct rtnl *rtnl, int index, const struct rtnl_route *route,
 	if (route->metric)
 		request_add(&request, RTA_PRIORITY, &route->metric, sizeof(route->metric));
 	request_add(&request, RTA_OIF, &index, sizeof(index));
-	int r = request_run(rtnl, &request);
+	return request_run(rtnl, &request);
+}
+
+int rtnl_route_add(struct rtnl *rtnl, int index, const struct rtnl_route *route, struct err *err)
+{
+	int r = route_request(rtnl, index, route, RTM_NEWROUTE);
 	return r < 0 && r != -EEXIST ? refused(err, r, "add the route") : 0;
+}
+
+int rtnl_route_remove(struct rtnl *rtnl, int index, const struct rtnl_route *route, struct err *err)
+{
+	int r = route_request(rtnl, index, route, RTM_DELROUTE);
+	return r < 0 && !is_absent(r) ? refused(err, r, "remove the route") : 0;
+}
+
+static void neighbor_init(struct request *request, uint16_t type, uint16_t flags, int index,
+	const struct rtnl_prefix *address)
+{
+	struct ndmsg *info = request_init(request, type, flags, sizeof(struct ndmsg));
+	info->ndm_family = (uint8_t)address->family;
+	info->ndm_ifindex = index;
+	info->ndm_state = NUD_PERMANENT;
+	request_add(request, NDA_DST, address->address, address_bytes(address));
+}
+
+int rtnl_neighbor_set(struct rtnl *rtnl, int index, const struct rtnl_prefix *address,
+	const uint8_t mac[static RTNL_MAC_BYTES], struct err *err)
+{
+	struct request request;
+	neighbor_init(&request, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, index, address);
+	request_add(&request, NDA_LLADDR, mac, RTNL_MAC_BYTES);
+	int r = request_run(rtnl, &request);
+	return r < 0 ? refused(err, r, "set the neighbor") : 0;
+}
+
+int rtnl_neighbor_remove(
+	struct rtnl *rtnl, int index, const struct rtnl_prefix *address, struct err *err)
+{
+	struct request request;
+	neighbor_init(&request, RTM_DELNEIGH, 0, index, address);
+	int r = request_run(rtnl, &request);
+	return r < 0 && !is_absent(r) ? refused(err, r, "remove the neighbor") : 0;
 }

@@ -1,6 +1,6 @@
 /*
  * The few rtnetlink requests that a guest's network needs: find a link, set it up, addresses,
- * routes.
+ * routes, neighbors.
  *
  * Each function sends one request and waits for the kernel's answer, which comes at once. libnl
  * would be the larger half of the static agent. Source: rtnetlink(7), linux/rtnetlink.h.
@@ -45,13 +45,16 @@ struct rtnl_link_change {
 	const char *name;
 	const uint8_t *mac;
 	uint32_t mtu;
-	bool up;
+	bool up, down;
 };
 int rtnl_link_set(
 	struct rtnl *rtnl, int index, const struct rtnl_link_change *change, struct err *err);
 
 /* IPv6 addresses are usable at once: no duplicate detection. One that is there is success. */
 int rtnl_address_add(
+	struct rtnl *rtnl, int index, const struct rtnl_prefix *address, struct err *err);
+/* One that is not there is success, here and below. */
+int rtnl_address_remove(
 	struct rtnl *rtnl, int index, const struct rtnl_prefix *address, struct err *err);
 
 struct rtnl_route {
@@ -62,3 +65,11 @@ struct rtnl_route {
 };
 /* One that is there is success. */
 int rtnl_route_add(struct rtnl *rtnl, int index, const struct rtnl_route *route, struct err *err);
+int rtnl_route_remove(
+	struct rtnl *rtnl, int index, const struct rtnl_route *route, struct err *err);
+
+/* A neighbor that is not asked for by ARP or ND; one with the address is replaced. */
+int rtnl_neighbor_set(struct rtnl *rtnl, int index, const struct rtnl_prefix *address,
+	const uint8_t mac[static RTNL_MAC_BYTES], struct err *err);
+int rtnl_neighbor_remove(
+	struct rtnl *rtnl, int index, const struct rtnl_prefix *address, struct err *err);

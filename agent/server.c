@@ -27,6 +27,8 @@ struct server {
 	struct ttrpc_conn *conns[CONNECTIONS_MAX]; /* oldest first */
 	unsigned n_conns;
 	struct ttrpc_call *configuring;
+	/* What the interfaces were last configured to be; what a call is about to make them. */
+	Bulkhead__Agent__UpdateInterfacesRequest *interfaces, *wanted;
 };
 
 static void method_hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
@@ -55,6 +57,50 @@ static void method_hello(void *userdata, struct ttrpc_call *call, const Protobuf
 	ttrpc_reply(call, &response.base);
 }
 
+/* NULL: no memory. */
+static Bulkhead__Agent__UpdateInterfacesRequest *copy_interfaces(
+	const Bulkhead__Agent__UpdateInterfacesRequest *request)
+{
+	size_t len = bulkhead__agent__update_interfaces_request__get_packed_size(request);
+	_cleanup_free_ uint8_t *packed = malloc(len + 1);
+	if (!packed)
+		return NULL;
+	bulkhead__agent__update_interfaces_request__pack(request, packed);
+	return bulkhead__agent__update_interfaces_request__unpack(NULL, len, packed);
+}
+
+static void free_interfaces(Bulkhead__Agent__UpdateInterfacesRequest *interfaces)
+{
+	if (interfaces)
+		bulkhead__agent__update_interfaces_request__free_unpacked(interfaces, NULL);
+}
+
+/* The job is over: what was wanted is so, or is forgotten. */
+static void settle_interfaces(struct server *server, bool done)
+{
+	if (done) {
+		free_interfaces(server->interfaces);
+		server->interfaces = TAKE_PTR(server->wanted);
+	}
+	free_interfaces(TAKE_PTR(server->wanted));
+}
+
+/* A job that makes the interfaces so; one at a time. Its end settles them. */
+static int start_job(struct server *server, const Bulkhead__Agent__UpdateInterfacesRequest *wanted,
+	job_fn job, void *arg, job_done_fn done, struct err *err)
+{
+	if (server->configuring)
+		return err_set(err, -EAGAIN, "the interfaces are being configured");
+	server->wanted = copy_interfaces(wanted);
+	if (!server->wanted)
+		return err_nomem(err);
+	int r = job_start(
+		server->state.reaper, "configure the interfaces", job, arg, done, server, err);
+	if (r < 0)
+		settle_interfaces(server, false);
+	return r;
+}
+
 struct configuration {
 	const struct server *server;
 	const Bulkhead__Agent__ConfigureSandboxRequest *request;
@@ -70,6 +116,7 @@ static void on_configured(void *userdata, const struct err *err)
 {
 	struct server *server = userdata;
 	struct ttrpc_call *call = TAKE_PTR(server->configuring);
+	settle_interfaces(server, err->code >= 0);
 	if (err->code < 0) {
 		ttrpc_fail(call, err);
 		return;
@@ -85,15 +132,53 @@ static void method_configure_sandbox(
 {
 	struct server *server = userdata;
 	struct configuration configuration = {.server = server, .request = (const void *)msg};
+	Bulkhead__Agent__UpdateInterfacesRequest interfaces =
+		BULKHEAD__AGENT__UPDATE_INTERFACES_REQUEST__INIT;
+	interfaces.interfaces = configuration.request->interfaces;
+	interfaces.n_interfaces = configuration.request->n_interfaces;
 	struct err err = ERR_INIT;
 	int r;
 	if (server->state.configured)
 		r = err_set(&err, -EEXIST, "the sandbox is configured already");
-	else if (server->configuring)
-		r = err_set(&err, -EAGAIN, "the sandbox is being configured");
 	else
-		r = job_start(server->state.reaper, "configure the sandbox", configure_job,
-			&configuration, on_configured, server, &err);
+		r = start_job(
+			server, &interfaces, configure_job, &configuration, on_configured, &err);
+	if (r < 0)
+		ttrpc_fail(call, &err);
+	else
+		server->configuring = call;
+}
+
+static int update_job(void *arg, struct err *err)
+{
+	const struct server *server = arg;
+	return server->ops.update(server->interfaces, server->wanted, err);
+}
+
+static void on_updated(void *userdata, const struct err *err)
+{
+	struct server *server = userdata;
+	struct ttrpc_call *call = TAKE_PTR(server->configuring);
+	settle_interfaces(server, err->code >= 0);
+	if (err->code < 0) {
+		ttrpc_fail(call, err);
+		return;
+	}
+	Bulkhead__Agent__UpdateInterfacesResponse response =
+		BULKHEAD__AGENT__UPDATE_INTERFACES_RESPONSE__INIT;
+	ttrpc_reply(call, &response.base);
+}
+
+static void method_update_interfaces(
+	void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct server *server = userdata;
+	struct err err = ERR_INIT;
+	int r;
+	if (!server->state.configured)
+		r = err_set(&err, -EBADFD, "the sandbox is not configured");
+	else
+		r = start_job(server, (const void *)msg, update_job, server, on_updated, &err);
 	if (r < 0)
 		ttrpc_fail(call, &err);
 	else
@@ -118,6 +203,7 @@ static void method_power_off(void *userdata, struct ttrpc_call *call, const Prot
 static const struct ttrpc_method methods[] = {
 	{"Hello", method_hello},
 	{"ConfigureSandbox", method_configure_sandbox},
+	{"UpdateInterfaces", method_update_interfaces},
 	{"CreateContainer", method_create_container},
 	{"StartContainer", method_start_container},
 	{"SignalProcess", method_signal_process},
@@ -240,6 +326,8 @@ struct server *server_free(struct server *server)
 		ttrpc_conn_free(server->conns[0]);
 		forget_conn(server, 0);
 	}
+	settle_interfaces(server, false);
+	free_interfaces(server->interfaces);
 	registry_done(&server->state.registry);
 	events_free(server->events);
 	container_host_free(server->state.host);

@@ -21,6 +21,8 @@ struct server_ops {
 	int (*set_clock)(int64_t realtime_ns, struct err *err);
 	/* In a child (process.h), with all that ConfigureSandbox asks for; may block. */
 	int (*configure)(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);
+	int (*update)(const Bulkhead__Agent__UpdateInterfacesRequest *before,
+		const Bulkhead__Agent__UpdateInterfacesRequest *after, struct err *err);
 	/* The host was answered. */
 	void (*power_off)(void *userdata);
 	void *userdata;

@@ -59,8 +59,23 @@ static void test_configure(void **state)
 	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), -EIO);
 	assert_non_null(strstr(err.msg, "signal 6"));
 	request.hostname = (char *)"name";
+	Bulkhead__Agent__UpdateInterfacesRequest update =
+		BULKHEAD__AGENT__UPDATE_INTERFACES_REQUEST__INIT;
+	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), -EBADFD);
 	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), 0);
 	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), -EEXIST);
+	/* What a job is told of the state before is what the last one that succeeded left. */
+	Bulkhead__Agent__Interface interface = BULKHEAD__AGENT__INTERFACE__INIT;
+	Bulkhead__Agent__Interface *interfaces[] = {&interface, &interface};
+	update.interfaces = interfaces;
+	update.n_interfaces = 2;
+	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), -ENODEV);
+	assert_non_null(strstr(err.msg, "before it was 0"));
+	update.n_interfaces = 1;
+	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), 0);
+	update.n_interfaces = 2;
+	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), -ENODEV);
+	assert_non_null(strstr(err.msg, "before it was 1"));
 }
 
 static void test_unknown_ids(void **state)

@@ -29,6 +29,15 @@ static int configure(const Bulkhead__Agent__ConfigureSandboxRequest *request, st
 	return 0;
 }
 
+static int update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
+	const Bulkhead__Agent__UpdateInterfacesRequest *after, struct err *err)
+{
+	size_t n = before->n_interfaces;
+	if (after->n_interfaces == 2)
+		return err_set(err, -ENODEV, "before it was %zu", n);
+	return 0;
+}
+
 static void power_off(void *userdata)
 {
 	ev_loop_stop(userdata);
@@ -43,7 +52,10 @@ static _Noreturn void serve(const struct test_server *harness)
 {
 	char path[108] = "";
 	struct server_options options = {.boot_ns = 12345,
-		.ops = {.set_clock = set_clock, .configure = configure, .power_off = power_off}};
+		.ops = {.set_clock = set_clock,
+			.configure = configure,
+			.update = update,
+			.power_off = power_off}};
 	struct server *server = NULL;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);

@@ -2,7 +2,8 @@
  * For tests: the real server in a process of its own, on Unix sockets instead of vsock, with a
  * clock, a configuration and a power switch that touch nothing. Linked into tests only.
  *
- * "ConfigureSandbox" fails for the host name "refuse" and crashes its job for "crash". PowerOff
+ * "ConfigureSandbox" fails for the host name "refuse" and crashes its job for "crash";
+ * "UpdateInterfaces" fails for two interfaces and says how many there were before. PowerOff
  * ends the process.
  */
 #pragma once

@@ -381,6 +381,7 @@ static int fill_message(struct nl_msg *msg, int link, const struct sock_filter *
 	const struct tcmsg header = {
 		.tcm_family = AF_UNSPEC,
 		.tcm_ifindex = link,
+		.tcm_handle = 1, /* one of ours is replaced */
 		.tcm_parent = REDIRECT_INGRESS,
 		.tcm_info = TC_H_MAKE(REDIRECT_PRIORITY_GUARD << 16, htons(ETH_P_ALL)),
 	};
@@ -420,7 +421,7 @@ int antispoof_attach(
 		return r;
 	msg = nlmsg_alloc_size(n * sizeof(*program) + 512);
 	if (!msg || !nlmsg_put(msg, NL_AUTO_PORT, NL_AUTO_SEQ, RTM_NEWTFILTER, 0,
-			    NLM_F_CREATE | NLM_F_EXCL))
+			    NLM_F_CREATE | NLM_F_REPLACE))
 		return err_nomem(err);
 	if (fill_message(msg, link, program, n) < 0)
 		return err_nomem(err);

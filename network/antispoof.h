@@ -42,7 +42,8 @@ int antispoof_program(const struct net_interface *interface, struct sock_filter 
 
 /*
  * Puts the program before the redirection on the ingress hook of the link, which has its qdisc
- * (redirect_join()). -ENOENT or -EOPNOTSUPP: the kernel has no cls_bpf.
+ * (redirect_join()). One that is there is replaced at once. -ENOENT or -EOPNOTSUPP: the kernel has
+ * no cls_bpf.
  */
 int antispoof_attach(
 	struct nl_sock *sock, int link, const struct net_interface *interface, struct err *err);

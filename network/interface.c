@@ -9,6 +9,7 @@
 #include <net/if_arp.h>
 #include <netlink/route/addr.h>
 #include <netlink/route/link.h>
+#include <netlink/route/neighbour.h>
 #include <netlink/route/route.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,6 +25,7 @@ struct state {
 	struct nl_cache *links;
 	struct nl_cache *addresses;
 	struct nl_cache *routes;
+	struct nl_cache *neighbors;
 };
 
 static void state_done(struct state *state)
@@ -31,6 +33,7 @@ static void state_done(struct state *state)
 	nl_cache_free(state->links);
 	nl_cache_free(state->addresses);
 	nl_cache_free(state->routes);
+	nl_cache_free(state->neighbors);
 }
 
 static void link_putp(struct rtnl_link **link)
@@ -51,22 +54,9 @@ static int state_read(struct nl_sock *sock, struct state *state, struct err *err
 	r = rtnl_route_alloc_cache(sock, AF_UNSPEC, 0, &state->routes);
 	if (r < 0)
 		return netlink_error(err, r, "list the pod's routes");
-	return 0;
-}
-
-int interface_up(struct nl_sock *sock, int index, struct err *err)
-{
-	_cleanup_(link_putp) struct rtnl_link *link = rtnl_link_alloc();
-	_cleanup_(link_putp) struct rtnl_link *change = rtnl_link_alloc();
-	int r;
-
-	if (!link || !change)
-		return err_nomem(err);
-	rtnl_link_set_ifindex(link, index);
-	rtnl_link_set_flags(change, IFF_UP);
-	r = rtnl_link_change(sock, link, change, 0);
+	r = rtnl_neigh_alloc_cache(sock, &state->neighbors);
 	if (r < 0)
-		return netlink_error(err, r, "bring link %d up", index);
+		return netlink_error(err, r, "list the pod's neighbors");
 	return 0;
 }
 
@@ -258,6 +248,37 @@ static int read_routes(
 	return 0;
 }
 
+static int read_neighbors(
+	const struct state *state, int link, struct net_interface *interface, struct err *err)
+{
+	struct nl_object *object;
+
+	interface->neighbors = calloc(NET_NEIGHBORS_MAX, sizeof(*interface->neighbors));
+	if (!interface->neighbors)
+		return err_nomem(err);
+	for (object = nl_cache_get_first(state->neighbors); object;
+		object = nl_cache_get_next(object)) {
+		struct rtnl_neigh *neighbor = (struct rtnl_neigh *)object;
+		struct nl_addr *address = rtnl_neigh_get_dst(neighbor);
+		struct nl_addr *mac = rtnl_neigh_get_lladdr(neighbor);
+		struct net_neighbor *to = &interface->neighbors[interface->n_neighbors];
+
+		if (rtnl_neigh_get_ifindex(neighbor) != link ||
+			!(rtnl_neigh_get_state(neighbor) & NUD_PERMANENT) || !address || !mac ||
+			nl_addr_get_len(mac) != 6)
+			continue;
+		if (interface->n_neighbors == NET_NEIGHBORS_MAX)
+			return err_set(err, -E2BIG, "interface %s has more than %d neighbors",
+				interface->name, NET_NEIGHBORS_MAX);
+		if (!inet_ntop(nl_addr_get_family(address), nl_addr_get_binary_addr(address),
+			    to->address, sizeof(to->address)))
+			continue;
+		(void)nl_addr2str(mac, to->mac, sizeof(to->mac));
+		interface->n_neighbors++;
+	}
+	return 0;
+}
+
 static int read_one(const struct state *state, struct rtnl_link *link,
 	struct net_interface *interface, struct err *err)
 {
@@ -270,18 +291,21 @@ static int read_one(const struct state *state, struct rtnl_link *link,
 		return err_set(err, -EIO, "interface %s has no MAC address", interface->name);
 	(void)nl_addr2str(mac, interface->mac, sizeof(interface->mac));
 	interface->mtu = rtnl_link_get_mtu(link);
+	interface->down = !(rtnl_link_get_flags(link) & IFF_UP);
 	r = read_addresses(state, index, interface, err);
-	if (r < 0)
-		return r;
-	return read_routes(state, index, interface, err);
+	if (r == 0)
+		r = read_routes(state, index, interface, err);
+	return r < 0 ? r : read_neighbors(state, index, interface, err);
 }
 
 struct net_interface *interfaces_free(struct net_interface *interfaces, size_t n)
 {
 	size_t i;
 
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
 		free(interfaces[i].routes);
+		free(interfaces[i].neighbors);
+	}
 	free(interfaces);
 	return NULL;
 }
@@ -334,6 +358,84 @@ int interfaces_read(struct nl_sock *sock, const char *first, struct net_interfac
 	*ret = interfaces;
 	*ret_n = n;
 	return 0;
+}
+
+/* The position of the interface that a tap stands for, which its alias names; negative: it is none.
+ */
+static int tap_position(struct rtnl_link *link)
+{
+	const char *kind = rtnl_link_get_type(link), *alias = rtnl_link_get_ifalias(link);
+	unsigned int position;
+	int used = 0;
+
+	if (!kind || strcmp(kind, "tun") != 0 || !alias ||
+		sscanf(rtnl_link_get_name(link), INTERFACE_TAP "%2u%n", &position, &used) != 1 ||
+		rtnl_link_get_name(link)[used] || position >= NET_INTERFACES_MAX)
+		return -1;
+	return (int)position;
+}
+
+int interfaces_read_joined(
+	struct nl_sock *sock, struct net_interface **ret, size_t *ret_n, struct err *err)
+{
+	_cleanup_(state_done) struct state state = {.links = NULL};
+	struct net_interface *interfaces;
+	struct nl_object *object;
+	size_t n = 0;
+	int r;
+
+	r = state_read(sock, &state, err);
+	if (r < 0)
+		return r;
+	interfaces = calloc(NET_INTERFACES_MAX, sizeof(*interfaces));
+	if (!interfaces)
+		return err_nomem(err);
+	for (object = nl_cache_get_first(state.links); r == 0 && object;
+		object = nl_cache_get_next(object)) {
+		int position = tap_position((struct rtnl_link *)object);
+		_cleanup_(link_putp) struct rtnl_link *link = NULL;
+
+		if (position < 0)
+			continue;
+		if ((size_t)position >= n)
+			n = (size_t)position + 1;
+		link = rtnl_link_get_by_name(
+			state.links, rtnl_link_get_ifalias((struct rtnl_link *)object));
+		if (link)
+			r = read_one(&state, link, &interfaces[position], err);
+	}
+	if (r < 0) {
+		interfaces_free(interfaces, n);
+		return r;
+	}
+	*ret = interfaces;
+	*ret_n = n;
+	return 0;
+}
+
+int interface_set(
+	struct nl_sock *sock, int index, const struct interface_change *wanted, struct err *err)
+{
+	_cleanup_(link_putp) struct rtnl_link *link = rtnl_link_alloc();
+	_cleanup_(link_putp) struct rtnl_link *change = rtnl_link_alloc();
+	int r;
+
+	if (!link || !change)
+		return err_nomem(err);
+	rtnl_link_set_ifindex(link, index);
+	if (wanted->alias)
+		rtnl_link_set_ifalias(change, wanted->alias);
+	if (wanted->mtu)
+		rtnl_link_set_mtu(change, wanted->mtu);
+	if (wanted->up)
+		rtnl_link_set_flags(change, IFF_UP);
+	r = rtnl_link_change(sock, link, change, 0);
+	return r < 0 ? netlink_error(err, r, "change link %d", index) : 0;
+}
+
+int interface_up(struct nl_sock *sock, int index, struct err *err)
+{
+	return interface_set(sock, index, &(struct interface_change){.up = true}, err);
 }
 
 static int set_ipv6(const char *name, const char *key, const char *value, struct err *err)

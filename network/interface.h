@@ -10,6 +10,17 @@
 #include "common/err.h"
 #include "network/pod_network.h"
 
+/* The name in the namespace of the tap at position 0, 1, … */
+#define INTERFACE_TAP "tap"
+
+/* What is NULL, 0 or false stays as it is. */
+struct interface_change {
+	const char *alias;
+	uint32_t mtu;
+	bool up;
+};
+int interface_set(
+	struct nl_sock *sock, int index, const struct interface_change *wanted, struct err *err);
 int interface_up(struct nl_sock *sock, int index, struct err *err);
 
 struct interface_place {
@@ -28,6 +39,14 @@ int interface_move(struct nl_sock *sock, const char *name, const struct interfac
  */
 int interfaces_read(struct nl_sock *sock, const char *first, struct net_interface **ret,
 	size_t *ret_n, struct err *err);
+
+/*
+ * Reads the interfaces that taps are joined to, as their aliases tell, each at its tap's position;
+ * also those that are down. One that is gone has no name.
+ */
+int interfaces_read_joined(
+	struct nl_sock *sock, struct net_interface **ret, size_t *ret_n, struct err *err);
+
 struct net_interface *interfaces_free(struct net_interface *interfaces, size_t n);
 
 /*

@@ -2,7 +2,8 @@
  * Network namespaces with a name: nsfs files bind-mounted in a directory, in the way of
  * `ip netns` (whose commands work on them where the directory is its own, /run/netns).
  *
- * A namespace lives as long as its name does: nothing of ours holds it open. The calling thread's
+ * A namespace lives as long as its name does, and no longer than its pod is watched
+ * (network/watch.h): nothing else of ours holds it open. The calling thread's
  * own namespace never changes: work inside one is done by a thread made for it, which ends with it.
  * Threads: any.
  */

@@ -204,7 +204,7 @@ static int set_up(
 	r = netns_call(netns, bring_loopback_up, NULL, err);
 	if (r < 0)
 		return r;
-	r = cni_add(&runtime, attachment, err);
+	r = cni_add(&runtime, attachment, &info->plugins_ns, err);
 	if (r < 0)
 		return r;
 	r = attachment_save(net->cache_dir, attachment, err);
@@ -326,6 +326,7 @@ static int join_tap(void *userdata, struct err *err)
 {
 	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
 	const struct tap_job *job = userdata;
+	struct interface_change change;
 	int interface, tap, r;
 
 	r = netlink_open(&sock, err);
@@ -350,7 +351,8 @@ static int join_tap(void *userdata, struct err *err)
 		r = antispoof_attach(sock, tap, job->interface, err);
 	if (r < 0)
 		return r;
-	return interface_up(sock, tap, err);
+	change = (struct interface_change){.alias = job->interface->name, .up = true};
+	return interface_set(sock, tap, &change, err);
 }
 
 int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_info *info,
@@ -375,7 +377,7 @@ int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_inf
 		return r;
 	job.interface = &info->interfaces[interface];
 	job.antispoof = net->antispoof;
-	(void)snprintf(job.tap, sizeof(job.tap), "tap%u", (unsigned int)interface);
+	(void)snprintf(job.tap, sizeof(job.tap), INTERFACE_TAP "%u", (unsigned int)interface);
 	place = (struct interface_place){netns, job.tap, info->interfaces[interface].mtu};
 	r = interface_move(sock, tap, &place, err);
 	if (r < 0)

@@ -27,6 +27,7 @@
 #define NET_INTERFACES_MAX 16
 #define NET_ADDRESSES_MAX  16
 #define NET_ROUTES_MAX     256
+#define NET_NEIGHBORS_MAX  256
 
 struct net;
 
@@ -97,6 +98,12 @@ struct net_route {
 	uint32_t metric;
 };
 
+/* One that is configured, not learnt. */
+struct net_neighbor {
+	char address[46];
+	char mac[18];
+};
+
 struct net_interface {
 	char name[16]; /* as CNI named it: "eth0" */
 	char mac[18];
@@ -105,6 +112,9 @@ struct net_interface {
 	size_t n_addresses;
 	struct net_route *routes; /* all routes of the main table out of it */
 	size_t n_routes;
+	struct net_neighbor *neighbors;
+	size_t n_neighbors;
+	bool down; /* of those that a watch reads: as they are made, they are up */
 };
 
 /* What the pod has. Plain value, freed by net_pod_info_free(). */
@@ -116,6 +126,7 @@ struct net_pod_info {
 	char **dns_servers; /* CNI's, NULL-terminated; may be empty */
 	char **dns_searches;
 	char **dns_options;
+	uint64_t plugins_ns; /* what the plugins took of the set-up */
 };
 struct net_pod_info *net_pod_info_free(struct net_pod_info *info);
 

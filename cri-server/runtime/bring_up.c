@@ -19,6 +19,7 @@
 #include "common/fd.h"
 #include "common/spawn.h"
 #include "cri-server/runtime/events.h"
+#include "cri-server/runtime/guest_network.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/network_spec.h"
 
@@ -212,6 +213,7 @@ static int join_run(void *subject, struct err *err)
 		*err = up->network_err;
 		return err->code;
 	}
+	up->sandbox->plugins_ns = up->network->plugins_ns;
 	return record_network(up->sandbox, up->network, err);
 }
 
@@ -246,53 +248,6 @@ static int boot_run(void *subject, struct err *err)
 		up->machine, up->sandbox, 0, left_ms < timeout_ms ? left_ms : timeout_ms, err);
 }
 
-/* The guest's interfaces, borrowing the strings of `info`; freed by the caller with the arrays
- * below. */
-struct guest_network {
-	Bulkhead__Agent__Interface interfaces[NET_INTERFACES_MAX];
-	Bulkhead__Agent__Interface *pointers[NET_INTERFACES_MAX];
-	char macs[NET_INTERFACES_MAX][18];
-	char *addresses[NET_INTERFACES_MAX][NET_ADDRESSES_MAX];
-	Bulkhead__Agent__Route *routes;
-	Bulkhead__Agent__Route **route_pointers;
-};
-
-static int guest_network_fill(
-	struct guest_network *g, const char *sandbox_id, struct net_pod_info *info, struct err *err)
-{
-	size_t n_routes = 0, used = 0;
-	for (size_t i = 0; i < info->n_interfaces; i++)
-		n_routes += info->interfaces[i].n_routes;
-	g->routes = calloc(n_routes + 1, sizeof(*g->routes));
-	g->route_pointers = calloc(n_routes + 1, sizeof(*g->route_pointers));
-	if (!g->routes || !g->route_pointers)
-		return err_nomem(err);
-	for (size_t i = 0; i < info->n_interfaces; i++) {
-		struct net_interface *from = &info->interfaces[i];
-		Bulkhead__Agent__Interface *to = g->pointers[i] = &g->interfaces[i];
-		bulkhead__agent__interface__init(to);
-		machine_nic_mac(sandbox_id, i, g->macs[i]);
-		to->device_mac = g->macs[i];
-		to->name = from->name;
-		to->mac = from->mac;
-		to->mtu = from->mtu;
-		to->addresses = g->addresses[i];
-		to->n_addresses = from->n_addresses;
-		for (size_t a = 0; a < from->n_addresses; a++)
-			g->addresses[i][a] = from->addresses[a];
-		to->routes = g->route_pointers + used;
-		to->n_routes = from->n_routes;
-		for (size_t k = 0; k < from->n_routes; k++, used++) {
-			Bulkhead__Agent__Route *route = g->route_pointers[used] = &g->routes[used];
-			bulkhead__agent__route__init(route);
-			route->destination = from->routes[k].destination;
-			route->gateway = from->routes[k].gateway;
-			route->metric = from->routes[k].metric;
-		}
-	}
-	return 0;
-}
-
 /* The kubelet's DNS configuration, or where it gives none the CNI plugins'. */
 static void fill_dns(Bulkhead__Agent__Dns *dns, const Runtime__V1__PodSandboxConfig *config,
 	const struct net_pod_info *info)
@@ -316,7 +271,7 @@ static void fill_dns(Bulkhead__Agent__Dns *dns, const Runtime__V1__PodSandboxCon
 	}
 }
 
-static int configure_guest(struct bring_up *up, struct guest_network *g, struct err *err)
+static int configure_guest(struct bring_up *up, struct guest_interfaces *g, struct err *err)
 {
 	const Runtime__V1__PodSandboxConfig *config = up->sandbox->config;
 	Bulkhead__Agent__ConfigureSandboxRequest request =
@@ -341,7 +296,7 @@ static int configure_guest(struct bring_up *up, struct guest_network *g, struct 
 	snprintf(hostname, sizeof(hostname), "%.63s", config->metadata->name);
 	request.hostname = config->hostname[0] ? config->hostname : hostname;
 	request.interfaces = g->pointers;
-	request.n_interfaces = up->network->n_interfaces;
+	request.n_interfaces = g->n;
 	request.dns = &dns;
 	request.sysctls = pointers;
 	request.n_sysctls = n_sysctls;
@@ -353,15 +308,12 @@ static int configure_guest(struct bring_up *up, struct guest_network *g, struct 
 static int configure_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
-	struct guest_network *g = calloc(1, sizeof(*g));
-	if (!g)
-		return err_nomem(err);
-	int r = guest_network_fill(g, up->sandbox->id, up->network, err);
+	struct guest_interfaces *g = NULL;
+	int r = guest_interfaces_new(
+		up->sandbox->id, up->network->interfaces, up->network->n_interfaces, &g, err);
 	if (r == 0)
 		r = configure_guest(up, g, err);
-	free(g->routes);
-	free(g->route_pointers);
-	free(g);
+	guest_interfaces_free(g);
 	return r;
 }
 
@@ -371,6 +323,7 @@ static int ready_run(void *subject, struct err *err)
 	int r = volumes_resume(up->sandbox, up->machine, err);
 	if (r < 0)
 		return r;
+	network_follow(up->sandbox, up->machine, up->network);
 
 	pthread_mutex_lock(&up->rt->lock);
 	up->sandbox->machine = TAKE_PTR(up->machine);

@@ -31,6 +31,7 @@
 #include "cri-server/seccomp/cache.h"
 #include "hypervisor/vm.h"
 #include "network/pod_network.h"
+#include "network/watch.h"
 
 /* 128 random bits in hex: short enough for socket paths and tap names made of it. */
 #define ID_LEN 32
@@ -47,6 +48,7 @@ struct runtime {
 	struct img *images;
 	struct hv *hv;
 	struct net *net;
+	struct net_watcher *watcher;
 	struct logs *logs;
 	struct events *events;
 	struct filter_cache *filters; /* of seccomp, for all containers */
@@ -83,7 +85,9 @@ struct sandbox {
 	bool settled;                          /* runtime->lock; the agent's events may be taken */
 	uint32_t last_target;                  /* op; where the last disk was attached */
 	struct mirror *mirror;                 /* op; there while there is a machine */
+	struct network_follower *follower;     /* op; likewise */
 	struct step_times times;               /* of the bring-up; zero after a restart */
+	uint64_t plugins_ns;                   /* of its network; zero after a restart */
 	Bulkhead__Agent__StatsResponse *usage; /* runtime->lock; the last sample, NULL: none */
 	bool usage_slow;                       /* runtime->lock; it did not answer the last time */
 };

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "cri-server/runtime/guest_network.h"
 #include "cri-server/runtime/internal.h"
 
 #define CONNECT_MS 15000 /* to an agent that was up before; one pod after the other */
@@ -171,6 +172,7 @@ static int revive(struct sandbox *sandbox, struct err *err)
 		machine_unref(machine);
 		return r;
 	}
+	network_follow(sandbox, machine, NULL);
 	pthread_mutex_lock(&rt->lock);
 	sandbox->machine = machine;
 	sandbox->settled = true;

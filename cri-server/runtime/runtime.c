@@ -231,7 +231,8 @@ static int open_network(struct runtime *rt, struct err *err)
 		.plugin_timeout_ms = rt->config->network.plugin_timeout_ms,
 		.antispoof = *rt->config->network.antispoof,
 	};
-	return net_open(&config, &rt->net, err);
+	int r = net_open(&config, &rt->net, err);
+	return r < 0 ? r : net_watcher_new(&rt->watcher, err);
 }
 
 static int make_directories(const struct config *config, struct err *err)
@@ -314,6 +315,7 @@ struct runtime *runtime_close(struct runtime *rt)
 		sandbox_leave_index(sandbox);
 		sandbox_unref(sandbox);
 	}
+	net_watcher_free(rt->watcher);
 	hv_close(rt->hv);
 	worker_stop(&rt->io);
 	ev_loop_free(rt->io.loop);

@@ -15,6 +15,7 @@
 
 #include "common/fd.h"
 #include "cri-server/runtime/events.h"
+#include "cri-server/runtime/guest_network.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/mirror.h"
 
@@ -167,6 +168,7 @@ void sandbox_drop_machine(struct sandbox *sandbox)
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	struct machine *machine = TAKE_PTR(sandbox->machine);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
+	sandbox->follower = network_follower_free(sandbox->follower);
 	sandbox->mirror = mirror_free(sandbox->mirror);
 	machine_unref(machine);
 }

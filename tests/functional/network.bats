@@ -203,3 +203,63 @@ claim_other_address() {
 	[[ $(crictl inspectp "$OTHER" | jq -r .info.cniCheck) == *"CNI plugin 'bridge' CHECK: error"*"$OTHER_ADDRESS"* ]]
 	in_netns "$OTHER" ip address add "$OTHER_ADDRESS/24" dev eth0
 }
+
+# guest_shows ADDRESS|ROUTE…: whether `ip COMMAND` in the guest has a line with the text.
+guest_shows() {
+	local text=$1
+	shift
+	inside ip "$@" | grep -qF -- "$text"
+}
+
+guest_lacks() {
+	! guest_shows "$@"
+}
+
+@test "what changes in the pod's namespace follows into the guest, and the filter with it" {
+	in_netns "$POD" ip address add "$SUBNET.240/24" dev eth0
+	in_netns "$POD" ip address add "$V6:1::240/64" dev eth0 nodad
+	in_netns "$POD" ip route add 10.99.0.0/16 via "$SUBNET.1" metric 50
+	in_netns "$POD" ip neighbor add "$SUBNET.241" lladdr 02:00:00:00:00:f1 dev eth0
+	in_netns "$POD" ip link set eth0 mtu 1300
+	eventually 20 guest_shows "$SUBNET.240/24" -4 address show eth0
+	eventually 20 guest_shows "10.99.0.0/16 via $SUBNET.1" route
+	eventually 20 guest_shows "mtu 1300" link show eth0
+	guest_shows "metric 50" route show 10.99.0.0/16
+	guest_shows "$V6:1::240/64" -6 address show eth0
+	guest_shows "$SUBNET.241 dev eth0 lladdr 02:00:00:00:00:f1" neigh show nud permanent
+	in_netns "$POD" ip -j link show tap0 | jq -e '.[0].mtu == 1300'
+	# The guest answers under them: the filter knows them, too.
+	ping -c 1 -W 5 "$SUBNET.240"
+	ping -6 -c 1 -W 5 "$V6:1::240"
+	# While nobody looks one goes, and another comes.
+	kill_bulkheadd
+	in_netns "$POD" ip address del "$SUBNET.240/24" dev eth0
+	in_netns "$POD" ip address del "$V6:1::240/64" dev eth0
+	in_netns "$POD" ip neighbor del "$SUBNET.241" dev eth0
+	in_netns "$POD" ip address add "$SUBNET.242/24" dev eth0
+	start_bulkheadd
+	eventually 20 guest_shows "$SUBNET.242/24" -4 address show eth0
+	guest_lacks "$SUBNET.240/24" -4 address show eth0
+	guest_lacks "$V6:1::240" -6 address show eth0
+	guest_lacks "$SUBNET.241 " neigh show
+	ping -c 1 -W 5 "$SUBNET.242"
+	in_netns "$POD" ip address del "$SUBNET.242/24" dev eth0
+	in_netns "$POD" ip route del 10.99.0.0/16
+	in_netns "$POD" ip link set eth0 mtu 1500
+	eventually 20 guest_shows "mtu 1500" link show eth0
+	guest_lacks 10.99.0.0/16 route
+	inside ping -c 1 -W 5 "$SUBNET.1"
+}
+
+@test "a link that goes down and up in the namespace does so in the guest" {
+	route=$(in_netns "$OTHER" ip -4 route show default)
+	other=$(run_container "$OTHER" other)
+	in_netns "$OTHER" ip link set eth0 down
+	eventually 20 eval '[ "$(crictl exec -s "$other" cat /sys/class/net/eth0/flags)" = 0x1002 ]'
+	in_netns "$OTHER" ip link set eth0 up
+	# shellcheck disable=SC2086 # words
+	in_netns "$OTHER" ip -4 route add $route
+	eventually 20 eval 'crictl exec -s "$other" ip -4 route | grep -q default'
+	ping -c 1 -W 5 "$OTHER_ADDRESS"
+	crictl rm -f "$other"
+}
