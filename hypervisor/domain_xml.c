@@ -1,9 +1,7 @@
 #include "hypervisor/domain_xml.h"
 
 #include <errno.h>
-#include <libxml/parser.h>
 #include <libxml/xmlwriter.h>
-#include <libxml/xpath.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,10 +21,13 @@ enum slot {
 	SLOT_RNG = 0x04,
 	SLOT_SHARE = 0x05,
 	SLOT_VSOCK = 0x06,
+	SLOT_MEMORY = 0x07,
 	SLOT_NIC = 0x08, /* and those above it */
 	SLOT_NIC_END = 0x1e,
 };
 
+/* Linux takes memory in blocks of this size: a part of one would never be used. */
+#define MEMORY_BLOCK_MIB 128
 /* The modern form only: no I/O ports to assign, no legacy registers to emulate. */
 #define VIRTIO_MODEL "virtio-non-transitional"
 
@@ -137,20 +138,84 @@ static void write_metadata(struct writer *writer, const char *run_dir)
 	close_element(writer);
 }
 
+/*
+ * Room to grow: memory that the machine does not have until it is asked to take it. libvirt wants
+ * the memory that it begins with as a node then, and the device to belong to one.
+ */
+static unsigned memory_room_mib(const struct hv_vm_spec *spec)
+{
+	if (spec->memory_max_mib <= spec->memory_mib)
+		return 0;
+	return (spec->memory_max_mib - spec->memory_mib) / MEMORY_BLOCK_MIB * MEMORY_BLOCK_MIB;
+}
+
+static unsigned vcpus_max(const struct hv_vm_spec *spec)
+{
+	return spec->vcpus_max > spec->vcpus ? spec->vcpus_max : spec->vcpus;
+}
+
+static void mib_element(struct writer *writer, const char *name, unsigned mib)
+{
+	open_element(writer, name);
+	attribute(writer, "unit", "MiB");
+	note(writer, xmlTextWriterWriteFormatString(writer->xml, "%u", mib));
+	close_element(writer);
+}
+
+static void write_room(struct writer *writer, const struct hv_vm_spec *spec)
+{
+	if (!memory_room_mib(spec))
+		return;
+	open_element(writer, "maxMemory");
+	attribute(writer, "slots", "1");
+	attribute(writer, "unit", "MiB");
+	note(writer, xmlTextWriterWriteFormatString(
+			     writer->xml, "%u", spec->memory_mib + memory_room_mib(spec)));
+	close_element(writer);
+}
+
+static void write_vcpus(struct writer *writer, const struct hv_vm_spec *spec)
+{
+	open_element(writer, "vcpu");
+	attribute_number(writer, "current", spec->vcpus);
+	note(writer, xmlTextWriterWriteFormatString(writer->xml, "%u", vcpus_max(spec)));
+	close_element(writer);
+}
+
+static void write_cpu(struct writer *writer, const struct domain_xml *domain)
+{
+	const struct hv_vm_spec *spec = domain->spec;
+	char cpus[16];
+
+	open_element(writer, "cpu");
+	attribute(writer, "mode", domain->kvm ? "host-passthrough" : "maximum");
+	if (domain->kvm)
+		attribute(writer, "migratable", "off");
+	if (memory_room_mib(spec)) {
+		snprintf(cpus, sizeof(cpus), "0-%u", vcpus_max(spec) - 1);
+		open_element(writer, "numa");
+		open_element(writer, "cell");
+		attribute(writer, "id", "0");
+		attribute(writer, "cpus", cpus);
+		attribute_number(writer, "memory", spec->memory_mib);
+		attribute(writer, "unit", "MiB");
+		close_element(writer);
+		close_element(writer);
+	}
+	close_element(writer);
+}
+
 static void write_platform(struct writer *writer, const struct domain_xml *domain)
 {
-	open_element(writer, "memory");
-	attribute(writer, "unit", "MiB");
-	note(writer, xmlTextWriterWriteFormatString(writer->xml, "%u", domain->spec->memory_mib));
-	close_element(writer);
+	mib_element(writer, "memory", domain->spec->memory_mib);
+	write_room(writer, domain->spec);
 	/* memfd, because a host's /dev/shm may be small; shared, because vhost-user devices map it.
 	 */
 	open_element(writer, "memoryBacking");
 	leaf(writer, "source", "type", "memfd", NULL);
 	leaf(writer, "access", "mode", "shared", NULL);
 	close_element(writer);
-	note(writer, xmlTextWriterWriteFormatElement(
-			     writer->xml, BAD_CAST "vcpu", "%u", domain->spec->vcpus));
+	write_vcpus(writer, domain->spec);
 
 	open_element(writer, "os");
 	open_element(writer, "type");
@@ -179,10 +244,7 @@ static void write_platform(struct writer *writer, const struct domain_xml *domai
 		close_element(writer);
 	}
 	close_element(writer);
-	if (domain->kvm)
-		leaf(writer, "cpu", "mode", "host-passthrough", "migratable", "off", NULL);
-	else
-		leaf(writer, "cpu", "mode", "maximum", NULL);
+	write_cpu(writer, domain);
 	open_element(writer, "clock");
 	attribute(writer, "offset", "utc");
 	leaf(writer, "timer", "name", "hpet", "present", "no", NULL);
@@ -298,6 +360,22 @@ static void write_share(struct writer *writer, const char *socket)
 	close_element(writer);
 }
 
+static void write_memory(struct writer *writer, const struct hv_vm_spec *spec, unsigned memory_mib)
+{
+	open_element(writer, "memory");
+	attribute(writer, "model", "virtio-mem");
+	open_element(writer, "target");
+	mib_element(writer, "size", memory_room_mib(spec));
+	text_element(writer, "node", "0");
+	mib_element(writer, "block", 2);
+	mib_element(writer, "requested", memory_mib - spec->memory_mib);
+	close_element(writer);
+	/* An update must name the device, in a form that libvirt leaves to its users. */
+	leaf(writer, "alias", "name", "ua-memory", NULL);
+	pci_address(writer, SLOT_MEMORY);
+	close_element(writer);
+}
+
 static void write_devices(struct writer *writer, const struct domain_xml *domain)
 {
 	const struct hv_vm_spec *spec = domain->spec;
@@ -335,6 +413,8 @@ static void write_devices(struct writer *writer, const struct domain_xml *domain
 	close_element(writer);
 	pci_address(writer, SLOT_RNG);
 	close_element(writer);
+	if (memory_room_mib(spec))
+		write_memory(writer, spec, spec->memory_mib);
 	if (!domain->vhost_socket) {
 		open_element(writer, "vsock");
 		attribute(writer, "model", VIRTIO_MODEL);
@@ -457,45 +537,14 @@ int domain_xml_write_device(
 	return take_text(&writer, ret, err);
 }
 
-static xmlDoc *parse(const char *xml)
 
+int domain_xml_write_memory(
+	const struct hv_vm_spec *spec, unsigned memory_mib, char **ret, struct err *err)
 {
-	size_t len = strlen(xml);
+	_cleanup_(writer_done) struct writer writer = {0};
 
-	if (len > 1 << 20)
-		return NULL;
-	return xmlReadMemory(xml, (int)len, NULL, NULL,
-		XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING);
-}
-
-bool domain_xml_is_ours(const char *metadata, const char *run_dir)
-{
-	xmlDoc *document = parse(metadata);
-	xmlChar *owner = NULL;
-	bool ours;
-
-	if (document)
-		owner = xmlGetNoNsProp(xmlDocGetRootElement(document), BAD_CAST "run-dir");
-	ours = owner && strcmp((const char *)owner, run_dir) == 0;
-	xmlFree(owner);
-	xmlFreeDoc(document);
-	return ours;
-}
-
-uint32_t domain_xml_cid(const char *xml)
-{
-	xmlDoc *document = parse(xml);
-	xmlXPathContext *context = document ? xmlXPathNewContext(document) : NULL;
-	xmlXPathObject *found = NULL;
-	uint32_t cid = 0;
-
-	if (context)
-		found = xmlXPathEvalExpression(
-			BAD_CAST "number(/domain/devices/vsock/cid/@address)", context);
-	if (found && found->floatval >= 3 && found->floatval < UINT32_MAX)
-		cid = (uint32_t)found->floatval;
-	xmlXPathFreeObject(found);
-	xmlXPathFreeContext(context);
-	xmlFreeDoc(document);
-	return cid;
+	if (writer_init(&writer) < 0)
+		return err_nomem(err);
+	write_memory(&writer, spec, memory_mib);
+	return take_text(&writer, ret, err);
 }

@@ -38,9 +38,20 @@ int domain_xml_write_disk(unsigned target, const char *path, char **ret, struct 
 int domain_xml_write_device(
 	unsigned target, const char *node, bool read_only, char **ret, struct err *err);
 
-/* Whether the metadata element
- of a domain names run_dir as its owner's. */
+/*
+ * The device through which a machine of that spec grows, as it is when its memory is to be
+ * memory_mib.
+ */
+int domain_xml_write_memory(
+	const struct hv_vm_spec *spec, unsigned memory_mib, char **ret, struct err *err);
+
+/* Whether the metadata element of a domain names run_dir as its owner's. */
 bool domain_xml_is_ours(const char *metadata, const char *run_dir);
 
-/* The vsock CID in the XML of a running domain; 0 when there is none. */
-uint32_t domain_xml_cid(const char *xml);
+/* What libvirt's XML says of a running domain; 0 where it says nothing. */
+struct domain_live {
+	uint32_t cid; /* vsock's */
+	struct hv_size size;
+	unsigned boot_memory_mib; /* without what came later */
+};
+void domain_xml_read(const char *xml, struct domain_live *ret);

@@ -188,18 +188,73 @@ static void test_accelerator_and_transport(void **state)
 static void test_owner_and_cid(void **state)
 {
 	const char *ours = "<b:machine xmlns:b='" DOMAIN_XML_NAMESPACE "' run-dir='/run/a&amp;b'/>";
+	struct domain_live live;
 
 	(void)state;
 	assert_true(domain_xml_is_ours(ours, "/run/a&b"));
 	assert_false(domain_xml_is_ours(ours, "/run/a"));
 	assert_false(domain_xml_is_ours("<machine/>", "/run/a"));
 	assert_false(domain_xml_is_ours("not xml", "/run/a"));
-	assert_int_equal(
-		domain_xml_cid("<domain><devices><vsock><cid auto='yes' address='7'/></vsock>"
-			       "</devices></domain>"),
-		7);
-	assert_int_equal(domain_xml_cid("<domain/>"), 0);
-	assert_int_equal(domain_xml_cid("<domain>"), 0);
+	domain_xml_read("<domain><devices><vsock><cid auto='yes' address='7'/></vsock></devices>"
+			"</domain>",
+		&live);
+	assert_int_equal(live.cid, 7);
+	domain_xml_read("<domain/>", &live);
+	assert_int_equal(live.cid, 0);
+	domain_xml_read("<domain>", &live);
+	assert_int_equal(live.cid, 0);
+}
+
+static void test_room_to_grow(void **state)
+{
+	struct hv_vm_spec spec = plain_spec;
+	struct domain_xml domain = plain;
+	_cleanup_free_ char *small = write_domain(&domain), *large = NULL, *device = NULL;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_xpath(small, "count(//devices/memory)", "0");
+	assert_xpath(small, "count(//maxMemory)", "0");
+	assert_xpath(small, "string(/domain/vcpu)", "2");
+	domain.spec = &spec;
+	spec.vcpus_max = 8;
+	spec.memory_max_mib = 256 + 300; /* two blocks of the guest's */
+	large = write_domain(&domain);
+	assert_xpath(large, "string(/domain/vcpu)", "8");
+	assert_xpath(large, "string(/domain/vcpu/@current)", "2");
+	assert_xpath(large, "string(/domain/cpu/numa/cell/@cpus)", "0-7");
+	assert_xpath(large, "string(/domain/maxMemory)", "512");
+	assert_xpath(large, "string(//devices/memory/target/size)", "256");
+	assert_xpath(large, "string(//devices/memory/target/requested)", "0");
+	assert_xpath(large, "string(//devices/memory/address/@slot)", "0x07");
+	assert_int_equal(domain_xml_write_memory(&spec, 320, &device, &err), 0);
+	assert_xpath(device, "string(/memory/target/size)", "256");
+	assert_xpath(device, "string(/memory/target/requested)", "64");
+	assert_xpath(device, "string(/memory/address/@slot)", "0x07");
+}
+
+/* As libvirt writes it, with all in KiB and the device's size in that of the machine. */
+static void test_size_is_read(void **state)
+{
+	struct domain_live live;
+
+	(void)state;
+	domain_xml_read("<domain><memory unit='KiB'>524288</memory><vcpu placement='static' "
+			"current='1'>4</vcpu><devices><memory model='virtio-mem'><target><size "
+			"unit='KiB'>262144</size><requested unit='KiB'>65536</requested></target>"
+			"</memory></devices></domain>",
+		&live);
+	assert_int_equal(live.size.vcpus, 1);
+	assert_int_equal(live.size.vcpus_max, 4);
+	assert_int_equal(live.boot_memory_mib, 256);
+	assert_int_equal(live.size.memory_mib, 320);
+	assert_int_equal(live.size.memory_max_mib, 512);
+	/* One of before there was such a device. */
+	domain_xml_read("<domain><memory unit='KiB'>262144</memory><vcpu>2</vcpu></domain>", &live);
+	assert_int_equal(live.size.vcpus, 2);
+	assert_int_equal(live.size.vcpus_max, 2);
+	assert_int_equal(live.size.memory_mib, 256);
+	assert_int_equal(live.size.memory_max_mib, 256);
 }
 
 static void test_libvirts_schema_accepts_it(void **state)
@@ -209,7 +264,9 @@ static void test_libvirts_schema_accepts_it(void **state)
 	struct spawn_options options = {
 		.argv = argv, .timeout_ms = 20000, .cancel_fd = -1, .netns_fd = -1};
 	struct spawn_result result = SPAWN_RESULT_INIT(4096);
-	_cleanup_free_ char *xml = write_domain(&plain);
+	struct hv_vm_spec spec = plain_spec;
+	struct domain_xml domain = plain;
+	_cleanup_free_ char *xml = NULL;
 	_cleanup_close_ int fd = -EBADF;
 	struct err err = ERR_INIT;
 	int r;
@@ -220,6 +277,9 @@ static void test_libvirts_schema_accepts_it(void **state)
 		print_message("skipped: needs libvirt-clients and libxml2-utils\n");
 		skip();
 	}
+	spec.memory_max_mib = 4096;
+	domain.spec = &spec;
+	xml = write_domain(&domain);
 	fd = mkstemp(path);
 	assert_true(fd >= 0);
 	assert_int_equal(fd_write_all(fd, xml, strlen(xml), &err), 0);
@@ -240,6 +300,8 @@ int main(void)
 		cmocka_unit_test(test_no_two_devices_share_a_slot),
 		cmocka_unit_test(test_accelerator_and_transport),
 		cmocka_unit_test(test_owner_and_cid),
+		cmocka_unit_test(test_room_to_grow),
+		cmocka_unit_test(test_size_is_read),
 		cmocka_unit_test(test_libvirts_schema_accepts_it),
 	};
 

@@ -51,6 +51,8 @@ struct hv_vm {
 	char *dir;
 	virDomainPtr domain;
 	uint32_t cid;
+	struct hv_size size;
+	unsigned boot_memory_mib; /* without what came later */
 	bool boots; /* holds one of boots_max */
 };
 

@@ -1,5 +1,5 @@
 HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hypervisor/vm_end.c hypervisor/cost.c \
-	hypervisor/domain_xml.c hypervisor/share.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
+	hypervisor/domain_xml.c hypervisor/domain_read.c hypervisor/grow.c hypervisor/share.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
 	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/user.c
 HYPERVISOR_PKGS := libvirt libxml-2.0 libprotobuf-c
 $(call library,hypervisor,$(HYPERVISOR_SOURCES))
@@ -10,7 +10,7 @@ $(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/helper_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/vm_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 # libxml2's headers lie in a directory of their own.
-$(B)/hypervisor/domain_xml.o $(B)/hypervisor/domain_xml_test.o: \
+$(B)/hypervisor/domain_xml.o $(B)/hypervisor/domain_read.o $(B)/hypervisor/domain_xml_test.o: \
 	private CPPFLAGS += $(shell pkg-config --cflags libxml-2.0)
 # These run the program.
 $(B)/hypervisor/helper_test $(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-console

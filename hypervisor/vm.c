@@ -203,6 +203,16 @@ static int start_share(const struct hv_vm *vm, char **ret_socket, int *ret_log, 
 	return r;
 }
 
+static void take_live(struct hv_vm *vm, const char *xml)
+{
+	struct domain_live live;
+
+	domain_xml_read(xml, &live);
+	vm->cid = live.cid;
+	vm->size = live.size;
+	vm->boot_memory_mib = live.boot_memory_mib;
+}
+
 static int start_domain(struct hv_vm *vm, const char *xml, struct err *err)
 {
 	_cleanup_free_ char *live = NULL;
@@ -213,7 +223,7 @@ static int start_domain(struct hv_vm *vm, const char *xml, struct err *err)
 	live = virDomainGetXMLDesc(vm->domain, 0);
 	if (!live)
 		return hv_fail(err, "Ask libvirt for the machine's XML");
-	vm->cid = domain_xml_cid(live);
+	take_live(vm, live);
 	return 0;
 }
 
@@ -306,7 +316,7 @@ int hv_vm_open(struct hv *hv, const char *id, struct hv_vm **ret, struct err *er
 		return 1;
 	if (!xml)
 		return hv_fail(err, "Open machine %s", id);
-	vm->cid = domain_xml_cid(xml);
+	take_live(vm, xml);
 	*ret = TAKE_PTR(vm);
 	return 0;
 }

@@ -32,6 +32,8 @@ struct hv_vm;
 #define HV_ID_MAX 64
 /* virtio-scsi targets that a disk may take. Target 0 is the scratch disk. */
 #define HV_DISK_TARGET_MAX 255
+/* CPUs of a machine: what the guest's kernel is built for. */
+#define HV_VCPUS_MAX 64
 /* How the guest finds the share. */
 #define HV_SHARE_TAG "pod"
 
@@ -95,7 +97,9 @@ struct hv_nic {
 struct hv_vm_spec {
 	const char *id;
 	unsigned vcpus;
+	unsigned vcpus_max; /* to which it may grow; less than vcpus: not at all */
 	unsigned memory_mib;
+	unsigned memory_max_mib; /* likewise; rounded down to 128 MiB more than memory_mib */
 	const struct hv_nic *nics;
 	size_t n_nics;
 	const char *scratch; /* raw image file for target 0 */
@@ -124,6 +128,20 @@ struct hv_vm *hv_vm_unref(struct hv_vm *vm);
  */
 int hv_vm_connect(
 	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err);
+
+/* What a machine has, or is about to have because it was asked to grow, and may have at most. */
+struct hv_size {
+	unsigned vcpus, vcpus_max;
+	unsigned memory_mib, memory_max_mib;
+};
+/* Any thread may read one that nobody makes grow. */
+const struct hv_size *hv_vm_size(const struct hv_vm *vm);
+/*
+ * Gives the machine more, up to what it may have at most; less than it has changes nothing. Memory
+ * comes by virtio-mem, which the guest takes by itself, in the order of 100 ms for a GiB; CPUs
+ * appear in the guest and wait there to be brought online. -ERANGE: more than the most.
+ */
+int hv_vm_grow(struct hv_vm *vm, unsigned vcpus, unsigned memory_mib, struct err *err);
 
 /* Hot-attaches a read-only raw image (an EROFS layer) as SCSI target 1…HV_DISK_TARGET_MAX; 10 ms.
  */

@@ -149,7 +149,9 @@ static struct hv_vm *create(struct fixture *fixture, const char *id)
 	const struct hv_vm_spec spec = {
 		.id = id,
 		.vcpus = 2,
+		.vcpus_max = 3,
 		.memory_mib = 256,
+		.memory_max_mib = 768,
 		.nics = &nic,
 		.n_nics = 1,
 		.scratch = ROOT "/scratch",
@@ -199,6 +201,18 @@ static void test_life(void **state)
 	check(hv_vm_detach_disk(vm, 1, &err), &err);
 	lap(&since, "detach");
 	check(hv_vm_detach_disk(vm, 1, &err), &err);
+	assert_int_equal(hv_vm_grow(vm, 4, 256, &err), -ERANGE);
+	since = hv_now_ms();
+	check(hv_vm_grow(vm, 3, 257, &err), &err);
+	lap(&since, "grow");
+	vm = hv_vm_unref(vm);
+	/* As one finds it who comes later. */
+	assert_int_equal(hv_vm_open(fixture->hv, "life", &vm, &err), 0);
+	assert_int_equal(hv_vm_size(vm)->vcpus, 3);
+	assert_int_equal(hv_vm_size(vm)->vcpus_max, 3);
+	assert_int_equal(hv_vm_size(vm)->memory_mib, 260);
+	assert_int_equal(hv_vm_size(vm)->memory_max_mib, 768);
+	check(hv_vm_grow(vm, 1, 768, &err), &err);
 	check(hv_vm_console(fixture->hv, "life", &console, &err), &err);
 	assert_non_null(strstr(console, "Linux version"));
 	assert_int_equal(hv_vm_wait_off(fixture->hv, "life", 50), 1);
