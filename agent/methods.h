@@ -25,6 +25,8 @@ void method_resize_terminal(void *userdata, struct ttrpc_call *call, const Proto
 void method_list_containers(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_update_resources(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
+/* grow.c */
+void method_grow_machine(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 /* volume_methods.c */
 void method_make_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_write_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);

@@ -15,7 +15,7 @@ AGENT_CONTAINER_SOURCES := agent/container.c agent/container_exec.c agent/contai
 	agent/security.c
 AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c agent/output.c \
 	agent/stream.c agent/netconf.c agent/rtnetlink.c agent/disk.c agent/machine.c \
-	agent/events.c agent/registry.c agent/server.c agent/methods.c agent/stats.c agent/volume_methods.c \
+	agent/events.c agent/registry.c agent/server.c agent/methods.c agent/stats.c agent/grow.c agent/volume_methods.c \
 	$(AGENT_CONTAINER_SOURCES) $(G)/agent/proto/agent.pb-c.c
 
 # Forwarded ports.

@@ -212,6 +212,7 @@ static const struct ttrpc_method methods[] = {
 	{"RemoveProcess", method_remove_process},
 	{"ResizeTerminal", method_resize_terminal},
 	{"ListContainers", method_list_containers},
+	{"GrowMachine", method_grow_machine},
 	{"Stats", method_stats},
 	{"UpdateResources", method_update_resources},
 	{"NextEvents", method_next_events},

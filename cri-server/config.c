@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/fd.h"
 
@@ -83,6 +84,8 @@ static const cyaml_schema_field_t handler_fields[] = {
 	CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, struct config_handler, name, 0, 63),
 	NUMBER("vcpus", struct config_handler, vcpus),
 	NUMBER("memory_mib", struct config_handler, memory_mib),
+	NUMBER("vcpus_max", struct config_handler, vcpus_max),
+	NUMBER("memory_max_mib", struct config_handler, memory_max_mib),
 	NUMBER("scratch_mib", struct config_handler, scratch_mib),
 	CYAML_FIELD_END,
 };
@@ -186,6 +189,20 @@ static int fill_hypervisor(struct config *c, struct err *err)
 	return 0;
 }
 
+/* What the host has, but no more than what a pod that never grows hardly pays for: QEMU takes 100 KiB
+ * for each GiB that may come. */
+static void fill_growth(struct config_handler *h)
+{
+	long pages = sysconf(_SC_PHYS_PAGES);
+	uint64_t mib = ((uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE)) >> 20;
+
+	default_number(&h->memory_max_mib, mib > 16384 ? 16384 : (unsigned)mib);
+	if (h->vcpus_max && h->vcpus_max < h->vcpus)
+		h->vcpus_max = h->vcpus;
+	if (h->memory_max_mib < h->memory_mib)
+		h->memory_max_mib = h->memory_mib;
+}
+
 static int fill_handlers(struct config *c, struct err *err)
 {
 	if (!c->n_handlers) {
@@ -204,6 +221,7 @@ static int fill_handlers(struct config *c, struct err *err)
 					"runtime_handlers: name '%s' stands twice", h->name);
 		default_number(&h->vcpus, 1);
 		default_number(&h->memory_mib, 512);
+		fill_growth(h);
 		if (!h->scratch_mib)
 			h->scratch_mib = 10240;
 	}
@@ -241,10 +259,11 @@ static int fill_defaults(struct config *c, struct err *err)
 
 static int check_handler(const struct config_handler *h, struct err *err)
 {
-	if (h->memory_mib < 64 || h->memory_mib > MEMORY_MIB_MAX || h->vcpus > 64)
+	if (h->memory_mib < 64 || h->memory_max_mib > MEMORY_MIB_MAX || h->vcpus > 64 ||
+		h->vcpus_max > 64)
 		return err_set(err, -EINVAL,
-			"runtime_handlers: '%s': memory_mib must be within 64 to %u, vcpus 64 or "
-			"less",
+			"runtime_handlers: '%s': memory_mib and memory_max_mib must be within 64 "
+			"to %u, vcpus and vcpus_max 64 or less",
 			h->name, MEMORY_MIB_MAX);
 	if (h->scratch_mib < 16 || h->scratch_mib > SCRATCH_MIB_MAX)
 		return err_set(err, -EINVAL,

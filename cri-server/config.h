@@ -54,7 +54,9 @@ struct config_streaming {
 struct config_handler {
 	char *name; /* "" is the default handler */
 	unsigned vcpus;
+	unsigned vcpus_max; /* to which a machine grows; 0: as the accelerator is */
 	unsigned memory_mib;
+	unsigned memory_max_mib;
 	uint64_t scratch_mib; /* size of the writable disk; sparse */
 };
 

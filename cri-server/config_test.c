@@ -64,7 +64,7 @@ static void what_is_written_wins(void **state)
 	const char *text = "run_dir: /tmp/r\n"
 			   "images: {pinned: [busybox, 'quay.io/a/*']}\n"
 			   "hypervisor:\n  accelerator: tcg\n  boots_max: 2\n"
-			   "runtime_handlers:\n  - name: \"\"\n  - name: big\n    vcpus: 4\n"
+			   "runtime_handlers:\n  - name: \"\"\n    vcpus_max: 3\n    memory_max_mib: 700\n  - name: big\n    vcpus: 4\n"
 			   "    memory_mib: 2048\n";
 	if (load(text, &c, &err) < 0)
 		fail_msg("%s", err.msg);
@@ -75,6 +75,9 @@ static void what_is_written_wins(void **state)
 	assert_string_equal(c->images.pinned[1], "quay.io/a/*");
 	assert_int_equal(config_handler(c, "big")->memory_mib, 2048);
 	assert_int_equal(config_handler(c, "big")->vcpus, 4);
+	assert_true(config_handler(c, "big")->memory_max_mib >= 2048);
+	assert_int_equal(config_handler(c, "")->vcpus_max, 3);
+	assert_int_equal(config_handler(c, "")->memory_max_mib, 700);
 	assert_int_equal(config_handler(c, "")->vcpus, 1);
 	config_free(c);
 }
@@ -93,6 +96,8 @@ static void refuses_with_the_reason(void **state)
 		{"runtime_handlers:\n  - name: a\n  - name: a\n", "twice"},
 		{"runtime_handlers:\n  - name: a\n    memory_mib: 8\n", "memory_mib"},
 		{"runtime_handlers:\n  - name: a\n    memory_mib: 4294967295\n", "memory_mib"},
+		{"runtime_handlers:\n  - name: a\n    memory_max_mib: 4294967295\n", "memory_max_mib"},
+		{"runtime_handlers:\n  - name: a\n    vcpus_max: 65\n", "vcpus_max"},
 		{"runtime_handlers:\n  - name: a\n    scratch_mib: 17592186044416\n",
 			"scratch_mib"},
 		{"runtime_handlers:\n  - vcpus: 2\n", "name"},

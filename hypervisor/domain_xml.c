@@ -149,11 +149,6 @@ static unsigned memory_room_mib(const struct hv_vm_spec *spec)
 	return (spec->memory_max_mib - spec->memory_mib) / MEMORY_BLOCK_MIB * MEMORY_BLOCK_MIB;
 }
 
-static unsigned vcpus_max(const struct hv_vm_spec *spec)
-{
-	return spec->vcpus_max > spec->vcpus ? spec->vcpus_max : spec->vcpus;
-}
-
 static void mib_element(struct writer *writer, const char *name, unsigned mib)
 {
 	open_element(writer, name);
@@ -174,11 +169,18 @@ static void write_room(struct writer *writer, const struct hv_vm_spec *spec)
 	close_element(writer);
 }
 
-static void write_vcpus(struct writer *writer, const struct hv_vm_spec *spec)
+/*
+ * QEMU that emulates CPUs dies when one is added while its cache of translations is full ("TCG:
+ * region allocation", mended in no release that we know). So all are there from the start then, and
+ * the kernel is told to begin with as many as are wanted.
+ */
+static void write_vcpus(struct writer *writer, const struct domain_xml *domain)
 {
+	const struct hv_vm_spec *spec = domain->spec;
+
 	open_element(writer, "vcpu");
-	attribute_number(writer, "current", spec->vcpus);
-	note(writer, xmlTextWriterWriteFormatString(writer->xml, "%u", vcpus_max(spec)));
+	attribute_number(writer, "current", domain->kvm ? spec->vcpus : domain_vcpus_max(spec));
+	note(writer, xmlTextWriterWriteFormatString(writer->xml, "%u", domain_vcpus_max(spec)));
 	close_element(writer);
 }
 
@@ -192,7 +194,7 @@ static void write_cpu(struct writer *writer, const struct domain_xml *domain)
 	if (domain->kvm)
 		attribute(writer, "migratable", "off");
 	if (memory_room_mib(spec)) {
-		snprintf(cpus, sizeof(cpus), "0-%u", vcpus_max(spec) - 1);
+		snprintf(cpus, sizeof(cpus), "0-%u", domain_vcpus_max(spec) - 1);
 		open_element(writer, "numa");
 		open_element(writer, "cell");
 		attribute(writer, "id", "0");
@@ -215,7 +217,7 @@ static void write_platform(struct writer *writer, const struct domain_xml *domai
 	leaf(writer, "source", "type", "memfd", NULL);
 	leaf(writer, "access", "mode", "shared", NULL);
 	close_element(writer);
-	write_vcpus(writer, domain->spec);
+	write_vcpus(writer, domain);
 
 	open_element(writer, "os");
 	open_element(writer, "type");

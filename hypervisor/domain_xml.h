@@ -28,6 +28,12 @@ struct domain_xml {
 	const char *share_socket;   /* virtiofsd's; NULL: no share */
 };
 
+/* As many CPUs as it ever has. */
+static inline unsigned domain_vcpus_max(const struct hv_vm_spec *spec)
+{
+	return spec->vcpus_max > spec->vcpus ? spec->vcpus_max : spec->vcpus;
+}
+
 /* The domain; *ret is freed with free(). -ENOMEM, or -EINVAL for text that XML cannot hold. */
 int domain_xml_write(const struct domain_xml *domain, char **ret, struct err *err);
 

@@ -209,7 +209,8 @@ static void test_room_to_grow(void **state)
 {
 	struct hv_vm_spec spec = plain_spec;
 	struct domain_xml domain = plain;
-	_cleanup_free_ char *small = write_domain(&domain), *large = NULL, *device = NULL;
+	_cleanup_free_ char *small = write_domain(&domain), *large = NULL, *kvm = NULL,
+			    *device = NULL;
 	struct err err = ERR_INIT;
 
 	(void)state;
@@ -221,12 +222,16 @@ static void test_room_to_grow(void **state)
 	spec.memory_max_mib = 256 + 300; /* two blocks of the guest's */
 	large = write_domain(&domain);
 	assert_xpath(large, "string(/domain/vcpu)", "8");
-	assert_xpath(large, "string(/domain/vcpu/@current)", "2");
+	assert_xpath(large, "string(/domain/vcpu/@current)", "8");
 	assert_xpath(large, "string(/domain/cpu/numa/cell/@cpus)", "0-7");
 	assert_xpath(large, "string(/domain/maxMemory)", "512");
 	assert_xpath(large, "string(//devices/memory/target/size)", "256");
 	assert_xpath(large, "string(//devices/memory/target/requested)", "0");
 	assert_xpath(large, "string(//devices/memory/address/@slot)", "0x07");
+	domain.kvm = true;
+	kvm = write_domain(&domain);
+	assert_xpath(kvm, "string(/domain/vcpu)", "8");
+	assert_xpath(kvm, "string(/domain/vcpu/@current)", "2");
 	assert_int_equal(domain_xml_write_memory(&spec, 320, &device, &err), 0);
 	assert_xpath(device, "string(/memory/target/size)", "256");
 	assert_xpath(device, "string(/memory/target/requested)", "64");

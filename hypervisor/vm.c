@@ -227,11 +227,20 @@ static int start_domain(struct hv_vm *vm, const char *xml, struct err *err)
 	return 0;
 }
 
+/* Emulated CPUs are all there from the start (domain_xml.c); some wait to be brought online. */
+static char *kernel_arguments(const struct hv *hv, const struct hv_vm_spec *spec)
+{
+	if (hv->kvm || domain_vcpus_max(spec) == spec->vcpus)
+		return str_printf("%s%s %s", KERNEL_ARGUMENTS, hv->kvm ? "" : KERNEL_ARGUMENTS_TCG,
+			hv->config.kernel_arguments);
+	return str_printf("%s%s maxcpus=%u %s", KERNEL_ARGUMENTS, KERNEL_ARGUMENTS_TCG, spec->vcpus,
+		hv->config.kernel_arguments);
+}
+
 static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err *err)
 {
 	_cleanup_free_ char *console = str_printf("%s/console.sock", vm->dir);
-	_cleanup_free_ char *arguments = str_printf("%s%s %s", KERNEL_ARGUMENTS,
-		vm->hv->kvm ? "" : KERNEL_ARGUMENTS_TCG, vm->hv->config.kernel_arguments);
+	_cleanup_free_ char *arguments = kernel_arguments(vm->hv, spec);
 	_cleanup_free_ char *vhost = NULL, *share = NULL, *xml = NULL;
 	_cleanup_close_ int share_log = -EBADF;
 	struct domain_xml domain = {

@@ -129,7 +129,10 @@ struct hv_vm *hv_vm_unref(struct hv_vm *vm);
 int hv_vm_connect(
 	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err);
 
-/* What a machine has, or is about to have because it was asked to grow, and may have at most. */
+/*
+ * What a machine has, or is about to have because it was asked to grow, and may have at most. Its
+ * CPUs are those that the guest may bring online; it may have fewer online.
+ */
 struct hv_size {
 	unsigned vcpus, vcpus_max;
 	unsigned memory_mib, memory_max_mib;

@@ -168,6 +168,14 @@ static void record_undo(void *subject)
 	store_delete(cr->sandbox->runtime->store, STORE_CONTAINER, cr->container->id, NULL);
 }
 
+static int machine_run(void *subject, struct err *err)
+{
+	struct creation *cr = subject;
+	const Runtime__V1__LinuxContainerConfig *linux = cr->container->config->linux;
+	return grow_for_container(
+		cr->machine, cr->container, linux ? linux->resources : NULL, err);
+}
+
 static int layers_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
@@ -255,6 +263,7 @@ static int created_run(void *subject, struct err *err)
 
 static const struct step create_steps[] = {
 	{"record", record_run, record_undo},
+	{"machine", machine_run, NULL}, /* what it got stays with the pod */
 	{"layers", layers_run, layers_undo},
 	{"volumes", volumes_run, volumes_undo},
 	{"guest", agent_run, agent_undo},

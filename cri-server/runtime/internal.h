@@ -70,6 +70,7 @@ struct machine {
 	struct hv_vm *vm;
 	struct agent *agent; /* NULL until the guest answered */
 	unsigned starts;     /* runtime->lock; sessions whose process is being started */
+	unsigned vcpus;      /* the sandbox's op; that the guest has online, 0: not known */
 };
 
 struct sandbox {
@@ -154,8 +155,6 @@ struct machine_spec {
 /* Creates it paused. */
 int machine_create(struct runtime *rt, const char *sandbox_id, const struct machine_spec *spec,
 	struct machine **ret, struct err *err);
-/* The size that the sandbox's machine was made with. */
-unsigned machine_memory_mib(const struct sandbox *sandbox);
 /* Lets it boot. */
 int machine_resume(struct machine *machine, struct err *err);
 /* Talks to the agent of a machine that boots or runs; its events after number `after` arrive. */
@@ -169,6 +168,21 @@ struct machine *machine_unref(struct machine *machine);
 /* The tap's name on the host and the NIC's MAC for the pod's n-th interface. */
 void machine_tap_name(const char *sandbox_id, size_t n, char name[16]);
 void machine_nic_mac(const char *sandbox_id, size_t n, char mac[18]);
+
+/* grow.c; `op` is held for both */
+/*
+ * Gives the sandbox's machine what the limits of its containers need together, `with` among them,
+ * which is new, or whose limits become `resources` (may be NULL). What exceeds the handler's limits
+ * is not there, as on a node with less than that; logged. -ENOBUFS: the guest did not take it.
+ */
+int grow_for_container(struct machine *machine, struct container *with,
+	const Runtime__V1__LinuxContainerResources *resources, struct err *err);
+/* The same for the limits of the pod. */
+int grow_for_pod(struct machine *machine, struct sandbox *sandbox,
+	const Runtime__V1__LinuxContainerResources *resources, struct err *err);
+/* -ENOBUFS: more memory than the machine may ever have. */
+int grow_check(const struct machine *machine, const struct sandbox *sandbox,
+	const Runtime__V1__LinuxContainerResources *resources, struct err *err);
 
 /* sandbox.c */
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,

@@ -5,14 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/sizing.h"
 
-/* The most that a guest may be asked to have; beyond is a mistake in a manifest. */
-#define VCPUS_MAX      64
-#define MEMORY_MIB_MAX (4u << 20)
-/* The smallest machine that boots and runs a container. */
-#define MEMORY_MIB_MIN 64
+/* Each CPU that may come takes 150 KiB of the guest from the start. */
+#define VCPUS_MAX_DEFAULT 8
 
 void machine_tap_name(const char *sandbox_id, size_t n, char name[16])
 {
@@ -24,50 +23,6 @@ void machine_nic_mac(const char *sandbox_id, size_t n, char mac[18])
 {
 	snprintf(mac, 18, "02:%.2s:%.2s:%.2s:%.2s:%02zx", sandbox_id, sandbox_id + 2,
 		sandbox_id + 4, sandbox_id + 6, n & 0xff);
-}
-
-static unsigned vcpus_wanted(const struct machine_spec *spec)
-{
-	const Runtime__V1__LinuxPodSandboxConfig *linux = spec->config->linux;
-	int64_t quota = 0, period = 0;
-	if (linux && linux->resources) {
-		quota = linux->resources->cpu_quota;
-		period = linux->resources->cpu_period;
-	}
-	if (quota <= 0 || period <= 0)
-		return spec->handler->vcpus;
-	int64_t cpus = quota / period + (quota % period != 0);
-	return cpus > VCPUS_MAX ? VCPUS_MAX : (unsigned)cpus;
-}
-
-/* The pod's limit plus its overhead; the handler's size where the pod has no limit. */
-static unsigned memory_mib_wanted(const struct machine_spec *spec)
-{
-	const Runtime__V1__LinuxPodSandboxConfig *linux = spec->config->linux;
-	uint64_t bytes = 0;
-	if (linux && linux->resources && linux->resources->memory_limit_in_bytes > 0) {
-		bytes = (uint64_t)linux->resources->memory_limit_in_bytes;
-		if (linux->overhead && linux->overhead->memory_limit_in_bytes > 0)
-			bytes += (uint64_t)linux->overhead->memory_limit_in_bytes;
-	}
-	if (!bytes)
-		return spec->handler->memory_mib;
-	uint64_t mib = (bytes >> 20) + (bytes % (1u << 20) != 0);
-	if (mib > MEMORY_MIB_MAX)
-		return MEMORY_MIB_MAX;
-	return mib < MEMORY_MIB_MIN ? MEMORY_MIB_MIN : (unsigned)mib;
-}
-
-unsigned machine_memory_mib(const struct sandbox *sandbox)
-{
-	const struct config *config = sandbox->runtime->config;
-	const struct config_handler *handler =
-		config_handler(config, sandbox->record->runtime_handler);
-	/* Its handler is gone from the configuration: the default one is as good a guess. */
-	if (!handler)
-		handler = config_handler(config, "");
-	const struct machine_spec spec = {.config = sandbox->config, .handler = handler};
-	return handler ? memory_mib_wanted(&spec) : MEMORY_MIB_MAX;
 }
 
 static int machine_new(
@@ -83,6 +38,20 @@ static int machine_new(
 	return 0;
 }
 
+/*
+ * Unless the handler says: what the host has, where a CPU that does not come hardly costs anything.
+ * An emulated one costs the boot five per cent.
+ */
+static unsigned vcpus_max(const struct runtime *rt, const struct config_handler *handler)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	if (handler->vcpus_max)
+		return handler->vcpus_max;
+	if (strcmp(hv_accelerator_name(rt->hv), "tcg") == 0 || cpus < 1)
+		return handler->vcpus;
+	return cpus > VCPUS_MAX_DEFAULT ? VCPUS_MAX_DEFAULT : (unsigned)cpus;
+}
+
 int machine_create(struct runtime *rt, const char *sandbox_id, const struct machine_spec *spec,
 	struct machine **ret, struct err *err)
 {
@@ -93,10 +62,13 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 		machine_nic_mac(sandbox_id, i, macs[i]);
 		nics[i] = (struct hv_nic){.tap = taps[i], .mac = macs[i]};
 	}
+	const struct sizing size = sizing_at_start(spec->handler, spec->config->linux);
 	const struct hv_vm_spec vm = {
 		.id = sandbox_id,
-		.vcpus = vcpus_wanted(spec),
-		.memory_mib = memory_mib_wanted(spec),
+		.vcpus = size.vcpus,
+		.vcpus_max = vcpus_max(rt, spec->handler),
+		.memory_mib = size.memory_mib,
+		.memory_max_mib = spec->handler->memory_max_mib,
 		.nics = nics,
 		.n_nics = spec->n_nics,
 		.scratch = spec->scratch,
@@ -111,6 +83,7 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 		machine_unref(machine);
 		return r;
 	}
+	machine->vcpus = size.vcpus;
 	*ret = machine;
 	return 0;
 }

@@ -1,6 +1,6 @@
 /*
  * UpdateContainerResources and UpdatePodSandboxResources: limits take effect in the running guest.
- * The machine itself keeps its size: what does not fit is refused, and says so.
+ * The machine grows for them, before they are set, as far as its handler allows.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,12 +12,9 @@
 #define CALL_MS 10000
 
 /* container_id empty: all containers of the pod together. */
-static int tell_guest(struct sandbox *sandbox, const char *container_id,
+static int tell_guest(struct machine *machine, const char *container_id,
 	const Runtime__V1__LinuxContainerResources *resources, struct err *err)
 {
-	struct machine *machine = sandbox_machine(sandbox, err);
-	if (!machine)
-		return -EBADFD;
 	Bulkhead__Agent__UpdateResourcesRequest request =
 		BULKHEAD__AGENT__UPDATE_RESOURCES_REQUEST__INIT;
 	request.container_id = (char *)container_id;
@@ -27,22 +24,7 @@ static int tell_guest(struct sandbox *sandbox, const char *container_id,
 			machine->agent, "UpdateResources", &request.base, CALL_MS, NULL, err);
 	if (request.resources)
 		bulkhead__agent__resources__free_unpacked(request.resources, NULL);
-	machine_unref(machine);
 	return r;
-}
-
-/* Memory that the machine does not have cannot be promised. */
-static int check_fits(struct sandbox *sandbox, const Runtime__V1__LinuxContainerResources *change,
-	struct err *err)
-{
-	uint64_t mib = machine_memory_mib(sandbox);
-	if (change->memory_limit_in_bytes <= 0 ||
-		(uint64_t)change->memory_limit_in_bytes <= mib << 20)
-		return 0;
-	return err_set(err, -EOPNOTSUPP,
-		"memory_limit_in_bytes %lld is more than the %llu MiB of the pod's machine, which "
-		"cannot grow; make the pod anew with more",
-		(long long)change->memory_limit_in_bytes, (unsigned long long)mib);
 }
 
 static int record(
@@ -65,6 +47,37 @@ static int record(
 	return r;
 }
 
+/* Room first, then the limits. */
+static int update_guest(
+	struct container *c, const Runtime__V1__LinuxContainerResources *merged, struct err *err)
+{
+	struct machine *machine = sandbox_machine(c->sandbox, err);
+	if (!machine)
+		return -EBADFD;
+	int r = grow_check(machine, c->sandbox, merged, err);
+	if (r == 0)
+		r = grow_for_container(machine, c, merged, err);
+	if (r == 0)
+		r = tell_guest(machine, c->id, merged, err);
+	machine_unref(machine);
+	return r;
+}
+
+static int update_pod(struct sandbox *sandbox,
+	const Runtime__V1__LinuxContainerResources *resources, struct err *err)
+{
+	struct machine *machine = sandbox_machine(sandbox, err);
+	if (!machine)
+		return -EBADFD;
+	int r = grow_check(machine, sandbox, resources, err);
+	if (r == 0)
+		r = grow_for_pod(machine, sandbox, resources, err);
+	if (r == 0)
+		r = tell_guest(machine, "", resources, err);
+	machine_unref(machine);
+	return r;
+}
+
 /* `op` is held. */
 static int update(
 	struct container *c, const Runtime__V1__LinuxContainerResources *change, struct err *err)
@@ -76,11 +89,9 @@ static int update(
 	if (!merged)
 		return err_nomem(err);
 	int r = resources_check(merged, err);
-	if (r == 0)
-		r = check_fits(c->sandbox, change, err);
 	/* An ended one has no more than its record. */
 	if (r == 0 && lives)
-		r = tell_guest(c->sandbox, c->id, merged, err);
+		r = update_guest(c, merged, err);
 	if (r < 0) {
 		runtime__v1__linux_container_resources__free_unpacked(merged, NULL);
 		return r;
@@ -122,9 +133,7 @@ METHOD(resources_service_sandbox)
 	if (r == 0 && req->resources)
 		r = resources_check(req->resources, err);
 	if (r == 0 && req->resources)
-		r = check_fits(sandbox, req->resources, err);
-	if (r == 0 && req->resources)
-		r = tell_guest(sandbox, "", req->resources, err);
+		r = update_pod(sandbox, req->resources, err);
 	pthread_mutex_unlock(&sandbox->op);
 	sandbox_unref(sandbox);
 	if (r < 0)

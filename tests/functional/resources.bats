@@ -5,6 +5,8 @@ load lib/bulkheadd
 
 setup_file() {
 	instance_setup
+	make_instance "$FT" 's/memory_mib: 256/&\n    memory_max_mib: 720\n    vcpus_max: 3/'
+	use_instance "$FT"
 	start_bulkheadd
 	pull_busybox
 	POD=$(run_pod limited '.linux.resources = {memory_limit_in_bytes: 134217728}')
@@ -33,9 +35,9 @@ is() {
 	}
 }
 
-# pod_request RESOURCES: an UpdatePodSandboxResourcesRequest for POD; RESOURCES as printf has bytes, of 5.
+# pod_request RESOURCES [LENGTH]: an UpdatePodSandboxResourcesRequest for POD; RESOURCES as printf has bytes, of 5.
 pod_request() {
-	printf '\x0a\x20%s\x1a\x05'"$1" "$POD"
+	printf '\x0a\x20%s\x1a\x'"${2:-05}$1" "$POD"
 }
 
 @test "CPU, memory, swap, huge pages, cpuset and unified settings reach the guest's cgroup" {
@@ -69,7 +71,7 @@ pod_request() {
 }
 
 @test "an update that cannot be is refused and changes nothing" {
-	refused Unimplemented "cannot grow" crictl update --memory 1073741824 "$C"
+	refused ResourceExhausted memory_max_mib crictl update --memory 1073741824 "$C"
 	run crictl update --cpuset-cpus 63 "$C"
 	[ "$status" -ne 0 ]
 	is memory.max 41943040
@@ -82,7 +84,7 @@ pod_request() {
 		'.linux.resources = {memory_limit_in_bytes: 20971520, memory_swap_limit_in_bytes: 10485760}'
 }
 
-@test "UpdatePodSandboxResources bounds all containers together, and refuses more than the machine has" {
+@test "UpdatePodSandboxResources bounds all containers together, and refuses more than the machine may have" {
 	id=$(run_script "$POD" within 'dd if=/dev/zero of=/dev/null bs=48M count=1 && echo fits; exec sleep 1000')
 	fits() { [ "$(output_of limited within)" = fits ]; }
 	eventually 20 fits
@@ -91,9 +93,56 @@ pod_request() {
 	over=$(run_script "$POD" over 'exec dd if=/dev/zero of=/dev/null bs=48M count=1')
 	finish "$over"
 	[ "$(container_field "$over" .reason)" = OOMKilled ]
-	# 224 MiB.
-	run raw UpdatePodSandboxResources < <(pod_request '\x20\x80\x80\x80\x70')
+	# 1 GiB.
+	run raw UpdatePodSandboxResources < <(pod_request '\x20\x80\x80\x80\x80\x04' 06)
 	[ "$status" -eq 1 ]
-	grep -F "UNIMPLEMENTED" <<<"$output" | grep -F "cannot grow"
+	grep -F "RESOURCE_EXHAUSTED" <<<"$output" | grep -F "memory_max_mib"
+	# -1: no limit any more.
+	pod_request "\\x20\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x01" 0b | raw UpdatePodSandboxResources
 	crictl rm -f "$id" "$over"
+}
+
+# guest_mib: what the guest has; the kernel keeps some of what the machine has to itself.
+guest_mib() {
+	crictl exec -s "$C" awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo
+}
+
+guest_cpus() {
+	crictl exec -s "$C" grep -c ^processor /proc/cpuinfo
+}
+
+@test "a container whose limits are more than its pod's machine has makes it grow, and can use them" {
+	before=$(guest_mib)
+	[ "$before" -lt 192 ]
+	[ "$(guest_cpus)" -eq 1 ]
+	id=$(run_script "$POD" large 'dd if=/dev/zero of=/dev/null bs=160M count=1 && nproc' \
+		'.linux.resources = {memory_limit_in_bytes: 268435456, cpu_quota: 170000, cpu_period: 100000}')
+	finish "$id"
+	[ "$(container_field "$id" .exitCode)" = 0 ]
+	[ "$(output_of limited large)" = 2 ]
+	# 40 MiB of C, 256 MiB and 64 MiB of the guest's: 168 MiB more than 192.
+	[ "$(guest_mib)" -eq $((before + 168)) ]
+	crictl rm "$id"
+}
+
+@test "UpdateContainerResources and UpdatePodSandboxResources make it grow too, also after a restart; nothing shrinks" {
+	before=$(guest_mib)
+	restart_bulkheadd
+	crictl update --memory 369098752 --cpu-quota 220000 --cpu-period 100000 "$C"
+	[ "$(guest_mib)" -eq $((before + 352 + 64 - 360)) ]
+	[ "$(guest_cpus)" -eq 3 ]
+	is memory.max 369098752
+	# 384 MiB.
+	pod_request '\x20\x80\x80\x80\xc0\x01' 06 | raw UpdatePodSandboxResources
+	[ "$(guest_mib)" -eq $((before + 384 + 64 - 360)) ]
+	crictl update --memory 41943040 --cpu-quota 10000 "$C"
+	[ "$(guest_mib)" -eq $((before + 384 + 64 - 360)) ]
+}
+
+@test "limits of all containers together beyond the most that a machine may have are a warning, as on a small node" {
+	id=$(run_script "$POD" huge 'echo runs' '.linux.resources = {memory_limit_in_bytes: 4294967296}')
+	finish "$id"
+	[ "$(output_of limited huge)" = runs ]
+	grep -F "limits are more than the machine may have" "$D/log"
+	crictl rm "$id"
 }

@@ -1,0 +1,62 @@
+#include "cri-server/runtime/sizing.h"
+
+#define VCPUS_MAX 64
+#define MIB       (1 << 20)
+
+static uint64_t mib_of(int64_t bytes)
+{
+	uint64_t mib = bytes > 0 ? ((uint64_t)bytes + MIB - 1) / MIB : 0;
+	return mib > SIZING_MEMORY_MIB_MAX ? SIZING_MEMORY_MIB_MAX : mib;
+}
+
+void sizing_add(struct sizing_sum *sum, const Runtime__V1__LinuxContainerResources *resources)
+{
+	if (!resources)
+		return;
+	sum->memory_mib += mib_of(resources->memory_limit_in_bytes);
+	if (resources->cpu_quota <= 0 || resources->cpu_period <= 0)
+		return;
+	if (resources->cpu_quota / resources->cpu_period >= VCPUS_MAX)
+		sum->milli_cpus += VCPUS_MAX * 1000;
+	else /* the quota has at most 64 periods, which leave room for a factor */
+		sum->milli_cpus += (uint64_t)resources->cpu_quota / (uint64_t)resources->cpu_period *
+					   1000 +
+				   (uint64_t)resources->cpu_quota %
+					   (uint64_t)resources->cpu_period * 1000 /
+					   (uint64_t)resources->cpu_period;
+}
+
+static unsigned guest_share_mib(const Runtime__V1__LinuxPodSandboxConfig *linux)
+{
+	uint64_t overhead = linux && linux->overhead
+				    ? mib_of(linux->overhead->memory_limit_in_bytes)
+				    : 0;
+	if (overhead <= SIZING_HOST_MIB + SIZING_GUEST_MIB)
+		return SIZING_GUEST_MIB;
+	return (unsigned)overhead - SIZING_HOST_MIB;
+}
+
+struct sizing sizing_needed(
+	const struct sizing_sum *sum, const Runtime__V1__LinuxPodSandboxConfig *linux)
+{
+	struct sizing needed = {0};
+	uint64_t cpus = (sum->milli_cpus + 999) / 1000;
+	uint64_t mib = sum->memory_mib ? sum->memory_mib + guest_share_mib(linux) : 0;
+	needed.vcpus = cpus > VCPUS_MAX ? VCPUS_MAX : (unsigned)cpus;
+	needed.memory_mib = mib > SIZING_MEMORY_MIB_MAX ? SIZING_MEMORY_MIB_MAX : (unsigned)mib;
+	return needed;
+}
+
+struct sizing sizing_at_start(
+	const struct config_handler *handler, const Runtime__V1__LinuxPodSandboxConfig *linux)
+{
+	struct sizing_sum sum = {0};
+	if (linux)
+		sizing_add(&sum, linux->resources);
+	struct sizing size = sizing_needed(&sum, linux);
+	if (!size.vcpus)
+		size.vcpus = handler->vcpus;
+	if (!size.memory_mib)
+		size.memory_mib = handler->memory_mib;
+	return size;
+}
