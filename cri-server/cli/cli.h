@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "common/err.h"
+#include "cri-server/cli/document.h"
 #include "cri-server/cli/options.h"
 #include "cri-server/proto/cri.pb-c.h"
 #include "cri-server/rpc/client.h"
@@ -34,9 +35,11 @@ struct command {
 
 int command_attach(struct cli *cli, char **args);
 int command_check(struct cli *cli, char **args);
+int command_events(struct cli *cli, char **args);
 int command_exec(struct cli *cli, char **args);
 int command_fsck(struct cli *cli, char **args);
 int command_images(struct cli *cli, char **args);
+int command_inspect(struct cli *cli, char **args);
 int command_logs(struct cli *cli, char **args);
 int command_port_forward(struct cli *cli, char **args);
 int command_pods(struct cli *cli, char **args);
@@ -45,6 +48,7 @@ int command_pull(struct cli *cli, char **args);
 int command_rm(struct cli *cli, char **args);
 int command_rmi(struct cli *cli, char **args);
 int command_run(struct cli *cli, char **args);
+int command_stats(struct cli *cli, char **args);
 
 /*
  * Parses a command's options and checks the number of its arguments (max 0: none, SIZE_MAX: any).
@@ -56,6 +60,8 @@ bool cli_arguments(struct cli *cli, const struct option_row *rows, size_t n_rows
 
 /* "bulkheadctl: message" on stderr, escaped. Returns EXIT_FAILURE. */
 int cli_fail(const struct err *err);
+/* For want of memory. Returns EXIT_FAILURE. */
+int cli_no_memory(void);
 /* A remark on stderr, escaped. */
 void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
@@ -75,6 +81,16 @@ int cli_connect(struct cli *cli, struct err *err);
  */
 int cli_call(struct cli *cli, const ProtobufCServiceDescriptor *service, const char *method,
 	const ProtobufCMessage *request, uint64_t default_ms, void *ret_response, struct err *err);
+
+/* An answer as --output json or yaml says, on stdout. Returns the exit code. */
+int cli_print_message(const ProtobufCMessage *message, enum document_format format);
+
+/* The option --output of commands that list. */
+#define OUTPUT_ROW(value)                                                                          \
+	{                                                                                          \
+		"output", 'o', OPTION_CHOICE, value, DOCUMENT_FORMATS,                             \
+			"form of the answer (default table)"                                       \
+	}
 
 /* For variables of any pointer type to a message. */
 void cli_message_freep(void *message);

@@ -5,6 +5,7 @@
 
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
+#include "cri-server/cli/document.h"
 #include "cri-server/cli/output.h"
 
 #define AGE_SIZE 32
@@ -19,13 +20,6 @@ static int64_t now_ns(void)
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static int no_memory(void)
-{
-	struct err err = ERR_INIT;
-	err_nomem(&err);
-	return cli_fail(&err);
 }
 
 /* Newest first, as the lists are read from the top. */
@@ -69,22 +63,28 @@ int command_pods(struct cli *cli, char **args)
 {
 	static const char *const headings[] = {
 		"POD ID", "CREATED", "STATE", "NAME", "NAMESPACE", "RUNTIME", NULL};
+	const char *output = NULL;
+	const struct option_row rows[] = {
+		OUTPUT_ROW(&output),
+	};
 	int exit_code;
-	if (!cli_arguments(cli, NULL, 0, &args, 0, 0, &exit_code))
+	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 0, 0, &exit_code))
 		return exit_code;
 	_cleanup_message_ Runtime__V1__ListPodSandboxResponse *list = NULL;
 	struct err err = ERR_INIT;
 	if (list_pods(cli, &list, &err) < 0)
 		return cli_fail(&err);
+	if (document_format(output) != DOCUMENT_TABLE)
+		return cli_print_message(&list->base, document_format(output));
 
 	_cleanup_(table_freep) struct table *table = table_new(headings);
 	if (!table)
-		return no_memory();
+		return cli_no_memory();
 	if (list->n_items > 0)
 		qsort(list->items, list->n_items, sizeof(*list->items), compare_pods);
 	for (size_t i = 0; i < list->n_items; i++)
 		if (add_pod(table, list->items[i]) < 0)
-			return no_memory();
+			return cli_no_memory();
 	table_print(table, stdout);
 	return EXIT_SUCCESS;
 }
@@ -136,8 +136,10 @@ int command_ps(struct cli *cli, char **args)
 	static const char *const headings[] = {
 		"CONTAINER", "IMAGE", "CREATED", "STATE", "NAME", "POD ID", "POD", NULL};
 	bool all = false;
+	const char *output = NULL;
 	const struct option_row rows[] = {
 		{"all", 'a', OPTION_FLAG, &all, NULL, "those that do not run, too"},
+		OUTPUT_ROW(&output),
 	};
 	int exit_code;
 	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 0, 0, &exit_code))
@@ -157,17 +159,19 @@ int command_ps(struct cli *cli, char **args)
 			0 ||
 		list_pods(cli, &pods, &err) < 0)
 		return cli_fail(&err);
+	if (document_format(output) != DOCUMENT_TABLE)
+		return cli_print_message(&list->base, document_format(output));
 
 	_cleanup_(table_freep) struct table *table = table_new(headings);
 	if (!table)
-		return no_memory();
+		return cli_no_memory();
 	if (list->n_containers > 0)
 		qsort(list->containers, list->n_containers, sizeof(*list->containers),
 			compare_containers);
 	for (size_t i = 0; i < list->n_containers; i++) {
 		const Runtime__V1__Container *c = list->containers[i];
 		if (add_container(table, c, pod_name(pods, c->pod_sandbox_id)) < 0)
-			return no_memory();
+			return cli_no_memory();
 	}
 	table_print(table, stdout);
 	return EXIT_SUCCESS;
@@ -216,20 +220,26 @@ static int add_image_rows(struct table *table, const Runtime__V1__Image *image)
 int command_images(struct cli *cli, char **args)
 {
 	static const char *const headings[] = {"IMAGE", "TAG", "IMAGE ID", "SIZE", NULL};
+	const char *output = NULL;
+	const struct option_row rows[] = {
+		OUTPUT_ROW(&output),
+	};
 	int exit_code;
-	if (!cli_arguments(cli, NULL, 0, &args, 0, 0, &exit_code))
+	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 0, 0, &exit_code))
 		return exit_code;
 	Runtime__V1__ListImagesRequest request = RUNTIME__V1__LIST_IMAGES_REQUEST__INIT;
 	_cleanup_message_ Runtime__V1__ListImagesResponse *list = NULL;
 	struct err err = ERR_INIT;
 	if (cli_call(cli, CLI_IMAGES, "ListImages", &request.base, CLI_SHORT_MS, &list, &err) < 0)
 		return cli_fail(&err);
+	if (document_format(output) != DOCUMENT_TABLE)
+		return cli_print_message(&list->base, document_format(output));
 	_cleanup_(table_freep) struct table *table = table_new(headings);
 	if (!table)
-		return no_memory();
+		return cli_no_memory();
 	for (size_t i = 0; i < list->n_images; i++)
 		if (add_image_rows(table, list->images[i]) < 0)
-			return no_memory();
+			return cli_no_memory();
 	table_print(table, stdout);
 	return EXIT_SUCCESS;
 }

@@ -8,6 +8,7 @@
 
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
+#include "cri-server/cli/message_json.h"
 #include "cri-server/cli/output.h"
 #include "cri-server/version.h"
 
@@ -21,6 +22,11 @@ static const struct command commands[] = {
 	{"pods", "", "List pods", command_pods},
 	{"ps", "[options]", "List containers", command_ps},
 	{"images", "", "List images", command_images},
+	{"inspect", "[options] CONTAINER|POD|IMAGE…", "Tell all about containers, pods and images",
+		command_inspect},
+	{"stats", "[options] [POD…]", "Show what pods use, and what they cost the host",
+		command_stats},
+	{"events", "[options]", "Print what happens to containers, as it happens", command_events},
 	{"logs", "[options] CONTAINER", "Print a container's output", command_logs},
 	{"exec", "[options] CONTAINER COMMAND…", "Run a command in a container", command_exec},
 	{"attach", "[options] CONTAINER", "Connect to a container's own streams", command_attach},
@@ -35,6 +41,13 @@ int cli_fail(const struct err *err)
 {
 	cli_note("bulkheadctl: %s", err->msg);
 	return EXIT_FAILURE;
+}
+
+int cli_no_memory(void)
+{
+	struct err err = ERR_INIT;
+	err_nomem(&err);
+	return cli_fail(&err);
 }
 
 void cli_note(const char *fmt, ...)
@@ -100,6 +113,14 @@ int cli_call(struct cli *cli, const ProtobufCServiceDescriptor *service, const c
 		return r;
 	return rpc_client_call(cli->client, service, method, request,
 		cli->timeout_ms ? cli->timeout_ms : default_ms, ret_response, err);
+}
+
+int cli_print_message(const ProtobufCMessage *message, enum document_format format)
+{
+	json_t *json = message_json(message);
+	int r = json ? document_print(stdout, json, format) : -ENOMEM;
+	json_decref(json);
+	return r < 0 ? cli_no_memory() : EXIT_SUCCESS;
 }
 
 void cli_message_freep(void *message)

@@ -37,6 +37,19 @@ static int set_number(const struct option_row *row, const char *text, struct err
 	return 0;
 }
 
+static int set_choice(const struct option_row *row, const char *text, struct err *err)
+{
+	size_t len = strlen(text);
+	for (const char *word = row->argument; word; word = strchr(word, '|')) {
+		word += *word == '|';
+		if (strcspn(word, "|") == len && strncmp(word, text, len) == 0) {
+			*(const char **)row->value = text;
+			return 0;
+		}
+	}
+	return err_set(err, -EINVAL, "--%s: '%s' is not one of %s", row->name, text, row->argument);
+}
+
 static int set_value(const struct option_row *row, const char *text, struct err *err)
 {
 	struct option_list *list = row->value;
@@ -48,6 +61,8 @@ static int set_value(const struct option_row *row, const char *text, struct err 
 	case OPTION_STRING:
 		*(const char **)row->value = text;
 		return 0;
+	case OPTION_CHOICE:
+		return set_choice(row, text, err);
 	case OPTION_NUMBER:
 		return set_number(row, text, err);
 	case OPTION_LIST:

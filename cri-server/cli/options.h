@@ -15,6 +15,7 @@ enum option_kind {
 	OPTION_STRING, /* const char *, into the arguments */
 	OPTION_NUMBER, /* uint64_t */
 	OPTION_LIST,   /* struct option_list; may be repeated */
+	OPTION_CHOICE, /* const char *, one of the words of `argument`, which has | between them */
 };
 
 #define OPTION_LIST_MAX 256

@@ -16,6 +16,7 @@ struct values {
 	bool all, force;
 	const char *name;
 	uint64_t tail;
+	const char *output;
 	struct option_list env;
 };
 
@@ -27,6 +28,7 @@ static int parse(struct values *v, const char *const *args, char ***ret_rest, st
 		{"force", 0, OPTION_FLAG, &v->force, NULL, "by force"},
 		{"name", 'n', OPTION_STRING, &v->name, "NAME", "the name"},
 		{"tail", 0, OPTION_NUMBER, &v->tail, "LINES", "the last lines"},
+		{"output", 'o', OPTION_CHOICE, &v->output, "json|yaml|table", "the form"},
 		{"env", 'e', OPTION_LIST, &v->env, "NAME=VALUE", "a variable"},
 	};
 	*v = (struct values){.tail = 7};
@@ -53,6 +55,26 @@ static void test_values(void **state)
 	assert_false(v.force);
 	assert_string_equal(rest[0], "image");
 	assert_string_equal(rest[1], "--force");
+}
+
+static void test_choice(void **state)
+{
+	(void)state;
+	const char *const good[] = {"json", "yaml", "table"};
+	const char *const bad[] = {"", "jso", "jsonx", "json|yaml", "|", "JSON"};
+	struct values v;
+	struct err err = ERR_INIT;
+	char **rest = NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+		const char *const args[] = {"-o", good[i], NULL};
+		assert_int_equal(parse(&v, args, &rest, &err), 0);
+		assert_string_equal(v.output, good[i]);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		const char *const args[] = {"--output", bad[i], NULL};
+		assert_int_equal(parse(&v, args, &rest, &err), -EINVAL);
+		assert_non_null(strstr(err.msg, "is not one of json|yaml|table"));
+	}
 }
 
 static void test_end(void **state)
@@ -130,6 +152,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_values),
 		cmocka_unit_test(test_end),
+		cmocka_unit_test(test_choice),
 		cmocka_unit_test(test_mistakes),
 		cmocka_unit_test(test_help),
 	};

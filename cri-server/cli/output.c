@@ -4,6 +4,8 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "common/fd.h"
 
@@ -41,21 +43,43 @@ static bool printable(uint32_t c)
 	       !(c >= 0x2066 && c <= 0x2069) && c != 0xfeff;
 }
 
-char *output_escape(const char *text)
+static char *escape(const char *text, bool json)
 {
-	char *out = malloc(4 * strlen(text) + 1);
+	char *out = malloc(6 * strlen(text) + 1);
 	if (!out)
 		return NULL;
 	char *to = out;
 	for (const unsigned char *p = (const unsigned char *)text; *p;) {
 		uint32_t c = 0;
 		size_t n = decode(p, &c);
-		bool plain = n > 0 && printable(c);
+		bool plain = n > 0 && (printable(c) || (json && c == '\n'));
+		if (json && n > 0 && !plain) { /* all of these have four digits */
+			to += sprintf(to, "\\u%04X", c);
+			p += n;
+			continue;
+		}
 		for (size_t i = 0; i < (n ? n : 1); i++, p++)
 			to += plain ? sprintf(to, "%c", *p) : sprintf(to, "\\x%02x", *p);
 	}
 	*to = '\0';
 	return out;
+}
+
+char *output_escape(const char *text)
+{
+	return escape(text, false);
+}
+
+char *output_escape_json(const char *text)
+{
+	return escape(text, true);
+}
+
+bool output_colour(FILE *out)
+{
+	const char *terminal = getenv("TERM");
+	const char *no = getenv("NO_COLOR");
+	return isatty(fileno(out)) && !(no && no[0]) && terminal && strcmp(terminal, "dumb") != 0;
 }
 
 void output_age(char *out, size_t size, int64_t then_ns, int64_t now_ns)
@@ -84,6 +108,16 @@ void output_age(char *out, size_t size, int64_t then_ns, int64_t now_ns)
 		}
 	}
 	snprintf(out, size, "just now");
+}
+
+void output_time(char out[OUTPUT_TIME_SIZE], int64_t ns)
+{
+	const time_t seconds = ns / 1000000000;
+	struct tm utc;
+	char text[24] = "";
+	gmtime_r(&seconds, &utc);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &utc);
+	snprintf(out, OUTPUT_TIME_SIZE, "%s.%03dZ", text, (int)(ns / 1000000 % 1000));
 }
 
 void output_size(char *out, size_t size, uint64_t bytes)
@@ -164,8 +198,10 @@ static const char *cell(const struct table *table, size_t row, size_t column)
 
 void table_print(const struct table *table, FILE *out)
 {
+	bool colour = output_colour(out);
 	size_t n_rows = 1 + table->n_cells / table->n_columns;
 	for (size_t row = 0; row < n_rows; row++) {
+		fputs(colour && row == 0 ? "\x1b[1m" : "", out);
 		for (size_t column = 0; column < table->n_columns; column++) {
 			size_t widest = 0;
 			for (size_t r = 0; r < n_rows; r++)
@@ -176,6 +212,6 @@ void table_print(const struct table *table, FILE *out)
 			bool last = column + 1 == table->n_columns;
 			fprintf(out, "%s%*s", text, last ? 0 : (int)(widest - width(text) + 3), "");
 		}
-		fputc('\n', out);
+		fputs(colour && row == 0 ? "\x1b[m\n" : "\n", out);
 	}
 }

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,9 +14,18 @@
  * UTF-8 as \xNN. The caller frees; NULL when memory is out.
  */
 char *output_escape(const char *text);
+/* The same for a JSON document: as \uXXXX, which changes nothing of what it says; newlines stay. */
+char *output_escape_json(const char *text);
+
+/* Whether to use colours there: a terminal, and neither NO_COLOR nor TERM says no. */
+bool output_colour(FILE *out);
 
 /* "5 minutes ago" for a time in nanoseconds since 1970; "-" for 0 and less. */
 void output_age(char *out, size_t size, int64_t then_ns, int64_t now_ns);
+
+/* A time in nanoseconds since 1970 as "2026-01-02T03:04:05.678Z". */
+#define OUTPUT_TIME_SIZE 40
+void output_time(char out[OUTPUT_TIME_SIZE], int64_t ns);
 
 /* "12.3MB", in powers of 1000. */
 void output_size(char *out, size_t size, uint64_t bytes);
@@ -24,7 +34,8 @@ void output_size(char *out, size_t size, uint64_t bytes);
 #define OUTPUT_ID_SIZE 14
 void output_id(char out[OUTPUT_ID_SIZE], const char *id);
 
-/* A table whose columns are as wide as their widest cell. */
+/* A table whose columns are as wide as their widest cell; the headings are bold where there is
+ * colour. */
 struct table;
 
 /* headings: NULL-terminated, borrowed. NULL when memory is out. */

@@ -78,6 +78,89 @@ ask_port() {
 	[[ $output == *"no pod has the id or name 'nope'"* ]]
 }
 
+@test "lists as JSON and YAML; what others chose is escaped; colour on terminals only" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock"
+	create_container "$POD" hostile '.labels = {evil: "\u001b[31mred"} | .annotations = {evil: "\u202e31m"} |
+		.metadata.attempt = 7' >/dev/null
+	ctl ps -a -o json >"$D/ps"
+	jq -e '.containers | map(select(.metadata.name == "hostile"))[0] | .labels.evil == "\u001b[31mred" and
+		.annotations.evil == "\u202e31m" and .metadata.attempt == 7 and .state == "CONTAINER_CREATED"' "$D/ps"
+	[ "$(ctl pods -o json | jq -r '.items[0].id')" = "$POD" ]
+	ctl images --output=json | jq -e '.images[0].size | tonumber > 1000'
+	ctl pods -o yaml | grep -qx "  - id: \"$POD\""
+	for form in json yaml table; do
+		run ctl ps -a -o "$form"
+		[[ $output == *hostile* && $output != *$'\e'* && $output != *$'\u202e'* ]]
+	done
+	run ctl ps -o xml
+	[ "$status" -eq 2 ]
+	[[ $output == *"--output: 'xml' is not one of json|yaml|table"* ]]
+	[[ $(TERM=xterm on_terminal "$ctl pods") == *$'\e[1mPOD ID'* ]]
+	[[ $(NO_COLOR=1 TERM=xterm on_terminal "$ctl pods") != *$'\e'* ]]
+	[[ $(ctl pods) != *$'\e'* ]]
+}
+
+@test "inspect: containers, pods and images, with what the runtime says beyond CRI" {
+	local id
+	[ "$(ctl inspect "${ID:0:8}" | jq -r '.status.id, .info.sandboxID' | paste -sd,)" = "$ID,$POD" ]
+	[ "$(ctl inspect main | jq -r .status.state)" = CONTAINER_RUNNING ]
+	ctl inspect --type pod pod | jq -e '.status.state == "SANDBOX_READY" and (.info.netns | startswith("/")) and
+		.info.bringUpMs.boot > 0'
+	id=$(ctl inspect "$IMAGE" | jq -r .status.id)
+	[[ $id == sha256:* ]]
+	[ "$(ctl inspect --type image "$id" main pod 2>/dev/null | jq -r .status.id)" = "$id" ]
+	[ "$(ctl inspect main pod | jq -r 'map(.status.metadata.name) | join(",")')" = main,pod ]
+	ctl inspect -o yaml main | grep -qx '  state: "CONTAINER_RUNNING"'
+	run ctl inspect nope
+	[ "$status" -eq 1 ]
+	[[ $output == *"no container, pod or image 'nope'"* ]]
+}
+
+@test "stats: what pods use and what they cost the host; live on a terminal" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" row
+	ctl stats -c >"$D/stats"
+	read -r -a row < <(grep '^pod ' "$D/stats")
+	[[ ${row[1]} == *% && ${row[2]} == *B && ${row[3]} -gt 0 && ${row[6]} == *s && ${row[7]} == *MB ]]
+	grep -q '^ *main  *[0-9.]*%  *[0-9.]*[kM]*B ' "$D/stats"
+	ctl stats -o json pod | jq -e '.stats[0] | .host.memoryPssBytes > 10000000 and .host.cpuSeconds >= 0 and
+		(.linux.memory.workingSetBytes.value | tonumber > 0)'
+	script -qfc "stty cols 120 rows 10; exec $ctl stats --interval 1" "$D/typescript" >/dev/null 3>&- &
+	eventually 20 times "$D/typescript" $'\e\[H\e\[J' 3
+	kill $!
+	run ctl stats --interval 0
+	[ "$status" -eq 1 ]
+}
+
+# times FILE PATTERN N: so many lines have it.
+times() {
+	[ "$(grep -c "$2" "$1")" -ge "$3" ]
+}
+
+@test "events: a container's life, as lines and as JSON" {
+	local id client
+	background_ctl events >"$D/events"
+	client=$!
+	background_ctl events -o json >"$D/events.json"
+	eventually 20 events_flow
+	id=$(run_script "$POD" brief 'exit 3')
+	wait_state "$id" CONTAINER_EXITED
+	crictl rm "$id" >/dev/null
+	eventually 20 grep -q "deleted container $id" "$D/events"
+	grep -q "Z created container $id brief pod $POD pod\$" "$D/events"
+	grep -q "Z started container $id brief pod $POD pod\$" "$D/events"
+	grep -q "Z stopped container $id brief exit=3 pod $POD pod\$" "$D/events"
+	eventually 20 grep -q "CONTAINER_DELETED_EVENT.*" <(grep "$id" "$D/events.json")
+	[ "$(jq -r "select(.containerId == \"$id\").containerEventType" "$D/events.json" | paste -sd,)" = \
+		CONTAINER_CREATED_EVENT,CONTAINER_STARTED_EVENT,CONTAINER_STOPPED_EVENT,CONTAINER_DELETED_EVENT ]
+	kill "$client" $!
+}
+
+# Both clients get events: one that is made until then says so.
+events_flow() {
+	crictl rm "$(create_container "$POD" probe)" >/dev/null
+	grep -q probe "$D/events" && grep -q probe "$D/events.json"
+}
+
 # The last test: it takes the pod away.
 @test "port-forward says what a pod that has stopped has to say" {
 	local client port
