@@ -77,3 +77,17 @@ void domain_xml_read(const char *xml, struct domain_live *ret)
 	xmlXPathFreeContext(context);
 	xmlFreeDoc(document);
 }
+
+bool domain_xml_never_ran(const char *status)
+{
+	xmlDoc *document = parse(status);
+	xmlChar *pid = NULL;
+	bool never;
+
+	if (document)
+		pid = xmlGetNoNsProp(xmlDocGetRootElement(document), BAD_CAST "pid");
+	never = pid && strcmp((const char *)pid, "0") == 0;
+	xmlFree(pid);
+	xmlFreeDoc(document);
+	return never;
+}

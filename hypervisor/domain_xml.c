@@ -539,7 +539,6 @@ int domain_xml_write_device(
 	return take_text(&writer, ret, err);
 }
 
-
 int domain_xml_write_memory(
 	const struct hv_vm_spec *spec, unsigned memory_mib, char **ret, struct err *err)
 {

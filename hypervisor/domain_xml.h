@@ -61,3 +61,9 @@ struct domain_live {
 	unsigned boot_memory_mib; /* without what came later */
 };
 void domain_xml_read(const char *xml, struct domain_live *ret);
+
+/*
+ * Whether a machine in libvirt's own record ("<domstatus pid=…>", in the driver's state directory)
+ * had no process yet.
+ */
+bool domain_xml_never_ran(const char *status);

@@ -262,6 +262,17 @@ static void test_size_is_read(void **state)
 	assert_int_equal(live.size.memory_max_mib, 256);
 }
 
+static void test_machine_that_never_ran(void **state)
+{
+	(void)state;
+	assert_true(
+		domain_xml_never_ran("<domstatus state='paused' pid='0'><domain/></domstatus>"));
+	assert_false(domain_xml_never_ran("<domstatus state='paused' pid='10'/>"));
+	assert_false(domain_xml_never_ran("<domstatus/>"));
+	assert_false(domain_xml_never_ran("<domstatus pid='0'>"));
+	assert_false(domain_xml_never_ran(""));
+}
+
 static void test_libvirts_schema_accepts_it(void **state)
 {
 	char path[] = "/tmp/domain-xml-test-XXXXXX";
@@ -307,6 +318,7 @@ int main(void)
 		cmocka_unit_test(test_owner_and_cid),
 		cmocka_unit_test(test_room_to_grow),
 		cmocka_unit_test(test_size_is_read),
+		cmocka_unit_test(test_machine_that_never_ran),
 		cmocka_unit_test(test_libvirts_schema_accepts_it),
 	};
 

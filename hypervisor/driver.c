@@ -6,6 +6,7 @@
  * Confinement is by user, mount namespace, cgroup and QEMU's seccomp filter; security drivers are
  * off, for AppArmor's and SELinux's policies know libvirtd's paths, not ours.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <grp.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 
 #include "common/buf.h"
 #include "common/fd.h"
+#include "hypervisor/domain_xml.h"
 #include "hypervisor/internal.h"
 
 #define EMBED_PREFIX "qemu:///embed?root="
@@ -130,9 +132,46 @@ int driver_prepare(struct hv *hv, struct err *err)
 	return 0;
 }
 
+/* Whether a file of the state directory is the record of a machine without a process. */
+static bool is_unborn(const char *dir, const char *name)
+{
+	size_t len = strlen(name);
+	_cleanup_free_ char *path = NULL, *text = NULL;
+
+	if (len < 4 || strcmp(name + len - 4, ".xml") != 0)
+		return false;
+	path = str_printf("%s/%s", dir, name);
+	return path && fd_read_file(path, 1 << 20, &text, NULL, NULL) == 0 &&
+	       domain_xml_never_ran(text);
+}
+
+/*
+ * libvirt records a machine before it has started QEMU, which does not get to run its program when
+ * libvirt dies then. Of such a record with process 0 a new libvirt makes a machine that it waits
+ * for (30 s), can never destroy and finds again at every start; so it is not to see it.
+ */
+static int forget_unborn(const struct hv *hv, struct err *err)
+{
+	DIR *dir = opendir(hv->state_dir);
+	const struct dirent *entry;
+	int r = 0;
+
+	if (!dir)
+		return errno == ENOENT ? 0 : err_errno(err, "Open directory %s", hv->state_dir);
+	while (r == 0 && (entry = readdir(dir)))
+		if (is_unborn(hv->state_dir, entry->d_name) &&
+			unlinkat(dirfd(dir), entry->d_name, 0) < 0)
+			r = err_errno(err, "Remove %s/%s", hv->state_dir, entry->d_name);
+	closedir(dir);
+	return r;
+}
+
 int driver_configure(const struct hv *hv, struct err *err)
 {
+	int r;
+
 	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0)
 		return 0;
-	return write_conf(hv, hv->config.libvirt_uri + strlen(EMBED_PREFIX), err);
+	r = forget_unborn(hv, err);
+	return r < 0 ? r : write_conf(hv, hv->config.libvirt_uri + strlen(EMBED_PREFIX), err);
 }

@@ -53,7 +53,7 @@ struct hv_vm {
 	uint32_t cid;
 	struct hv_size size;
 	unsigned boot_memory_mib; /* without what came later */
-	bool boots; /* holds one of boots_max */
+	bool boots;               /* holds one of boots_max */
 };
 
 /* Fills err from libvirt's last error, with a code by its kind, and returns the code. */

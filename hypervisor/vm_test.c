@@ -278,6 +278,33 @@ static void test_machine_outlives_process(void **state)
 	assert_int_equal(access(dir, F_OK), -1);
 }
 
+/* As a process leaves it that is killed just before it starts QEMU. */
+static void test_machine_that_never_ran(void **state)
+{
+	static const char record[] = ROOT "/unborn/run/qemu/bh-old.xml";
+	static const char pid_file[] = ROOT "/unborn/run/qemu/bh-old.pid";
+	struct fixture *fixture = *state;
+	_cleanup_free_ char *text = NULL, *pid = NULL, *unborn = NULL;
+	const char *at;
+	struct err err = ERR_INIT;
+
+	if (!fixture->hv)
+		skip();
+	assert_int_equal(run_again("--create", "qemu:///embed?root=" ROOT "/unborn"), 0);
+	check(fd_read_file(record, 1 << 20, &text, NULL, &err), &err);
+	check(fd_read_file(pid_file, 32, &pid, NULL, &err), &err);
+	kill(atoi(pid), SIGKILL);
+	unlink(pid_file);
+	at = strstr(text, "<domstatus ");
+	assert_non_null(at);
+	unborn = str_printf("%.*s<domstatus state='paused' reason='starting up' pid='0'><job "
+			    "type='none' async='start' flags='0x1' asyncStarted='1'/>%s",
+		(int)(at - text), text, strchr(at, '>') + 1);
+	check(fd_write_file(record, unborn, strlen(unborn), 0600, &err), &err);
+	assert_int_equal(run_again("--destroy", "qemu:///embed?root=" ROOT "/unborn"), 0);
+	assert_int_equal(access(record, F_OK), -1);
+}
+
 static void test_root_has_one_owner(void **state)
 {
 	struct fixture *fixture = *state;
@@ -329,7 +356,9 @@ static int run_mode(const char *mode, char *uri)
 		/* Without closing anything, as if killed. */
 		_exit(hv_vm_resume(vm, &err) < 0);
 	}
-	if (r == 0)
+	if (r == 0 && strcmp(mode, "--destroy") == 0)
+		r = hv_vm_destroy(fixture.hv, "old", &err);
+	else if (r == 0)
 		r = reopen(&fixture, &err);
 	if (r < 0)
 		fprintf(stderr, "%s: %s\n", mode, err.msg);
@@ -354,6 +383,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_life),
 		cmocka_unit_test(test_death_is_told),
 		cmocka_unit_test(test_machine_outlives_process),
+		cmocka_unit_test(test_machine_that_never_ran),
 		cmocka_unit_test(test_root_has_one_owner),
 	};
 
