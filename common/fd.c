@@ -128,7 +128,7 @@ static char *parent_of(const char *path)
 	return slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
 }
 
-static int sync_directory(const char *path, struct err *err)
+int fd_sync_directory(const char *path, struct err *err)
 {
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0 || fsync(fd) < 0)
@@ -174,7 +174,7 @@ int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, s
 		unlink(temporary);
 		return r;
 	}
-	return sync_directory(parent, err);
+	return fd_sync_directory(parent, err);
 }
 
 int fd_remove_file(const char *path, struct err *err)

@@ -74,6 +74,9 @@ int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, s
 /* Removes what fd_write_file() made, and what a crash in it left; success where nothing is. */
 int fd_remove_file(const char *path, struct err *err);
 
+/* Names that came to the directory, or went, are on the disk when it returns. */
+int fd_sync_directory(const char *path, struct err *err);
+
 /* mkdir -p: makes path and its missing parents with the mode; an existing directory is success. */
 int fd_mkdir_all(const char *path, mode_t mode, struct err *err);
 

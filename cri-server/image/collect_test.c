@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "cri-server/image/image_fixture.h"
+#include "cri-server/image/unpack.h"
 
 static void test_hold(void **state)
 {
@@ -114,36 +115,122 @@ static void test_removal_during_an_open_pull(void **state)
 	img_need_free(second);
 }
 
-static void remove_file_of(struct place *p, const char *id, bool layer)
+static void same_as_walked(struct place *p)
+{
+	struct img_usage kept, walked;
+	assert_int_equal(img_usage(p->img, &kept, &p->err), 0);
+	assert_int_equal(img_directory_usage(p->config.dir, &walked, &p->err), 0);
+	assert_int_equal(kept.bytes, walked.bytes);
+	assert_int_equal(kept.inodes, walked.inodes);
+	assert_string_equal(kept.mountpoint, walked.mountpoint);
+	assert_true(kept.mountpoint[0] == '/');
+	free(kept.mountpoint);
+	free(walked.mountpoint);
+}
+
+static void remove_blob_of(struct place *p, const char *id)
 {
 	struct img_image *image = find(p, id);
-	_cleanup_free_ char *path = layer ? img_layer_file(p->img, image->record->layers[0])
-					  : img_blob_path(p->img, image->record->blobs[2]);
+	_cleanup_free_ char *path = img_blob_path(p->img, image->record->blobs[2]);
 	assert_int_equal(unlink(path), 0);
 	img_image_unref(image);
 }
 
-/* A record whose files are not all there is none. */
-static void test_start_with_files_missing(void **state)
+/* A record whose blobs are not all there is none. */
+static void test_start_with_a_blob_missing(void **state)
 {
 	struct place *p = begin(state);
 	char small[72], large[72];
-	for (int layer = 0; layer < 2; layer++) {
-		make_layout(p, &(struct layout_options){.layers = {two, one}});
-		pull(p, large);
-		make_layout(p, &(struct layout_options){.layers = {one}});
-		pull(p, small);
-		remove_file_of(p, large, layer);
+	make_layout(p, &(struct layout_options){.layers = {two, one}});
+	pull(p, large);
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	pull(p, small);
+	remove_blob_of(p, large);
+	close_images(p);
+	open_images(p);
+	assert_null(find(p, large));
+	assert_true(leads_to(p, p->source, small));
+	assert_int_equal(img_collect(p->img, &p->err), 0);
+	holds(p, BLOBS(1), 1);
+	make_layout(p, &(struct layout_options){.layers = {two, one}});
+	pull(p, large);
+	assert_true(leads_to(p, p->source, large));
+}
+
+static void remove_layer(struct place *p, const char *diff_id, const char *path)
+{
+	(void)p, (void)diff_id;
+	assert_int_equal(unlink(path), 0);
+}
+
+static void cut_layer(struct place *p, const char *diff_id, const char *path)
+{
+	(void)p, (void)diff_id;
+	assert_int_equal(truncate(path, 100), 0);
+}
+
+/* As another build would leave it: its file is whole, and not what this one makes. */
+static void change_form(struct place *p, const char *diff_id, const char *path)
+{
+	ProtobufCMessage *record = NULL;
+	assert_int_equal(store_get(p->store, STORE_LAYER, diff_id, &record, &p->err), 0);
+	Bulkhead__Store__Layer *layer = (Bulkhead__Store__Layer *)record;
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	assert_int_equal(write(fd, "another", 7), 7);
+	close(fd);
+	layer->format = UNPACK_FORMAT + 1;
+	assert_int_equal(store_put(p->store, STORE_LAYER, diff_id, record, &p->err), 0);
+	protobuf_c_message_free_unpacked(record, NULL);
+}
+
+/* Layers that are not as they should be are made again from their blobs, without a pull. */
+static void test_start_with_damaged_layers(void **state)
+{
+	void (*const damages[])(struct place *, const char *, const char *) = {
+		remove_layer, cut_layer, change_form};
+	struct place *p = begin(state);
+	char id[72];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	struct img_image *image = find(p, id);
+	const char *diff_id = image->record->layers[1];
+	_cleanup_free_ char *path = img_layer_file(p->img, diff_id), *whole = NULL;
+	size_t len;
+	assert_int_equal(fd_read_file(path, 1 << 20, &whole, &len, &p->err), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(damages); i++) {
+		_cleanup_free_ char *now = NULL;
+		size_t len_now;
+		damages[i](p, diff_id, path);
 		close_images(p);
 		open_images(p);
-		assert_null(find(p, large));
-		assert_true(leads_to(p, p->source, small));
-		assert_int_equal(img_collect(p->img, &p->err), 0);
-		holds(p, BLOBS(1), 1);
-		make_layout(p, &(struct layout_options){.layers = {two, one}});
-		pull(p, large);
-		assert_true(leads_to(p, p->source, large));
+		assert_true(leads_to(p, p->source, id));
+		holds(p, BLOBS(2), 2);
+		assert_int_equal(fd_read_file(path, 1 << 20, &now, &len_now, &p->err), 0);
+		assert_int_equal(len_now, len);
+		assert_memory_equal(now, whole, len);
+		same_as_walked(p);
 	}
+	img_image_unref(image);
+}
+
+/* One whose blob is no longer what it was cannot be made: there is no such image. */
+static void test_start_with_layer_and_blob_damaged(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	struct img_image *image = find(p, id);
+	_cleanup_free_ char *layer = img_layer_file(p->img, image->record->layers[1]);
+	_cleanup_free_ char *blob = img_blob_path(p->img, image->record->blobs[3]);
+	assert_int_equal(unlink(layer), 0);
+	assert_int_equal(truncate(blob, 50), 0);
+	img_image_unref(image);
+	close_images(p);
+	open_images(p);
+	assert_null(find(p, id));
+	assert_int_equal(img_collect(p->img, &p->err), 0);
+	holds(p, 0, 0);
 }
 
 static void test_start_with_strays(void **state)
@@ -166,19 +253,6 @@ static void test_start_with_strays(void **state)
 	assert_int_equal(img_collect(p->img, &p->err), 0);
 	holds(p, BLOBS(1), 1);
 	assert_int_equal(store_get(p->store, STORE_LAYER, stray, &record, &p->err), 1);
-}
-
-static void same_as_walked(struct place *p)
-{
-	struct img_usage kept, walked;
-	assert_int_equal(img_usage(p->img, &kept, &p->err), 0);
-	assert_int_equal(img_directory_usage(p->config.dir, &walked, &p->err), 0);
-	assert_int_equal(kept.bytes, walked.bytes);
-	assert_int_equal(kept.inodes, walked.inodes);
-	assert_string_equal(kept.mountpoint, walked.mountpoint);
-	assert_true(kept.mountpoint[0] == '/');
-	free(kept.mountpoint);
-	free(walked.mountpoint);
 }
 
 static void test_usage(void **state)
@@ -290,7 +364,9 @@ int main(void)
 		image_test(test_damaged_layer),
 		image_test(test_removal_during_a_pull),
 		image_test(test_removal_during_an_open_pull),
-		image_test(test_start_with_files_missing),
+		image_test(test_start_with_a_blob_missing),
+		image_test(test_start_with_damaged_layers),
+		image_test(test_start_with_layer_and_blob_damaged),
 		image_test(test_start_with_strays),
 		image_test(test_usage),
 		image_test(test_pulls_and_removals_at_once),

@@ -8,8 +8,6 @@
 
 #include "common/fd.h"
 #include "cri-server/image/pull.h"
-#include "cri-server/image/reference.h"
-#include "cri-server/message.h"
 
 /* ---- one image ---- */
 
@@ -128,86 +126,6 @@ int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err
 
 /* ---- open and close ---- */
 
-static bool all_digests(char *const *list, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (!reference_is_digest(list[i]))
-			return false;
-	return true;
-}
-
-static int load_image(void *userdata, const char *id, const ProtobufCMessage *record)
-{
-	struct img *img = userdata;
-	Bulkhead__Store__Image *copy = (Bulkhead__Store__Image *)message_copy(record);
-	struct img_image *image = copy ? img_image_new(id, copy) : NULL;
-	if (!image)
-		return -ENOMEM;
-	if (!reference_is_digest(id) || !copy->config || !all_digests(copy->blobs, copy->n_blobs) ||
-		!all_digests(copy->layers, copy->n_layers)) {
-		img_image_unref(image);
-		return -EBADMSG;
-	}
-	int r = img_list_reserve(img, NULL);
-	if (r < 0) {
-		img_image_unref(image);
-		return r;
-	}
-	img_list_put(img, image);
-	r = img_needs_add(img, IMG_BLOB, copy->blobs, copy->n_blobs, NULL);
-	return r < 0 ? r : img_needs_add(img, IMG_LAYER, copy->layers, copy->n_layers, NULL);
-}
-
-/* All its files are there and whole. */
-static int check_image(struct img *img, const Bulkhead__Store__Image *record, struct err *err)
-{
-	int r = 0;
-	uint64_t bytes;
-	bool opaque;
-	for (size_t i = 0; i < record->n_blobs && r == 0; i++)
-		r = img_file_measure(img, IMG_BLOB, record->blobs[i], &bytes, err);
-	for (size_t i = 0; i < record->n_layers && r == 0; i++) {
-		r = img_layer_is_opaque(img, record->layers[i], &opaque, err);
-		if (r == 0)
-			r = img_file_measure(img, IMG_LAYER, record->layers[i], &bytes, err);
-	}
-	return r;
-}
-
-/* A record whose files are gone would promise what no container can have; a pull brings all again.
- * The files that are left stay until img_collect(): containers may hold them. */
-static int drop_unusable(struct img *img, struct err *err)
-{
-	int r = 0;
-	img->loading = true;
-	for (size_t at = 0; at < img->n_images && r == 0;) {
-		const struct img_image *image = img->images[at];
-		const Bulkhead__Store__Image *record = image->record;
-		struct err why = ERR_INIT;
-		if (check_image(img, record, &why) == 0) {
-			at++;
-			continue;
-		}
-		if (img->config.log)
-			log_event(img->config.log, LOG_LEVEL_WARNING,
-				"image dropped: a file of it is missing; pull it again", "image",
-				image->id, "name", record->n_tags ? record->tags[0] : NULL, "err",
-				why.msg, NULL);
-		r = store_delete(img->store, STORE_IMAGE, image->id, err);
-		img_needs_release(img, IMG_BLOB, record->blobs, record->n_blobs);
-		img_needs_release(img, IMG_LAYER, record->layers, record->n_layers);
-		img_list_remove(img, at);
-	}
-	img->loading = false;
-	return r;
-}
-
-static int load(struct img *img, struct err *err)
-{
-	int r = store_each(img->store, STORE_IMAGE, load_image, img, err);
-	return r < 0 ? r : drop_unusable(img, err);
-}
-
 static int make_directories(struct img *img, struct err *err)
 {
 	const struct {
@@ -262,7 +180,7 @@ int img_open(
 	if (r == 0)
 		r = img_load_pinned(img, err);
 	if (r == 0)
-		r = load(img, err);
+		r = img_load(img, err);
 	if (r < 0) {
 		img_close(img);
 		return err_wrap(err, "open the image store");

@@ -119,12 +119,17 @@ void img_list_remove(struct img *img, size_t at);
 /* Where an image of this id is, or belongs. */
 size_t img_list_place(const struct img *img, const char *id);
 
+/* load.c */
+/* The images of the records, before anything else runs: layers that are not as they should be are
+ * made again, which takes as long as it takes, and images of which a blob is gone are dropped. */
+int img_load(struct img *img, struct err *err);
+
 /* layer.c */
 /* Converts a blob to the layer's EROFS file, unless it is there; verifies the diff id. One at a
  * time for a layer: conversion_get(). */
 int img_convert_layer(struct img *img, const char *blob_digest, const char *diff_id, int cancel_fd,
 	struct err *err);
-/* Whether the layer, which must be there, hides all below it. */
+/* Whether the layer hides all below it. -ENOENT: there is none, whole and of this build's form. */
 int img_layer_is_opaque(struct img *img, const char *diff_id, bool *ret, struct err *err);
 char *img_blob_path(const struct img *img, const char *digest);
 char *img_layer_file(const struct img *img, const char *diff_id);

@@ -92,6 +92,7 @@ static int publish(
 	record.file = strrchr(to, '/') + 1;
 	record.bytes = (uint64_t)st.st_size;
 	record.opaque = opaque;
+	record.format = UNPACK_FORMAT;
 	int r = store_put(img->store, STORE_LAYER, diff_id, &record.base, err);
 	if (r < 0)
 		unlink(to);
@@ -114,7 +115,7 @@ static int convert(struct img *img, const char *blob_digest, const char *diff_id
 	return r;
 }
 
-/* 0 with the record of a layer whose file is whole; positive 1: there is none. */
+/* 0 with the record of a layer whose file is whole and of this form; positive 1: there is none. */
 static int find_layer(
 	struct img *img, const char *diff_id, Bulkhead__Store__Layer **ret, struct err *err)
 {
@@ -125,7 +126,8 @@ static int find_layer(
 	Bulkhead__Store__Layer *layer = (Bulkhead__Store__Layer *)record;
 	_cleanup_free_ char *file = img_layer_file(img, diff_id);
 	struct stat st;
-	if (file && stat(file, &st) == 0 && (uint64_t)st.st_size == layer->bytes) {
+	if (file && stat(file, &st) == 0 && (uint64_t)st.st_size == layer->bytes &&
+		layer->format == UNPACK_FORMAT) {
 		*ret = layer;
 		return 0;
 	}

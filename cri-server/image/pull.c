@@ -98,6 +98,15 @@ static int download(struct pull *p, struct err *err)
 	return r < 0 ? r : pull_download(p, err);
 }
 
+/* Blobs and layers were synced before they got their names: with these a power cut leaves no record
+ * whose files are not whole. */
+static int sync_names(const struct img *img, struct err *err)
+{
+	_cleanup_free_ char *blobs = str_printf("%s/sha256", img->blobs);
+	int r = blobs ? fd_sync_directory(blobs, err) : err_nomem(err);
+	return r < 0 ? r : fd_sync_directory(img->layers, err);
+}
+
 static int run(struct pull *p, struct err *err)
 {
 	p->record = calloc(1, sizeof(*p->record));
@@ -108,6 +117,8 @@ static int run(struct pull *p, struct err *err)
 	int r = download(p, err);
 	if (r == 0)
 		r = pull_fill_record(p, err);
+	if (r == 0)
+		r = sync_names(p->img, err);
 	if (r == 0)
 		p->id = strdup(p->manifest.config_digest);
 	if (r == 0)

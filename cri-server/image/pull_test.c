@@ -1,7 +1,8 @@
 /*
- * Pulls that fail, are cancelled, or come together.
+ * Pulls that fail, are cancelled, or come together; and what they do in which order.
  */
 #include <pthread.h>
+#include <sys/syscall.h>
 
 #include "cri-server/image/image_fixture.h"
 
@@ -100,6 +101,90 @@ static void test_pulls_at_once(void **state)
 	holds(p, BLOBS(2), 2);
 }
 
+/*
+ * The program that converts, behind a script that says how many of them run: each stays until a
+ * second one has come, and long enough for a third to be seen.
+ */
+static const char counting[] = "#!/bin/sh\n"
+			       "mkdir \"$0.run/$$\"\n"
+			       "for i in $(seq 100); do\n"
+			       "	n=$(ls \"$0.run\" | wc -l)\n"
+			       "	[ \"$n\" -lt 2 ] || break\n"
+			       "	sleep 0.05\n"
+			       "done\n"
+			       "sleep 0.3\n"
+			       "ls \"$0.run\" | wc -l >>\"$0.counts\"\n"
+			       "\"$0.real\" \"$@\"\n"
+			       "code=$?\n"
+			       "rmdir \"$0.run/$$\"\n"
+			       "exit $code\n";
+
+/* Layers are converted in parallel, and at most as many at a time as there are cores. */
+static void test_conversions_at_once(void **state)
+{
+	static const char *const more[][2] = {{"three"}, {"four"}};
+	struct place *p = begin(state);
+	char id[72], script[64], path[80];
+	snprintf(script, sizeof(script), "%s/unpack", p->dir);
+	snprintf(path, sizeof(path), "%s.run", script);
+	assert_int_equal(fd_mkdir_all(path, 0700, NULL), 0);
+	snprintf(path, sizeof(path), "%s.real", script);
+	assert_int_equal(symlink(p->helper, path), 0);
+	assert_int_equal(fd_write_file(script, counting, strlen(counting), 0755, NULL), 0);
+	close_images(p);
+	p->config.unpack_helper = script;
+	open_images(p);
+	p->img->cores = 2;
+	make_layout(p, &(struct layout_options){.layers = {one, two, more[0], more[1]}});
+	pull(p, id);
+	holds(p, BLOBS(4), 4);
+	_cleanup_free_ char *counts = NULL;
+	snprintf(path, sizeof(path), "%s.counts", script);
+	assert_int_equal(fd_read_file(path, 100, &counts, NULL, &p->err), 0);
+	assert_non_null(strstr(counts, "2"));
+	if (strpbrk(counts, "34"))
+		fail_msg("of 2 cores: %s", counts);
+}
+
+/* What the interposed fsync() saw; the image is looked for without the store, which it is called
+ * from. */
+static struct {
+	char dir[32];
+	struct img *img;
+	unsigned layers, names;
+	bool early; /* the image was there before its files were on the disk */
+} synced;
+
+int fsync(int fd)
+{
+	char link[32], path[PATH_MAX] = "";
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t n = readlink(link, path, sizeof(path) - 1);
+	if (n > 0 && synced.img && strncmp(path, synced.dir, strlen(synced.dir)) == 0) {
+		const char *name = path + strlen(synced.dir);
+		synced.layers += strstr(name, "/images/tmp/") && strstr(name, ".erofs");
+		synced.names += strcmp(name, "/images/layers") == 0 ||
+				strcmp(name, "/images/blobs/sha256") == 0;
+		synced.early |= synced.img->n_images > 0;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
+
+/* A layer is on the disk before it has its name, all names before the image's record. */
+static void test_order_on_the_disk(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	memcpy(synced.dir, p->dir, sizeof(synced.dir));
+	synced.img = p->img;
+	pull(p, id);
+	synced.img = NULL;
+	assert_int_equal(synced.layers, 2);
+	assert_int_equal(synced.names, 2);
+	assert_false(synced.early);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -107,6 +192,8 @@ int main(void)
 		image_test(test_registry_down),
 		image_test(test_cancel),
 		image_test(test_pulls_at_once),
+		image_test(test_conversions_at_once),
+		image_test(test_order_on_the_disk),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -26,6 +26,13 @@
 /* Of a directory that hides what lower layers have in it; of the root, too. */
 #define UNPACK_OPAQUE_XATTR "trusted.overlay.opaque"
 
+/*
+ * The form of the images that are made. One more whenever what is made of the same layer changes in
+ * a way that the guest must see, or an older guest could not read: layers of another form are made
+ * again.
+ */
+#define UNPACK_FORMAT 0
+
 struct unpack_limits {
 	uint64_t bytes; /* of the uncompressed stream; also of all files together, holes counted */
 	uint64_t files; /* entries and missing parents */
