@@ -493,6 +493,12 @@ int hv_vm_pid(struct hv_vm *vm)
 	return pidfd < 0 ? 0 : pid;
 }
 
+char *hv_vm_console_path(struct hv *hv, const char *id)
+{
+	_cleanup_free_ char *dir = hv_vm_dir(hv, id);
+	return dir ? str_printf("%s/console", dir) : NULL;
+}
+
 int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err)
 {
 	_cleanup_free_ char *dir = NULL;

@@ -212,3 +212,5 @@ int hv_each_vm(
 /* The last bytes of the guest's console (at most 64 KiB), raw; the caller frees. "" when there is
  * none. */
 int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err);
+/* Its file on this host, whether it is there or not; the caller frees. NULL when memory is out. */
+char *hv_vm_console_path(struct hv *hv, const char *id);

@@ -16,12 +16,16 @@
 
 struct command;
 
+struct option_sink;
+
 struct cli {
 	const char *socket; /* path, without "unix://" */
 	bool socket_given;
 	uint64_t timeout_ms;        /* 0: each call's default */
 	struct rpc_client *client;  /* connected by the first call */
 	const struct command *self; /* the command that runs */
+	/* Instead of running, the command only tells its options; see cli_describe(). */
+	const struct option_sink *describe;
 };
 
 struct command {
@@ -33,11 +37,36 @@ struct command {
 
 #define EXIT_USAGE 2
 
+/* Who hears of a command's options. */
+struct option_sink {
+	void (*fn)(void *userdata, const struct option_row *rows, size_t n_rows);
+	void *userdata;
+};
+
+/*
+ * The one table of commands; the help, the completion and the test of the manual pages are made of
+ * it. NULL at its end.
+ */
+const struct command *cli_command(size_t i);
+/* NULL: there is none of the name. */
+const struct command *cli_find_command(const char *name);
+/* Calls the sink with the command's options, by running it up to cli_arguments(). */
+void cli_describe(const struct command *command, const struct option_sink *sink);
+/* The same for those before the command. */
+void cli_describe_globals(const struct option_sink *sink);
+/* A command's help, on stdout. */
+void cli_help(const struct command *command);
+/* All commands and the options before them, on stdout. */
+void cli_overview(void);
+
 int command_attach(struct cli *cli, char **args);
 int command_check(struct cli *cli, char **args);
+int command_completion(struct cli *cli, char **args);
+int command_console(struct cli *cli, char **args);
 int command_events(struct cli *cli, char **args);
 int command_exec(struct cli *cli, char **args);
 int command_fsck(struct cli *cli, char **args);
+int command_help(struct cli *cli, char **args);
 int command_images(struct cli *cli, char **args);
 int command_inspect(struct cli *cli, char **args);
 int command_logs(struct cli *cli, char **args);

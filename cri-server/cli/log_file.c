@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "cri-server/cli/log_time.h"
+#include "cri-server/cli/output.h"
 
 /* Runtimes cut lines at 16 KiB by default; one that is longer than this is passed on as it is. */
 #define LINE_BYTES_MAX 65536
@@ -16,6 +18,8 @@ struct log_file {
 	int fd; /* negative until the file exists */
 	char buffer[LINE_BYTES_MAX];
 	size_t used;
+	struct log_style style;
+	bool begun[3]; /* by descriptor: a part of a line was written */
 };
 
 /* Takes a line of len bytes, which fills `taken` of the file; the text is valid during the call. */
@@ -40,6 +44,8 @@ int log_entry_parse(const char *line, size_t len, struct log_entry *entry)
 	if (!text || (tags[0] != 'F' && tags[0] != 'P') || (tags[1] != ' ' && tags[1] != ':'))
 		return -EBADMSG;
 	entry->partial = tags[0] == 'P';
+	entry->time = line;
+	entry->time_len = (size_t)(stream - 1 - line);
 	entry->text = text + 1;
 	entry->len = (size_t)(end - entry->text);
 	return 0;
@@ -63,6 +69,11 @@ int log_file_open(const char *path, struct log_file **ret, struct err *err)
 	}
 	*ret = file;
 	return 0;
+}
+
+void log_file_set_style(struct log_file *file, const struct log_style *style)
+{
+	file->style = *style;
 }
 
 struct log_file *log_file_close(struct log_file *file)
@@ -160,15 +171,43 @@ int log_file_seek_tail(struct log_file *file, size_t n, struct err *err)
 	return 0;
 }
 
+static int write_text(
+	const struct log_file *file, int fd, const char *text, size_t len, struct err *err)
+{
+	if (!file->style.escaped[fd])
+		return fd_write_all(fd, text, len, err);
+	_cleanup_free_ char *escaped = output_escape_line(text, len);
+	return escaped ? fd_write_all(fd, escaped, strlen(escaped), err) : err_nomem(err);
+}
+
+static bool is_old(const struct log_file *file, const struct log_entry *entry)
+{
+	int64_t ns;
+	return file->style.since_ns && log_time_parse(entry->time, entry->time_len, &ns) == 0 &&
+	       ns < file->style.since_ns;
+}
+
 static int copy_line(void *userdata, const char *line, size_t len, size_t taken, struct err *err)
 {
+	struct log_file *file = userdata;
 	struct log_entry entry;
-	(void)userdata, (void)taken;
+	int r = 0;
+	(void)taken;
 	if (log_entry_parse(line, len, &entry) < 0)
-		entry = (struct log_entry){.fd = STDOUT_FILENO, .text = line, .len = len};
-	int r = fd_write_all(entry.fd, entry.text, entry.len, err);
+		entry = (struct log_entry){
+			.fd = STDOUT_FILENO, .time = line, .text = line, .len = len};
+	if (is_old(file, &entry))
+		return 0;
+	if (file->style.timestamps && !file->begun[entry.fd] && entry.time_len) {
+		r = write_text(file, entry.fd, entry.time, entry.time_len, err);
+		if (r == 0)
+			r = fd_write_all(entry.fd, " ", 1, err);
+	}
+	if (r == 0)
+		r = write_text(file, entry.fd, entry.text, entry.len, err);
 	if (r == 0 && !entry.partial)
 		r = fd_write_all(entry.fd, "\n", 1, err);
+	file->begun[entry.fd] = entry.partial;
 	return r;
 }
 
@@ -195,7 +234,7 @@ int log_file_copy(struct log_file *file, struct err *err)
 	do {
 		if (file->fd < 0)
 			continue;
-		int r = each_line(file, copy_line, NULL, err);
+		int r = each_line(file, copy_line, file, err);
 		if (r < 0)
 			return r;
 	} while (reopen(file));

@@ -10,10 +10,13 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/err.h"
 
 struct log_entry {
+	const char *time;
+	size_t time_len;
 	int fd;       /* 1 or 2: the stream */
 	bool partial; /* the line goes on in the stream's next entry */
 	const char *text;
@@ -28,6 +31,14 @@ struct log_file;
 /* A file that is not there yet is opened when it appears. */
 int log_file_open(const char *path, struct log_file **ret, struct err *err);
 struct log_file *log_file_close(struct log_file *file);
+
+/* How log_file_copy() writes. */
+struct log_style {
+	bool timestamps;  /* each line begins with its time */
+	bool escaped[3];  /* by descriptor: controls are, but tabs */
+	int64_t since_ns; /* older lines are left out; 0: none */
+};
+void log_file_set_style(struct log_file *file, const struct log_style *style);
 
 /* Moves to the beginning of the last n lines (both streams together). */
 int log_file_seek_tail(struct log_file *file, size_t n, struct err *err);

@@ -143,12 +143,39 @@ static void test_tail(void **state)
 	unlink(path);
 }
 
+static void test_style(void **state)
+{
+	(void)state;
+	char path[] = "/tmp/log-file-test-XXXXXX";
+	char out[2][512];
+	close(mkstemp(path));
+	write_log(path,
+		"2026-01-02T03:04:05.1Z stdout F old\n"
+		"2026-01-02T03:04:06.2Z stdout P a\n"
+		"2026-01-02T03:04:06.3Z stderr F err\x1b[m\n"
+		"2026-01-02T03:04:06.4Z stdout F b\t\x1b[31m\n"
+		"no log entry\n",
+		0);
+	struct log_style style = {.timestamps = true,
+		.since_ns = 1767323046000000000,
+		.escaped = {[STDOUT_FILENO] = true}};
+	struct log_file *file = NULL;
+	assert_int_equal(log_file_open(path, &file, NULL), 0);
+	log_file_set_style(file, &style);
+	copy(file, out);
+	assert_string_equal(out[0], "2026-01-02T03:04:06.2Z ab\t\\x1b[31m\nno log entry\n");
+	assert_string_equal(out[1], "2026-01-02T03:04:06.3Z err\x1b[m\n");
+	log_file_close(file);
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_parse),
 		cmocka_unit_test(test_copy),
 		cmocka_unit_test(test_tail),
+		cmocka_unit_test(test_style),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

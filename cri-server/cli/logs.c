@@ -2,14 +2,22 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
 #include "cri-server/cli/log_file.h"
+#include "cri-server/cli/log_time.h"
 #include "cri-server/cli/refs.h"
 
 #define FOLLOW_POLL_MS 100
+
+struct log_options {
+	bool follows;
+	uint64_t tail;
+	struct log_style style;
+};
 
 static void log_file_closep(struct log_file **file)
 {
@@ -45,7 +53,7 @@ static int follow(struct cli *cli, char *id, struct log_file *file, struct err *
 }
 
 static int print_log(
-	struct cli *cli, const char *wanted, bool follows, uint64_t tail, struct err *err)
+	struct cli *cli, const char *wanted, const struct log_options *options, struct err *err)
 {
 	_cleanup_free_ char *id = NULL;
 	int r = cli_find_container(cli, wanted, &id, err);
@@ -60,26 +68,44 @@ static int print_log(
 			"container %s has no log: its pod has no log directory", wanted);
 	_cleanup_(log_file_closep) struct log_file *file = NULL;
 	r = log_file_open(s->status->log_path, &file, err);
-	if (r == 0 && tail != UINT64_MAX)
-		r = log_file_seek_tail(file, tail, err);
+	if (r == 0 && options->tail != UINT64_MAX)
+		r = log_file_seek_tail(file, options->tail, err);
 	if (r < 0)
 		return r;
-	return follows ? follow(cli, id, file, err) : log_file_copy(file, err);
+	log_file_set_style(file, &options->style);
+	return options->follows ? follow(cli, id, file, err) : log_file_copy(file, err);
 }
 
 int command_logs(struct cli *cli, char **args)
 {
-	bool follows = false;
-	uint64_t tail = UINT64_MAX;
+	struct log_options options = {.tail = UINT64_MAX};
+	const char *since = NULL;
+	bool raw = false;
 	const struct option_row rows[] = {
-		{"follow", 'f', OPTION_FLAG, &follows, NULL, "go on until the container ends"},
-		{"tail", 0, OPTION_NUMBER, &tail, "LINES", "only the last lines"},
+		{"follow", 'f', OPTION_FLAG, &options.follows, NULL,
+			"go on until the container ends"},
+		{"tail", 0, OPTION_NUMBER, &options.tail, "LINES", "only the last lines"},
+		{"since", 0, OPTION_STRING, &since, "TIME",
+			"only lines from then on: 90s, 5m, 1h30m, 2d ago, or "
+			"2026-01-02T03:04:05Z"},
+		{"timestamps", 't', OPTION_FLAG, &options.style.timestamps, NULL,
+			"begin each line with its time"},
+		{"raw", 0, OPTION_FLAG, &raw, NULL,
+			"controls as they are, colours for example, on a terminal too"},
 	};
 	int exit_code;
 	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 1, 1, &exit_code))
 		return exit_code;
 	struct err err = ERR_INIT;
-	if (print_log(cli, args[0], follows, tail, &err) < 0)
-		return cli_fail(&err);
-	return EXIT_SUCCESS;
+	for (int fd = STDOUT_FILENO; fd <= STDERR_FILENO; fd++)
+		options.style.escaped[fd] = !raw && isatty(fd);
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	int r = 0;
+	if (since)
+		r = log_since_parse(since, (int64_t)now.tv_sec * 1000000000 + now.tv_nsec,
+			&options.style.since_ns, &err);
+	if (r == 0)
+		r = print_log(cli, args[0], &options, &err);
+	return r < 0 ? cli_fail(&err) : EXIT_SUCCESS;
 }

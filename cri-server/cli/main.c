@@ -35,6 +35,10 @@ static const struct command commands[] = {
 	{"rm", "[options] POD|CONTAINER…", "Remove pods and containers", command_rm},
 	{"pull", "IMAGE", "Pull an image", command_pull},
 	{"rmi", "IMAGE…", "Remove images", command_rmi},
+	{"console", "POD", "Print what the kernel of a pod's machine wrote", command_console},
+	{"completion", "bash", "Print what makes a shell complete these commands",
+		command_completion},
+	{"help", "[COMMAND]", "Tell how a command is used", command_help},
 };
 
 int cli_fail(const struct err *err)
@@ -64,12 +68,15 @@ void cli_note(const char *fmt, ...)
 bool cli_arguments(struct cli *cli, const struct option_row *rows, size_t n_rows, char ***args,
 	size_t min, size_t max, int *ret_exit)
 {
+	if (cli->describe) {
+		cli->describe->fn(cli->describe->userdata, rows, n_rows);
+		*ret_exit = EXIT_SUCCESS;
+		return false;
+	}
 	struct err err = ERR_INIT;
 	int r = options_parse(rows, n_rows, *args, args, &err);
 	if (r > 0) {
-		printf("%s.\n\nUsage: bulkheadctl %s %s\n\nOptions:\n", cli->self->summary,
-			cli->self->name, cli->self->arguments);
-		options_help(stdout, rows, n_rows);
+		cli_help(cli->self);
 		*ret_exit = EXIT_SUCCESS;
 		return false;
 	}
@@ -87,6 +94,26 @@ bool cli_arguments(struct cli *cli, const struct option_row *rows, size_t n_rows
 		cli->self->name, cli->self->arguments);
 	*ret_exit = EXIT_USAGE;
 	return false;
+}
+
+const struct command *cli_command(size_t i)
+{
+	return i < ARRAY_SIZE(commands) ? &commands[i] : NULL;
+}
+
+const struct command *cli_find_command(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	return NULL;
+}
+
+void cli_describe(const struct command *command, const struct option_sink *sink)
+{
+	char *none[] = {NULL};
+	struct cli describing = {.self = command, .describe = sink};
+	command->run(&describing, none);
 }
 
 int cli_connect(struct cli *cli, struct err *err)
@@ -130,17 +157,6 @@ void cli_message_freep(void *message)
 		protobuf_c_message_free_unpacked(m, NULL);
 }
 
-static void help(const struct option_row *rows, size_t n_rows)
-{
-	printf("bulkheadctl: pods that are virtual machines, from the command line.\n\n"
-	       "Usage: bulkheadctl [options] COMMAND …\n\nCommands:\n");
-	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		printf("  %-12s %s\n", commands[i].name, commands[i].summary);
-	printf("\nOptions:\n");
-	options_help(stdout, rows, n_rows);
-	printf("\n`bulkheadctl COMMAND --help` shows a command's own options.\n");
-}
-
 static const char *socket_path(const char *endpoint)
 {
 	return strncmp(endpoint, "unix://", 7) == 0 ? endpoint + 7 : endpoint;
@@ -148,52 +164,69 @@ static const char *socket_path(const char *endpoint)
 
 static int run_command(struct cli *cli, char **args)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
-		if (strcmp(commands[i].name, args[0]) == 0) {
-			cli->self = &commands[i];
-			int exit_code = commands[i].run(cli, args + 1);
-			rpc_client_free(cli->client);
-			return exit_code;
-		}
+	cli->self = cli_find_command(args[0]);
+	if (!cli->self) {
+		cli_note("bulkheadctl: no command '%s'; `bulkheadctl --help` lists them", args[0]);
+		return EXIT_USAGE;
 	}
-	cli_note("bulkheadctl: no command '%s'; `bulkheadctl --help` lists them", args[0]);
-	return EXIT_USAGE;
+	int exit_code = cli->self->run(cli, args + 1);
+	rpc_client_free(cli->client);
+	return exit_code;
+}
+
+/* What stands before the command. */
+struct globals {
+	const char *endpoint;
+	uint64_t timeout_s;
+	bool version;
+	struct option_row rows[3];
+};
+
+static void globals_init(struct globals *g)
+{
+	*g = (struct globals){
+		.rows = {
+			{"socket", 's', OPTION_STRING, &g->endpoint, "PATH",
+				"the runtime's socket (default " DEFAULT_SOCKET ")"},
+			{"timeout", 't', OPTION_NUMBER, &g->timeout_s, "SECONDS",
+				"longest time for each call"},
+			{"version", 0, OPTION_FLAG, &g->version, NULL, "show the version"},
+		}};
+}
+
+void cli_describe_globals(const struct option_sink *sink)
+{
+	struct globals g;
+	globals_init(&g);
+	sink->fn(sink->userdata, g.rows, ARRAY_SIZE(g.rows));
 }
 
 int main(int argc, char **argv)
 {
 	struct cli cli = {.client = NULL};
-	const char *endpoint = NULL;
-	uint64_t timeout_s = 0;
-	bool version = false;
-	const struct option_row rows[] = {
-		{"socket", 's', OPTION_STRING, &endpoint, "PATH",
-			"the runtime's socket (default " DEFAULT_SOCKET ")"},
-		{"timeout", 't', OPTION_NUMBER, &timeout_s, "SECONDS",
-			"longest time for each call"},
-		{"version", 0, OPTION_FLAG, &version, NULL, "show the version"},
-	};
+	struct globals g;
 	struct err err = ERR_INIT;
 	char **args = argv;
 
 	setlocale(LC_CTYPE, "");
-	int r = options_parse(rows, ARRAY_SIZE(rows), argv + (argc > 0), &args, &err);
-	if (r == 0 && timeout_s > 86400)
+	globals_init(&g);
+	int r = options_parse(g.rows, ARRAY_SIZE(g.rows), argv + (argc > 0), &args, &err);
+	if (r == 0 && g.timeout_s > 86400)
 		r = err_set(&err, -EINVAL, "--timeout: at most a day");
 	if (r < 0) {
 		cli_fail(&err);
 		return EXIT_USAGE;
 	}
-	if (version) {
+	if (g.version) {
 		printf("bulkheadctl %s\n", BULKHEAD_VERSION);
 		return EXIT_SUCCESS;
 	}
 	if (r > 0 || !*args) {
-		help(rows, ARRAY_SIZE(rows));
+		cli_overview();
 		return r > 0 ? EXIT_SUCCESS : EXIT_USAGE;
 	}
-	cli.socket = socket_path(endpoint ? endpoint : DEFAULT_SOCKET);
-	cli.socket_given = endpoint != NULL;
-	cli.timeout_ms = timeout_s * 1000;
+	cli.socket = socket_path(g.endpoint ? g.endpoint : DEFAULT_SOCKET);
+	cli.socket_given = g.endpoint != NULL;
+	cli.timeout_ms = g.timeout_s * 1000;
 	return run_command(&cli, args);
 }

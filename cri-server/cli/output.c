@@ -43,16 +43,17 @@ static bool printable(uint32_t c)
 	       !(c >= 0x2066 && c <= 0x2069) && c != 0xfeff;
 }
 
-static char *escape(const char *text, bool json)
+/* text[len] is NUL, which ends characters that are cut off; kept: what stays as it is, or NUL. */
+static char *escape(const char *text, size_t len, char kept, bool json)
 {
-	char *out = malloc(6 * strlen(text) + 1);
+	char *out = malloc(6 * len + 1);
 	if (!out)
 		return NULL;
 	char *to = out;
-	for (const unsigned char *p = (const unsigned char *)text; *p;) {
+	for (const unsigned char *p = (const unsigned char *)text, *end = p + len; p < end;) {
 		uint32_t c = 0;
 		size_t n = decode(p, &c);
-		bool plain = n > 0 && (printable(c) || (json && c == '\n'));
+		bool plain = n > 0 && (printable(c) || (kept && c == (unsigned char)kept));
 		if (json && n > 0 && !plain) { /* all of these have four digits */
 			to += sprintf(to, "\\u%04X", c);
 			p += n;
@@ -67,12 +68,22 @@ static char *escape(const char *text, bool json)
 
 char *output_escape(const char *text)
 {
-	return escape(text, false);
+	return escape(text, strlen(text), '\0', false);
 }
 
 char *output_escape_json(const char *text)
 {
-	return escape(text, true);
+	return escape(text, strlen(text), '\n', true);
+}
+
+char *output_escape_line(const char *text, size_t len)
+{
+	_cleanup_free_ char *copy = malloc(len + 1);
+	if (!copy)
+		return NULL;
+	memcpy(copy, text, len);
+	copy[len] = '\0';
+	return escape(copy, len, '\t', false);
 }
 
 bool output_colour(FILE *out)

@@ -17,6 +17,9 @@ char *output_escape(const char *text);
 /* The same for a JSON document: as \uXXXX, which changes nothing of what it says; newlines stay. */
 char *output_escape_json(const char *text);
 
+/* The same for len bytes of a line of text: tabs stay, too. */
+char *output_escape_line(const char *text, size_t len);
+
 /* Whether to use colours there: a terminal, and neither NO_COLOR nor TERM says no. */
 bool output_colour(FILE *out);
 

@@ -2,6 +2,7 @@
  * The sandbox methods of CRI: what a client may ask is checked here, and answers are composed here.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <jansson.h>
@@ -149,13 +150,14 @@ static Runtime__V1__PodSandboxState cri_state(const struct sandbox *sandbox)
 /* What is looked at for a verbose answer alone, without a lock. */
 struct inspection {
 	struct hv_cost host; /* of the pod's machine: its containers' figures do not stand for it */
+	char *console;       /* the path of its file; NULL when memory is out */
 	const char *cni_check; /* "ok", "none" or what the plugins' CHECK says */
 	struct err cni_err;
 };
 
 static void inspect(struct runtime *rt, const char *id, struct inspection *ret)
 {
-	*ret = (struct inspection){.cni_check = "ok"};
+	*ret = (struct inspection){.cni_check = "ok", .console = hv_vm_console_path(rt->hv, id)};
 	hv_vm_cost(rt->hv, id, &ret->host, NULL);
 	int r = net_pod_check(rt->net, id, &ret->cni_err);
 	if (r < 0)
@@ -170,10 +172,11 @@ static char *verbose_info(const struct sandbox *sandbox, const struct inspection
 	json_t *steps = json_object();
 	for (size_t i = 0; i < n; i++)
 		json_object_set_new(steps, names[i], json_real((double)sandbox->times.ns[i] / 1e6));
-	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:o, s:f, s:{s:I, s:I, s:I, s:i}}", "netns",
-		sandbox->record->netns, "cniCheck", seen->cni_check, "death",
-		sandbox->record->death, "hostname", sandbox->config->hostname, "bringUpMs", steps,
-		"cniPluginsMs", (double)sandbox->plugins_ns / 1e6, "hostUsage", "cpuNanoseconds",
+	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:s*, s:o, s:f, s:{s:I, s:I, s:I, s:i}}",
+		"netns", sandbox->record->netns, "cniCheck", seen->cni_check, "death",
+		sandbox->record->death, "hostname", sandbox->config->hostname, "console",
+		seen->console, "bringUpMs", steps, "cniPluginsMs",
+		(double)sandbox->plugins_ns / 1e6, "hostUsage", "cpuNanoseconds",
 		(json_int_t)host->cpu_ns, "memoryPssBytes", (json_int_t)host->pss_bytes,
 		"memoryRssBytes", (json_int_t)host->rss_bytes, "processes", (int)host->processes);
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
@@ -255,7 +258,7 @@ METHOD(sandbox_service_status)
 	struct sandbox *sandbox = sandbox_find(rt, req->pod_sandbox_id, err);
 	if (!sandbox)
 		return err->code;
-	struct inspection seen;
+	struct inspection seen = {.console = NULL};
 	if (req->verbose)
 		inspect(rt, sandbox->id, &seen);
 	pthread_mutex_lock(&rt->lock);
@@ -263,6 +266,7 @@ METHOD(sandbox_service_status)
 			? answer_status(sandbox, req->verbose ? &seen : NULL, ret_response, err)
 			: err_set(err, -ENOENT, "sandbox '%s' not found", sandbox->id);
 	pthread_mutex_unlock(&rt->lock);
+	free(seen.console);
 	sandbox_unref(sandbox);
 	return r;
 }

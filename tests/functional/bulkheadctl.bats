@@ -161,6 +161,61 @@ events_flow() {
 	grep -q probe "$D/events" && grep -q probe "$D/events.json"
 }
 
+@test "logs: --since, --timestamps, with --tail and -f; controls are escaped on a terminal" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" id first
+	id=$(run_script "$POD" talker 'echo one; sleep 2; printf "\033[31mtwo\n"; echo err >&2; sleep 2; echo three')
+	ctl logs -f -t --tail 100 "$id" >"$D/followed" 2>"$D/errors"
+	[ "$(cut -d' ' -f2 "$D/followed" | tr -d '\033' | paste -sd,)" = 'one,[31mtwo,three' ]
+	grep -qE '^20[0-9-]*T[0-9:.]*Z err$' "$D/errors"
+	first=$(tail -n 1 "$D/followed" | cut -d' ' -f1)
+	[ "$(ctl logs --since "$first" "$id" 2>&1)" = three ]
+	[ "$(ctl logs --since 1h --tail 2 "$id" 2>&1)" = "$(printf 'err\nthree')" ]
+	[ -z "$(ctl logs --since 0s "$id" 2>&1)" ]
+	[[ $(on_terminal "$ctl logs $id") == *'\x1b[31mtwo'* ]]
+	[[ $(on_terminal "$ctl logs --raw $id") == *$'\e[31mtwo'* ]]
+	run ctl logs --since yesterday "$id"
+	[ "$status" -eq 1 ]
+	[[ $output == *"--since: 'yesterday' is neither"* ]]
+}
+
+@test "console: what the guest's kernel wrote, escaped on a terminal" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock"
+	ctl console pod | grep -q 'bulkhead-agent: starting'
+	printf 'forged \033[2J line\r\n' >>"$D/run/vm/$POD/console"
+	ctl console pod | grep -q $'forged \e\\[2J line'
+	on_terminal "$ctl console pod" >"$D/console"
+	grep -qxF 'forged \x1b[2J line' "$D/console"
+	run ctl console nope
+	[ "$status" -eq 1 ]
+}
+
+@test "help and completion are the table's" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl" command COMP_WORDS COMP_CWORD COMPREPLY
+	ctl help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' >"$D/commands"
+	[ "$(wc -l <"$D/commands")" -gt 15 ]
+	while read -r command; do
+		ctl help "$command" >"$D/help"
+		grep -q "^Usage: bulkheadctl $command" "$D/help"
+		ctl "$command" --help | cmp - "$D/help"
+	done <"$D/commands"
+	run ctl help nope
+	[ "$status" -eq 2 ]
+
+	# shellcheck source=/dev/null
+	. <("$ctl" completion bash)
+	complete_words() {
+		COMP_WORDS=(bulkheadctl "$@")
+		COMP_CWORD=$#
+		_bulkheadctl
+		echo "${COMPREPLY[*]}"
+	}
+	[ "$(complete_words po)" = "pods port-forward" ]
+	[ "$(complete_words -s /run/x ps -)" = "--help --all --output" ]
+	[ "$(complete_words ps -o y)" = yaml ]
+	[ "$(complete_words help stat)" = stats ]
+	[ -z "$(complete_words logs --since '')" ]
+}
+
 # The last test: it takes the pod away.
 @test "port-forward says what a pod that has stopped has to say" {
 	local client port
