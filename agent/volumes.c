@@ -48,8 +48,23 @@ int volumes_open(const char *name, int *ret_fd, struct err *err)
 	return *ret_fd < 0 ? *ret_fd : 0;
 }
 
+/* A node of the guest's own: the host names those alone that every kernel has. */
+static int open_device(const char *name, struct err *err)
+{
+	_cleanup_close_ int fd = open_in("/dev", name, false, err);
+	struct stat st;
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "examine device %s", name);
+	return S_ISCHR(st.st_mode) ? TAKE_FD(fd)
+				   : err_set(err, -EINVAL, "/dev/%s is no character device", name);
+}
+
 static int open_source(const Bulkhead__Agent__Mount *mount, struct err *err)
 {
+	if (mount->from == BULKHEAD__AGENT__MOUNT_FROM__MOUNT_FROM_DEVICE)
+		return open_device(mount->source, err);
 	bool in_guest = mount->from == BULKHEAD__AGENT__MOUNT_FROM__MOUNT_FROM_VOLUME;
 	const char *parent = in_guest ? CONTAINER_VOLUMES : CONTAINER_SHARE;
 	bool whole = !mount->sub_path[0];

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -208,6 +209,26 @@ static int classify(struct volume_source *source, struct err *err)
 	return 0;
 }
 
+/* Those that a container may use anyway, as containerd has it. */
+static const char *common_device(const struct stat *st)
+{
+	static const struct {
+		unsigned major, minor;
+		const char *name;
+	} devices[] = {
+		{1, 3, "null"},
+		{1, 5, "zero"},
+		{1, 7, "full"},
+		{1, 8, "random"},
+		{1, 9, "urandom"},
+		{5, 0, "tty"},
+	};
+	for (size_t i = 0; S_ISCHR(st->st_mode) && i < ARRAY_SIZE(devices); i++)
+		if (st->st_rdev == makedev(devices[i].major, devices[i].minor))
+			return devices[i].name;
+	return NULL;
+}
+
 static int check_type(mode_t mode, const char *path, struct err *err)
 {
 	if (S_ISREG(mode) || S_ISDIR(mode))
@@ -215,7 +236,8 @@ static int check_type(mode_t mode, const char *path, struct err *err)
 	const char *what = S_ISSOCK(mode) ? "a socket" : S_ISFIFO(mode) ? "a FIFO" : "a device";
 	return err_set(err, -EOPNOTSUPP,
 		"host path '%s' is %s, which does not work in a pod that is a machine of its own%s",
-		path, what, S_ISBLK(mode) ? "; block devices are given as devices" : "");
+		path, what,
+		S_ISBLK(mode) || S_ISCHR(mode) ? "; what it can be given is given as devices" : "");
 }
 
 int volume_source_find(const char *host_path, struct volume_source *source, struct err *err)
@@ -233,6 +255,9 @@ int volume_source_find(const char *host_path, struct volume_source *source, stru
 	if (!source->path)
 		return err_errno(err, "resolve host path '%s'", host_path);
 	int r = open_path(source->path, source, err);
+	source->device = r == 0 ? common_device(&source->st) : NULL;
+	if (source->device)
+		return 0;
 	if (r == 0)
 		r = check_type(source->st.st_mode, host_path, err);
 	if (r < 0)

@@ -25,6 +25,8 @@ struct volume_source {
 	bool follows;   /* the host's mount is told of what is mounted below it later */
 
 	uint64_t size_bytes; /* of VOLUME_MEMORY */
+	/* Set: it is this character device, which every kernel has of its own; the rest is not. */
+	const char *device;
 };
 
 #define VOLUME_SOURCE_INIT                                                                         \
@@ -34,7 +36,7 @@ struct volume_source {
 
 /*
  * host_path may lead over symbolic links; where there is nothing, a directory is made. Refused,
- * with -EOPNOTSUPP: sockets, FIFOs and devices, which do not work across a machine's border.
+ * with -EOPNOTSUPP: sockets, FIFOs and other devices, which do not work across a machine's border.
  * -EINVAL for a path that is not absolute. *ret is to be initialised and is freed with
  * volume_source_done().
  */

@@ -370,6 +370,15 @@ static int fill_mount(Bulkhead__Agent__Mount *mount, const Runtime__V1__Mount *f
 		       : message_set_string(&mount->sub_path, source->sub_path, err);
 }
 
+static int fill_device(Bulkhead__Agent__Mount *mount, const Runtime__V1__Mount *from,
+	const char *device, struct err *err)
+{
+	mount->from = BULKHEAD__AGENT__MOUNT_FROM__MOUNT_FROM_DEVICE;
+	mount->read_only = from->readonly;
+	int r = message_set_string(&mount->destination, from->container_path, err);
+	return r < 0 ? r : message_set_string(&mount->source, device, err);
+}
+
 static int attach_mount(struct container *c, struct machine *machine,
 	const Runtime__V1__Mount *mount, Bulkhead__Agent__Mount *to, struct err *err)
 {
@@ -382,6 +391,8 @@ static int attach_mount(struct container *c, struct machine *machine,
 		r = volume_source_find(mount->host_path, &source, err);
 	if (r < 0)
 		return r;
+	if (source.device)
+		return fill_device(to, mount, source.device, err);
 	unsigned flags = bind_flags(mount, &source);
 	if ((flags & HV_BIND_FOLLOW) && !source.follows)
 		return err_set(err, -EINVAL,

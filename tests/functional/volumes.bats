@@ -86,11 +86,18 @@ share_names() {
 	mkfifo "$V/fifo"
 	refused Unimplemented "is a FIFO" try "$(mount_of /x "$V/fifo")"
 	refused Unimplemented "is a socket" try "$(mount_of /x "$D/run/bulkhead.sock")"
-	refused Unimplemented "is a device" try "$(mount_of /x /dev/null)"
+	refused Unimplemented "is a device" try "$(mount_of /x /dev/kmsg)"
 	refused Unimplemented "bidirectional propagation" try "$(mount_of /x "$V" 'propagation: 2')"
 	refused Unknown "not absolute" try "$(mount_of /x relative)"
 	refused Unknown "container path" try "$(mount_of / "$V")"
 	rm "$V/fifo"
+	[ -z "$(share_names)" ]
+}
+
+@test "a device that every kernel has is mounted over what the image has there, and is the guest's" {
+	[ "$(once "wc -c </bin/vi; echo x >/bin/vi; head -c 3 /z | wc -c; stat -c %F /r" \
+		"$(mount_of /bin/vi /dev/null), $(mount_of /z /dev/zero 'readonly: true'), $(mount_of /r /dev/random)")" = \
+		"$(printf '0\n3\ncharacter special file')" ]
 	[ -z "$(share_names)" ]
 }
 
@@ -154,6 +161,45 @@ share_names() {
 	eventually 2 gone
 	crictl rm -f "$id"
 	umount "$V/later"
+}
+
+# same HOST-FILE PATH: whether the container $id reads what the host has.
+same() {
+	[ "$(sha256sum <"$1")" = "$(crictl exec -s "$id" sha256sum "$2" | sed -e 's|  .*|  -|')" ]
+}
+
+@test "what the host does to a file that is open in the pod is seen there: growth, cuts, changes, another in its place" {
+	local dir=$V/open
+	mkdir -p "$dir"
+	head -c 300000 /dev/urandom >"$dir/f"
+	# The file stays open, with its pages in the guest's cache.
+	id=$(run_script "$POD" holder 'exec 3</v/f; cat /v/f >/dev/null; echo holds; sleep 1000' \
+		".mounts = [$(mount_of /v "$dir")] | .linux.security_context.namespace_options.pid = 1")
+	eventually 10 grep -q holds "$D/logs/pod/holder.log"
+	same "$dir/f" /proc/1/fd/3
+	head -c 1000000 /dev/urandom >>"$dir/f"
+	eventually 2 same "$dir/f" /v/f
+	truncate -s 1000 "$dir/f"
+	eventually 2 same "$dir/f" /v/f
+	truncate -s 200000 "$dir/f"
+	eventually 2 same "$dir/f" /v/f
+	head -c 4096 /dev/urandom | dd of="$dir/f" bs=4096 seek=3 conv=notrunc status=none
+	eventually 2 same "$dir/f" /proc/1/fd/3
+	cp "$dir/f" "$V/old"
+	head -c 200000 /dev/urandom >"$dir/new"
+	mv "$dir/new" "$dir/f"
+	eventually 2 same "$dir/f" /v/f
+	same "$V/old" /proc/1/fd/3
+	rm "$dir/f"
+	eventually 2 crictl exec -s "$id" test ! -e /v/f
+	same "$V/old" /proc/1/fd/3
+	# What the pod wrote is the host's when it is written, and may change there.
+	crictl exec -s "$id" sh -c 'dd if=/dev/urandom of=/v/big bs=1M count=32 2>/dev/null; echo end >>/v/big'
+	[ "$(stat -c %s "$dir/big")" = $((32 * 1048576 + 4)) ]
+	same "$dir/big" /v/big
+	echo changed | dd of="$dir/big" seek=20000 conv=notrunc status=none
+	eventually 2 same "$dir/big" /v/big
+	crictl rm -f "$id"
 }
 
 # ---- one pod, several containers ----
