@@ -23,6 +23,7 @@
 #include "cri-server/cli/options.h"
 #include "tests/bench/clock.h"
 #include "tests/bench/cri.h"
+#include "tests/bench/disk.h"
 #include "tests/bench/network.h"
 #include "tests/bench/process.h"
 #include "tests/bench/pull.h"
@@ -45,8 +46,10 @@ static const char *const uname_command[] = {"uname", "-rv", NULL};
 struct bench {
 	/* As given. */
 	const char *socket, *images_socket, *image, *dir, *output, *unwire;
+	const char *large_image, *baseline_image;
 	uint64_t rounds, server_pid;
 	struct pull_bench pull;
+	struct disk_bench disk;
 	/* Made on the way. */
 	struct rpc_client *client, *images_client;
 	char *image_ref;
@@ -86,6 +89,8 @@ static int print_host(struct bench *bench, const char *container, struct err *er
 	uname(&host);
 	printf("host kernel      %s\n", host.release);
 	printf("guest kernel     %s\n", guest);
+	const char *accelerator = json_string_value(json_object_get(info, "accelerator"));
+	bench->results.kvm = accelerator && strcmp(accelerator, "kvm") == 0;
 	static const char *const keys[][2] = {{"accelerator", "accelerator"},
 		{"", "acceleratorReason"}, {"hypervisor", "hypervisor"},
 		{"guest transport", "transport"}};
@@ -162,8 +167,9 @@ static int measure_container(struct bench *bench, const char *pod, struct err *e
 {
 	_cleanup_free_ char *container = NULL;
 	uint64_t begin = clock_ns();
-	int r = cri_create_container(
-		bench->client, pod, bench->image_ref, sleep_command, &container, err);
+	int r = cri_create_container(bench->client, pod,
+		&(struct cri_container){.image = bench->image_ref, .command = sleep_command},
+		&container, err);
 	if (r == 0)
 		r = results_add(&bench->results, "container.create", clock_ms_since(begin), err);
 	begin = clock_ns();
@@ -230,8 +236,9 @@ static int prepare(struct bench *bench, struct err *err)
 		r = cri_run_pod(bench->client, "bench-first", bench->dir, &pod, err);
 	if (r < 0)
 		return r;
-	r = cri_create_container(
-		bench->client, pod, bench->image_ref, sleep_command, &container, err);
+	r = cri_create_container(bench->client, pod,
+		&(struct cri_container){.image = bench->image_ref, .command = sleep_command},
+		&container, err);
 	if (r == 0)
 		r = cri_start_container(bench->client, container, err);
 	if (r == 0)
@@ -262,6 +269,30 @@ static int measure_network(struct bench *bench, struct err *err)
 	return network_measure(&network, &bench->results, err);
 }
 
+/* After the pulls, for which no server had an image. */
+static int measure_containers(struct bench *bench, struct err *err)
+{
+	struct disk_bench *disk = &bench->disk;
+	_cleanup_free_ char *large = NULL, *baseline = NULL;
+	int r = rpc_client_new(bench->pull.baseline.socket, &disk->baseline.client, err);
+	if (r == 0)
+		r = cri_pull(disk->baseline.client, bench->baseline_image, &baseline, err);
+	if (r == 0)
+		r = cri_pull(bench->client, bench->large_image, &large, err);
+	if (r == 0) {
+		disk->ours = (struct bench_peer){bench->client, bench->image_ref};
+		disk->baseline.image = baseline;
+		disk->dir = bench->dir;
+		r = container_measure(
+			&disk->ours, &disk->baseline, bench->dir, &bench->results, err);
+	}
+	disk->ours.image = large;
+	if (r == 0)
+		r = disk_measure(disk, &bench->results, err);
+	rpc_client_free(disk->baseline.client);
+	return r;
+}
+
 static int measure(struct bench *bench, struct err *err)
 {
 	double mib;
@@ -281,6 +312,8 @@ static int measure(struct bench *bench, struct err *err)
 		r = measure_network(bench, err);
 	if (r == 0)
 		r = pull_measure(&bench->pull, &bench->results, err);
+	if (r == 0)
+		r = measure_containers(bench, err);
 	/* What the server has for itself alone and what it shares: the more severe figure. */
 	if (r == 0)
 		r = process_memory_mib((pid_t)bench->server_pid, "Rss", &mib, err);
@@ -333,6 +366,12 @@ int main(int argc, char **argv)
 		{"pull", 0, OPTION_STRING, &bench.pull.first, "REF", "a large image"},
 		{"pull-shared", 0, OPTION_STRING, &bench.pull.shared, "REF",
 			"one that has all its layers but one"},
+		{"large-image", 0, OPTION_STRING, &bench.large_image, "REF",
+			"one with busybox's programs and /large"},
+		{"containerd-image", 0, OPTION_STRING, &bench.baseline_image, "REF",
+			"for containerd, like --image"},
+		{"volume", 0, OPTION_STRING, &bench.disk.volume, "DIR",
+			"with disk_load and a file 'large'"},
 		{"output", 0, OPTION_STRING, &bench.output, "FILE", "the results as JSON"},
 	};
 	struct err err = ERR_INIT;
@@ -342,6 +381,7 @@ int main(int argc, char **argv)
 		!bench.output || !bench.unwire || !bench.images_socket ||
 		!bench.pull.ours.directory || !bench.pull.baseline.socket ||
 		!bench.pull.baseline.directory || !bench.pull.first || !bench.pull.shared ||
+		!bench.large_image || !bench.baseline_image || !bench.disk.volume ||
 		bench.rounds == 0 || bench.rounds > RESULTS_SAMPLES_MAX) {
 		fprintf(stderr, "%s%sbulkhead-bench takes all of these:\n", err.msg,
 			err.msg[0] ? "; " : "");

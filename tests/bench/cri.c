@@ -8,7 +8,7 @@
 #include "common/fd.h"
 #include "cri-server/proto/cri.pb-c.h"
 
-#define CALL_MS 120000
+#define CALL_MS 600000
 
 static void message_freep(void *message)
 {
@@ -135,17 +135,45 @@ int cri_info(struct rpc_client *client, const char *pod_id, json_t **ret, struct
 	return parse_info(response->info[0]->value, ret, err);
 }
 
-int cri_create_container(struct rpc_client *client, const char *pod_id, const char *image_ref,
-	const char *const *command, char **ret_id, struct err *err)
+/* As a kubelet asks for them. */
+static const char *const masked[] = {"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys",
+	"/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+	"/proc/scsi", "/sys/firmware"};
+static const char *const read_only[] = {
+	"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
+
+int cri_create_container(struct rpc_client *client, const char *pod_id,
+	const struct cri_container *container, char **ret_id, struct err *err)
 {
 	Runtime__V1__CreateContainerRequest request = RUNTIME__V1__CREATE_CONTAINER_REQUEST__INIT;
 	Runtime__V1__ContainerConfig config = RUNTIME__V1__CONTAINER_CONFIG__INIT;
 	Runtime__V1__ContainerMetadata metadata = RUNTIME__V1__CONTAINER_METADATA__INIT;
 	Runtime__V1__ImageSpec image = RUNTIME__V1__IMAGE_SPEC__INIT;
 	Runtime__V1__LinuxContainerConfig linux = RUNTIME__V1__LINUX_CONTAINER_CONFIG__INIT;
+	Runtime__V1__LinuxContainerSecurityContext security =
+		RUNTIME__V1__LINUX_CONTAINER_SECURITY_CONTEXT__INIT;
+	Runtime__V1__SecurityProfile seccomp = RUNTIME__V1__SECURITY_PROFILE__INIT;
+	/* containerd takes its pod for given. */
+	Runtime__V1__PodSandboxConfig pod = RUNTIME__V1__POD_SANDBOX_CONFIG__INIT;
+	Runtime__V1__PodSandboxMetadata pod_metadata = RUNTIME__V1__POD_SANDBOX_METADATA__INIT;
+	Runtime__V1__LinuxPodSandboxConfig pod_linux = RUNTIME__V1__LINUX_POD_SANDBOX_CONFIG__INIT;
+	Runtime__V1__Mount mount = RUNTIME__V1__MOUNT__INIT, *mounts = &mount;
 	_cleanup_message_ Runtime__V1__CreateContainerResponse *response = NULL;
+	const char *const *command = container->command;
 	metadata.name = (char *)command[0];
-	image.image = (char *)image_ref;
+	image.image = (char *)container->image;
+	mount.host_path = (char *)container->volume;
+	mount.container_path = (char *)"/volume";
+	seccomp.profile_type = RUNTIME__V1__SECURITY_PROFILE__PROFILE_TYPE__RuntimeDefault;
+	security.privileged = container->privileged;
+	security.seccomp = &seccomp;
+	if (!container->privileged) {
+		security.masked_paths = (char **)masked;
+		security.n_masked_paths = ARRAY_SIZE(masked);
+		security.readonly_paths = (char **)read_only;
+		security.n_readonly_paths = ARRAY_SIZE(read_only);
+	}
+	linux.security_context = &security;
 	config.metadata = &metadata;
 	config.image = &image;
 	config.command = (char **)command;
@@ -153,6 +181,11 @@ int cri_create_container(struct rpc_client *client, const char *pod_id, const ch
 		config.n_command++;
 	config.log_path = (char *)"0.log";
 	config.linux = &linux;
+	config.mounts = &mounts;
+	config.n_mounts = container->volume ? 1 : 0;
+	pod.metadata = &pod_metadata;
+	pod.linux = &pod_linux;
+	request.sandbox_config = &pod;
 	request.pod_sandbox_id = (char *)pod_id;
 	request.config = &config;
 	int r = call(client, "CreateContainer", &request.base, &response, err);
@@ -174,6 +207,14 @@ int cri_pod_address(struct rpc_client *client, const char *id, char **ret, struc
 		return err_set(err, -EBADMSG, "PodSandboxStatus: no address");
 	*ret = TAKE_PTR(response->status->network->ip);
 	return 0;
+}
+
+int cri_remove_container(struct rpc_client *client, const char *id, struct err *err)
+{
+	Runtime__V1__RemoveContainerRequest request = RUNTIME__V1__REMOVE_CONTAINER_REQUEST__INIT;
+	_cleanup_message_ Runtime__V1__RemoveContainerResponse *response = NULL;
+	request.container_id = (char *)id;
+	return call(client, "RemoveContainer", &request.base, &response, err);
 }
 
 int cri_start_container(struct rpc_client *client, const char *id, struct err *err)

@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 #include <jansson.h>
 
 #include "common/err.h"
@@ -28,9 +30,17 @@ int cri_info(struct rpc_client *client, const char *pod_id, json_t **ret, struct
 /* The pod's first address. */
 int cri_pod_address(struct rpc_client *client, const char *id, char **ret, struct err *err);
 
-/* A container that runs a command, which ends with NULL, as are those of cri_exec(). */
-int cri_create_container(struct rpc_client *client, const char *pod_id, const char *image_ref,
-	const char *const *command, char **ret_id, struct err *err);
+struct cri_container {
+	const char *image;
+	const char *const *command; /* ends with NULL, as those of cri_exec() */
+	const char *volume;         /* a directory of the host, on /volume; NULL: none */
+	bool privileged;            /* else as a kubelet with seccompDefault has it */
+};
+
+int cri_create_container(struct rpc_client *client, const char *pod_id,
+	const struct cri_container *container, char **ret_id, struct err *err);
+/* Also one that runs. */
+int cri_remove_container(struct rpc_client *client, const char *id, struct err *err);
 int cri_start_container(struct rpc_client *client, const char *id, struct err *err);
 
 /* Runs a command to its end, whose code must be 0. ret_output may be NULL. */

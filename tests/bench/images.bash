@@ -1,6 +1,28 @@
-# What measuring pulls takes: two images, a registry that has them, a containerd. To be sourced after
-# tests/functional/lib/images.bash. Each function returns non-zero when something fails.
+# The images that are measured. To be sourced after tests/functional/lib/images.bash. Each function returns
+# non-zero when something fails.
 
+# bench_make_images LAYOUT: busybox, the same that sleeps for containerd, and with /large of 1 GiB, which
+# begins like no other file.
+bench_make_images() {
+	local layout=$1 tree
+	tree=$(mktemp -d) || return 1
+	make_busybox_layout "$layout" && umoci tag --image "$layout:latest" large &&
+		umoci tag --image "$layout:latest" pause &&
+		configure_image "$layout:pause" --config.cmd sleep --config.cmd 1000000000 &&
+		head -c 4096 /dev/urandom >"$tree/large" &&
+		truncate -s 1G "$tree/large" && tar_tree "$tree" "$tree.tar" &&
+		add_layer "$layout:large" "$tree.tar"
+	set -- $?
+	rm -rf "$tree" "$tree.tar"
+	return "$1"
+}
+
+# bench_push_images LAYOUT HOST:PORT: those for containerd.
+bench_push_images() {
+	push_image "$1:latest" "$2/busybox:1" && push_image "$1:pause" "$2/pause:1"
+}
+
+# What measuring pulls takes: two images and a registry that has them.
 PULL_LAYERS=8
 PULL_MIB=300
 
@@ -35,31 +57,4 @@ pull_make_images() {
 		push_image "$dir/layout:first" "$registry/first:1" &&
 		push_image "$dir/layout:shared" "$registry/shared:1" &&
 		rm -rf "$dir"/layer.* "$dir"/list.* "$dir/layout"
-}
-
-# pull_start_containerd DIR: with the CRI plugin and all its files below DIR; prints its process id
-# when it serves DIR/containerd.sock.
-pull_start_containerd() {
-	local dir=$1 pid i
-	cat >"$dir/containerd.toml" <<-END
-		version = 2
-		root = "$dir/containerd"
-		state = "$dir/containerd-run"
-		[grpc]
-		  address = "$dir/containerd.sock"
-		[plugins."io.containerd.grpc.v1.cri".containerd]
-		  snapshotter = "overlayfs"
-	END
-	setsid containerd --config "$dir/containerd.toml" >"$dir/containerd.log" 2>&1 </dev/null &
-	pid=$!
-	for ((i = 0; i < 100; i++)); do
-		kill -0 "$pid" 2>/dev/null || break
-		! ctr --address "$dir/containerd.sock" version >/dev/null 2>&1 || {
-			echo "$pid"
-			return 0
-		}
-		sleep 0.1
-	done
-	tail -n 5 "$dir/containerd.log" >&2
-	return 1
 }

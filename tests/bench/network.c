@@ -43,8 +43,9 @@ static int start_pod(const struct network_bench *bench, unsigned round, size_t i
 	snprintf(name, sizeof(name), "bench-net-%u-%zu", round, i);
 	int r = cri_run_pod(bench->client, name, bench->dir, &pair->pods[i], err);
 	if (r == 0)
-		r = cri_create_container(bench->client, pair->pods[i], bench->image_ref,
-			commands[i], &pair->containers[i], err);
+		r = cri_create_container(bench->client, pair->pods[i],
+			&(struct cri_container){.image = bench->image_ref, .command = commands[i]},
+			&pair->containers[i], err);
 	return r < 0 ? r : cri_start_container(bench->client, pair->containers[i], err);
 }
 

@@ -16,7 +16,7 @@
 #include "common/err.h"
 
 #define RESULTS_SAMPLES_MAX 100
-#define RESULTS_SERIES_MAX  64
+#define RESULTS_SERIES_MAX  96
 #define RESULTS_NAME_MAX    64
 
 struct series {
@@ -28,6 +28,7 @@ struct series {
 struct results {
 	struct series series[RESULTS_SERIES_MAX]; /* in the order of their first samples */
 	size_t n;
+	bool kvm; /* what the accelerator is: some bars are others then */
 };
 
 /* Notes a sample, in its row's unit. -ENOBUFS: more series or samples than there is room for. */
