@@ -86,7 +86,7 @@ share_names() {
 	mkfifo "$V/fifo"
 	refused Unimplemented "is a FIFO" try "$(mount_of /x "$V/fifo")"
 	refused Unimplemented "is a socket" try "$(mount_of /x "$D/run/bulkhead.sock")"
-	refused Unimplemented "is a device" try "$(mount_of /x /dev/kmsg)"
+	refused Unimplemented "is a device" try "$(mount_of /x /dev/ptmx)"
 	refused Unimplemented "bidirectional propagation" try "$(mount_of /x "$V" 'propagation: 2')"
 	refused Unknown "not absolute" try "$(mount_of /x relative)"
 	refused Unknown "container path" try "$(mount_of / "$V")"
