@@ -1,6 +1,7 @@
 /*
  * The machine becomes larger while it runs. The kernel takes memory by itself (virtio-mem, onlined
- * at once); a CPU that was added, or that the kernel did not begin with, waits to be brought online.
+ * at once); a CPU that was added, or that the kernel did not begin with, waits to be brought
+ * online.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -33,7 +34,8 @@ static void online_cpus(uint32_t wanted)
 
 void method_grow_machine(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
-	Bulkhead__Agent__GrowMachineResponse response = BULKHEAD__AGENT__GROW_MACHINE_RESPONSE__INIT;
+	Bulkhead__Agent__GrowMachineResponse response =
+		BULKHEAD__AGENT__GROW_MACHINE_RESPONSE__INIT;
 	uint64_t swap;
 	(void)userdata;
 	online_cpus(((const Bulkhead__Agent__GrowMachineRequest *)(const void *)msg)->vcpus);

@@ -189,8 +189,8 @@ static int fill_hypervisor(struct config *c, struct err *err)
 	return 0;
 }
 
-/* What the host has, but no more than what a pod that never grows hardly pays for: QEMU takes 100 KiB
- * for each GiB that may come. */
+/* What the host has, but no more than what a pod that never grows hardly pays for: QEMU takes 100
+ * KiB for each GiB that may come. */
 static void fill_growth(struct config_handler *h)
 {
 	long pages = sysconf(_SC_PHYS_PAGES);

@@ -64,7 +64,8 @@ static void what_is_written_wins(void **state)
 	const char *text = "run_dir: /tmp/r\n"
 			   "images: {pinned: [busybox, 'quay.io/a/*']}\n"
 			   "hypervisor:\n  accelerator: tcg\n  boots_max: 2\n"
-			   "runtime_handlers:\n  - name: \"\"\n    vcpus_max: 3\n    memory_max_mib: 700\n  - name: big\n    vcpus: 4\n"
+			   "runtime_handlers:\n  - name: \"\"\n    vcpus_max: 3\n    "
+			   "memory_max_mib: 700\n  - name: big\n    vcpus: 4\n"
 			   "    memory_mib: 2048\n";
 	if (load(text, &c, &err) < 0)
 		fail_msg("%s", err.msg);
@@ -96,7 +97,8 @@ static void refuses_with_the_reason(void **state)
 		{"runtime_handlers:\n  - name: a\n  - name: a\n", "twice"},
 		{"runtime_handlers:\n  - name: a\n    memory_mib: 8\n", "memory_mib"},
 		{"runtime_handlers:\n  - name: a\n    memory_mib: 4294967295\n", "memory_mib"},
-		{"runtime_handlers:\n  - name: a\n    memory_max_mib: 4294967295\n", "memory_max_mib"},
+		{"runtime_handlers:\n  - name: a\n    memory_max_mib: 4294967295\n",
+			"memory_max_mib"},
 		{"runtime_handlers:\n  - name: a\n    vcpus_max: 65\n", "vcpus_max"},
 		{"runtime_handlers:\n  - name: a\n    scratch_mib: 17592186044416\n",
 			"scratch_mib"},

@@ -80,8 +80,8 @@ static int grow(struct machine *machine, unsigned vcpus, unsigned memory_mib, st
 	return r < 0 ? err_wrap(err, "enlarge the pod's machine") : 0;
 }
 
-static int fit(struct machine *machine, const struct sandbox *sandbox,
-	const struct sizing_sum *sum, struct err *err)
+static int fit(struct machine *machine, const struct sandbox *sandbox, const struct sizing_sum *sum,
+	struct err *err)
 {
 	const struct hv_size *size = hv_vm_size(machine->vm);
 	const struct sizing needed = sizing_needed(sum, sandbox->config->linux);
@@ -113,7 +113,8 @@ int grow_check(const struct machine *machine, const struct sandbox *sandbox,
 	if (needed <= size->memory_max_mib)
 		return 0;
 	return err_set(err, -ENOBUFS,
-		"a memory limit of %llu MiB needs a machine of %u MiB; the pod's can have %u MiB at "
+		"a memory limit of %llu MiB needs a machine of %u MiB; the pod's can have %u MiB "
+		"at "
 		"most (memory_max_mib of its runtime handler)",
 		(unsigned long long)sum.memory_mib, needed, size->memory_max_mib);
 }

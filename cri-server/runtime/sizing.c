@@ -19,18 +19,16 @@ void sizing_add(struct sizing_sum *sum, const Runtime__V1__LinuxContainerResourc
 	if (resources->cpu_quota / resources->cpu_period >= VCPUS_MAX)
 		sum->milli_cpus += VCPUS_MAX * 1000;
 	else /* the quota has at most 64 periods, which leave room for a factor */
-		sum->milli_cpus += (uint64_t)resources->cpu_quota / (uint64_t)resources->cpu_period *
-					   1000 +
-				   (uint64_t)resources->cpu_quota %
-					   (uint64_t)resources->cpu_period * 1000 /
-					   (uint64_t)resources->cpu_period;
+		sum->milli_cpus +=
+			(uint64_t)resources->cpu_quota / (uint64_t)resources->cpu_period * 1000 +
+			(uint64_t)resources->cpu_quota % (uint64_t)resources->cpu_period * 1000 /
+				(uint64_t)resources->cpu_period;
 }
 
 static unsigned guest_share_mib(const Runtime__V1__LinuxPodSandboxConfig *linux)
 {
-	uint64_t overhead = linux && linux->overhead
-				    ? mib_of(linux->overhead->memory_limit_in_bytes)
-				    : 0;
+	uint64_t overhead =
+		linux && linux->overhead ? mib_of(linux->overhead->memory_limit_in_bytes) : 0;
 	if (overhead <= SIZING_HOST_MIB + SIZING_GUEST_MIB)
 		return SIZING_GUEST_MIB;
 	return (unsigned)overhead - SIZING_HOST_MIB;
