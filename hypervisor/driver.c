@@ -39,7 +39,9 @@ static int write_conf(const struct hv *hv, const char *root, struct err *err)
 			  "security_driver = \"none\"\n"
 			  "seccomp_sandbox = 1\n"
 			  "dynamic_ownership = 0\n"
-			  "remember_owner = 0\n");
+			  "remember_owner = 0\n"
+			  /* The rest is ours to bound (cgroup.h). */
+			  "cgroup_controllers = [ \"devices\" ]\n");
 	if (hv->qemu_user.name[0])
 		buf_printf(&conf, "user = \"%s\"\ngroup = \"%s\"\n", hv->qemu_user.name,
 			hv->qemu_user.group);

@@ -199,6 +199,8 @@ int helper_start(const struct helper *helper, struct err *err)
 	}
 	out_write = fd_close(out_write);
 	r = write_record(helper, pid, err);
+	if (r == 0 && helper->place)
+		r = cgroups_enter(helper->place, pid, err);
 	if (r < 0) {
 		go_write = fd_close(go_write);
 		waitpid(pid, NULL, 0);

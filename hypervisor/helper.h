@@ -14,11 +14,13 @@
 #include <sys/types.h>
 
 #include "common/err.h"
+#include "hypervisor/cgroup.h"
 
 struct helper {
 	const char *dir;
 	const char *name;
-	const char *const *argv; /* NULL-terminated; argv[0] is a path */
+	const char *const *argv;          /* NULL-terminated; argv[0] is a path */
+	const struct cgroup_place *place; /* where it and its children run; NULL: where we do */
 	/*
 	 * A program that is not ours: it says no "ready", and its files may have any size. Its
 	 * descriptor 3 is a copy of fd. What it writes to stderr, 64 KiB at most, is read from

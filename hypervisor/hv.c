@@ -272,6 +272,9 @@ int hv_open(const struct hv_config *config, const struct log *log, hv_died_fn on
 	hv->on_died = on_died;
 	hv->userdata = userdata;
 	hv->transport = transport_select();
+	r = cgroups_read("/proc/self/mountinfo", &hv->cgroups, err);
+	if (r < 0)
+		return r;
 	r = driver_prepare(hv, err);
 	if (r == 0)
 		r = settle_accelerator(hv, err);
@@ -308,6 +311,7 @@ struct hv *hv_close(struct hv *hv)
 	free(hv->state_dir);
 	free(hv->log_dir);
 	free(hv->lib_dir);
+	cgroups_done(&hv->cgroups);
 	free(hv);
 	return NULL;
 }

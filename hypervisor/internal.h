@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "hypervisor/cgroup.h"
 #include "hypervisor/transport.h"
 #include "hypervisor/user.h"
 #include "hypervisor/vm.h"
@@ -31,6 +32,7 @@ struct hv {
 	char accelerator_reason[256];
 	const struct transport *transport;
 	char version[64];
+	struct cgroups cgroups;
 	struct user qemu_user; /* whose rights QEMU has */
 
 	pthread_t thread; /* runs libvirt's event loop */
@@ -81,6 +83,12 @@ uint64_t hv_now_ms(void);
 
 /* A pidfd of the QEMU that runs the machine, and its id; -ESRCH when there is none. */
 int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid);
+
+/* vm_cgroup.c */
+int vm_cgroup_make(
+	const struct hv_vm *vm, const char *path, const struct hv_limits *limits, struct err *err);
+/* Kills whatever is left in it. dir: the machine's directory, which names it. */
+int vm_cgroup_remove(const struct hv *hv, const char *dir, struct err *err);
 
 /* Prepares the embedded driver's root; `qemu:///system` needs nothing. */
 int driver_prepare(struct hv *hv, struct err *err);

@@ -1,11 +1,12 @@
 HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hypervisor/vm_end.c hypervisor/cost.c \
-	hypervisor/domain_xml.c hypervisor/domain_read.c hypervisor/grow.c hypervisor/share.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
+	hypervisor/domain_xml.c hypervisor/domain_read.c hypervisor/grow.c hypervisor/cgroup.c hypervisor/vm_cgroup.c hypervisor/share.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
 	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/user.c
 HYPERVISOR_PKGS := libvirt libxml-2.0 libprotobuf-c
 $(call library,hypervisor,$(HYPERVISOR_SOURCES))
 # Beside bulkhead-vsock: one setting names the directory of both.
 $(call program,bulkhead-console,hypervisor/vsock,hypervisor/console_main.c,common,libprotobuf-c)
 $(call unit_test,hypervisor/domain_xml_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/helper_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/vm_test.c,hypervisor common,$(HYPERVISOR_PKGS))

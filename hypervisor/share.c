@@ -70,6 +70,7 @@ int share_start(const struct share *share, char **ret_socket, int *ret_log, stru
 	r = helper_start(&(struct helper){.dir = share->dir,
 				 .name = HELPER,
 				 .argv = argv,
+				 .place = share->place,
 				 .foreign = true,
 				 .fd = listener,
 				 .ret_log = &log},

@@ -14,9 +14,11 @@
 
 #include "common/err.h"
 
+struct cgroup_place;
 struct share {
 	const char *dir;     /* the machine's directory */
 	const char *program; /* virtiofsd */
+	const struct cgroup_place *place;
 };
 
 /*

@@ -75,7 +75,11 @@ static int user_prepare(const struct transport_machine *machine, char **ret, str
 	if (!vhost || !hybrid)
 		return err_nomem(err);
 	snprintf(cid, sizeof(cid), "%d", USER_CID);
-	r = helper_start(&(struct helper){.dir = machine->dir, .name = "vsock", .argv = argv}, err);
+	r = helper_start(&(struct helper){.dir = machine->dir,
+				 .name = "vsock",
+				 .argv = argv,
+				 .place = machine->place},
+		err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(vhost);

@@ -145,7 +145,8 @@ static char *console_program(const struct hv *hv)
 		hv->config.vsock_helper);
 }
 
-static int start_console(const struct hv_vm *vm, const char *socket, struct err *err)
+static int start_console(const struct hv_vm *vm, const struct cgroup_place *place,
+	const char *socket, struct err *err)
 {
 	_cleanup_free_ char *program = console_program(vm->hv);
 	_cleanup_free_ char *file = str_printf("%s/console", vm->dir);
@@ -156,16 +157,20 @@ static int start_console(const struct hv_vm *vm, const char *socket, struct err 
 
 	if (!program || !file)
 		return err_nomem(err);
-	r = helper_start(&(struct helper){.dir = vm->dir, .name = "console", .argv = argv}, err);
+	r = helper_start(
+		&(struct helper){.dir = vm->dir, .name = "console", .argv = argv, .place = place},
+		err);
 	return r < 0 ? r : give_to_qemu(vm->hv, socket, err);
 }
 
-static int start_transport(const struct hv_vm *vm, char **ret_vhost, struct err *err)
+static int start_transport(
+	const struct hv_vm *vm, const struct cgroup_place *place, char **ret_vhost, struct err *err)
 {
 	const struct transport_machine machine = {
 		.dir = vm->dir,
 		.program = vm->hv->config.vsock_helper,
 		.user = helper_user(vm->hv),
+		.place = place,
 	};
 	_cleanup_free_ char *vhost = NULL;
 	int r = vm->hv->transport->prepare(&machine, &vhost, err);
@@ -190,9 +195,11 @@ static void add_share_log(int log, struct err *err)
 	err_wrap(err, "virtiofsd said %s", quoted);
 }
 
-static int start_share(const struct hv_vm *vm, char **ret_socket, int *ret_log, struct err *err)
+static int start_share(const struct hv_vm *vm, const struct cgroup_place *place, char **ret_socket,
+	int *ret_log, struct err *err)
 {
-	const struct share share = {.dir = vm->dir, .program = vm->hv->config.virtiofsd};
+	const struct share share = {
+		.dir = vm->dir, .program = vm->hv->config.virtiofsd, .place = place};
 	_cleanup_free_ char *socket = NULL;
 	int r = share_start(&share, &socket, ret_log, err);
 
@@ -213,7 +220,8 @@ static void take_live(struct hv_vm *vm, const char *xml)
 	vm->boot_memory_mib = live.boot_memory_mib;
 }
 
-static int start_domain(struct hv_vm *vm, const char *xml, struct err *err)
+static int start_domain(
+	struct hv_vm *vm, const char *xml, const struct cgroup_place *place, struct err *err)
 {
 	_cleanup_free_ char *live = NULL;
 
@@ -224,7 +232,7 @@ static int start_domain(struct hv_vm *vm, const char *xml, struct err *err)
 	if (!live)
 		return hv_fail(err, "Ask libvirt for the machine's XML");
 	take_live(vm, live);
-	return 0;
+	return place ? cgroups_enter(place, hv_vm_pid(vm), err) : 0;
 }
 
 /* Emulated CPUs are all there from the start (domain_xml.c); some wait to be brought online. */
@@ -243,6 +251,8 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 	_cleanup_free_ char *arguments = kernel_arguments(vm->hv, spec);
 	_cleanup_free_ char *vhost = NULL, *share = NULL, *xml = NULL;
 	_cleanup_close_ int share_log = -EBADF;
+	const struct cgroup_place place = {&vm->hv->cgroups, spec->cgroup};
+	const struct cgroup_place *in = spec->cgroup ? &place : NULL;
 	struct domain_xml domain = {
 		.spec = spec,
 		.run_dir = vm->hv->config.run_dir,
@@ -256,11 +266,13 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 
 	if (!console || !arguments)
 		return err_nomem(err);
-	r = start_console(vm, console, err);
+	r = spec->cgroup ? vm_cgroup_make(vm, spec->cgroup, &spec->limits, err) : 0;
 	if (r == 0)
-		r = start_transport(vm, &vhost, err);
+		r = start_console(vm, in, console, err);
+	if (r == 0)
+		r = start_transport(vm, in, &vhost, err);
 	if (r == 0 && spec->share)
-		r = start_share(vm, &share, &share_log, err);
+		r = start_share(vm, in, &share, &share_log, err);
 	if (r == 0 && spec->scratch)
 		r = give_to_qemu(vm->hv, spec->scratch, err);
 	domain.vhost_socket = vhost;
@@ -268,7 +280,7 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 	if (r == 0)
 		r = domain_xml_write(&domain, &xml, err);
 	if (r == 0)
-		r = start_domain(vm, xml, err);
+		r = start_domain(vm, xml, in, err);
 	if (r == 0 && spec->share)
 		r = share_seal(vm->dir, err);
 	if (r < 0 && share_log >= 0)

@@ -94,6 +94,13 @@ struct hv_nic {
 	const char *mac; /* "aa:bb:cc:dd:ee:ff" */
 };
 
+/* What all of a machine's processes together may take of the host; 0: no limit. */
+struct hv_limits {
+	uint64_t memory_mib;
+	uint64_t cpu_shares;
+	uint64_t cpu_quota_us, cpu_period_us;
+};
+
 struct hv_vm_spec {
 	const char *id;
 	unsigned vcpus;
@@ -104,6 +111,8 @@ struct hv_vm_spec {
 	size_t n_nics;
 	const char *scratch; /* raw image file for target 0 */
 	bool share;          /* with a share for volumes, whose virtiofs tag is HV_SHARE_TAG */
+	const char *cgroup;  /* "/a/b", made and removed with the machine; NULL: none */
+	struct hv_limits limits;
 };
 
 /* Starts QEMU with its CPUs paused. Half a second under TCG. On failure nothing is left. */
@@ -181,6 +190,9 @@ int hv_vm_each_bind(struct hv_vm *vm, int (*fn)(void *userdata, const char *name
 /* A pidfd of the process that serves the share, which the pod cannot do without. The caller closes
  * it. */
 int hv_vm_share_pidfd(struct hv_vm *vm, int *ret_pidfd, struct err *err);
+
+/* Sets the limits of its cgroup anew; of a machine without one: nothing. */
+int hv_vm_limit(struct hv_vm *vm, const struct hv_limits *limits, struct err *err);
 
 /* QEMU's process id, 0 when unknown; for cgroups and statistics. */
 int hv_vm_pid(struct hv_vm *vm);

@@ -261,6 +261,8 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 		r = remove_lib_dirs(hv, id, err);
 	if (r == 0)
 		r = remove_cgroups(id, err);
+	if (r == 0)
+		r = vm_cgroup_remove(hv, dir, err);
 	return r < 0 ? r : fd_remove_tree(dir, err);
 }
 

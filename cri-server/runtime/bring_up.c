@@ -320,7 +320,9 @@ static int configure_run(void *subject, struct err *err)
 static int ready_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
-	int r = volumes_resume(up->sandbox, up->machine, err);
+	int r = machine_limit(up->machine, up->sandbox, err);
+	if (r == 0)
+		r = volumes_resume(up->sandbox, up->machine, err);
 	if (r < 0)
 		return r;
 	network_follow(up->sandbox, up->machine, up->network);

@@ -65,11 +65,17 @@ static int wait_taken(
 	}
 }
 
-static int grow(struct machine *machine, unsigned vcpus, unsigned memory_mib, struct err *err)
+/* The host's limit goes before what it is to hold. */
+static int grow(struct machine *machine, const struct sandbox *sandbox, unsigned vcpus,
+	unsigned memory_mib, struct err *err)
 {
 	Bulkhead__Agent__GrowMachineResponse before = BULKHEAD__AGENT__GROW_MACHINE_RESPONSE__INIT;
 	unsigned had_mib = hv_vm_size(machine->vm)->memory_mib;
 	int r = ask_guest(machine, 0, &before, err);
+	if (r == 0 && memory_mib > had_mib) {
+		const struct hv_limits limits = sizing_limits(sandbox->config->linux, memory_mib);
+		r = hv_vm_limit(machine->vm, &limits, err);
+	}
 	if (r == 0)
 		r = hv_vm_grow(machine->vm, vcpus, memory_mib, err);
 	if (r == 0) {
@@ -100,7 +106,7 @@ static int fit(struct machine *machine, const struct sandbox *sandbox, const str
 	}
 	if (vcpus <= machine->vcpus && mib <= size->memory_mib)
 		return 0;
-	return grow(machine, vcpus, mib, err);
+	return grow(machine, sandbox, vcpus, mib, err);
 }
 
 int grow_check(const struct machine *machine, const struct sandbox *sandbox,

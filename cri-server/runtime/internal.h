@@ -155,6 +155,8 @@ struct machine_spec {
 /* Creates it paused. */
 int machine_create(struct runtime *rt, const char *sandbox_id, const struct machine_spec *spec,
 	struct machine **ret, struct err *err);
+/* Bounds what it takes of the host's CPUs too, once it has booted. */
+int machine_limit(struct machine *machine, const struct sandbox *sandbox, struct err *err);
 /* Lets it boot. */
 int machine_resume(struct machine *machine, struct err *err);
 /* Talks to the agent of a machine that boots or runs; its events after number `after` arrive. */

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fd.h"
+#include "cri-server/runtime/cgroup_parent.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/sizing.h"
 
@@ -62,7 +64,15 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 		machine_nic_mac(sandbox_id, i, macs[i]);
 		nics[i] = (struct hv_nic){.tap = taps[i], .mac = macs[i]};
 	}
+	_cleanup_free_ char *cgroup = NULL;
+	const Runtime__V1__LinuxPodSandboxConfig *linux = spec->config->linux;
+	int r = cgroup_path(linux ? linux->cgroup_parent : "", sandbox_id, &cgroup, err);
+	if (r < 0)
+		return r;
 	const struct sizing size = sizing_at_start(spec->handler, spec->config->linux);
+	struct hv_limits limits = sizing_limits(linux, size.memory_mib);
+	/* A guest that boots as slowly as it may run would not be there in time. */
+	limits.cpu_quota_us = 0;
 	const struct hv_vm_spec vm = {
 		.id = sandbox_id,
 		.vcpus = size.vcpus,
@@ -73,9 +83,11 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 		.n_nics = spec->n_nics,
 		.scratch = spec->scratch,
 		.share = true,
+		.cgroup = cgroup,
+		.limits = limits,
 	};
 	struct machine *machine = NULL;
-	int r = machine_new(rt, sandbox_id, &machine, err);
+	r = machine_new(rt, sandbox_id, &machine, err);
 	if (r < 0)
 		return r;
 	r = hv_vm_create(rt->hv, &vm, &machine->vm, err);
@@ -86,6 +98,13 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 	machine->vcpus = size.vcpus;
 	*ret = machine;
 	return 0;
+}
+
+int machine_limit(struct machine *machine, const struct sandbox *sandbox, struct err *err)
+{
+	const struct hv_limits limits =
+		sizing_limits(sandbox->config->linux, hv_vm_size(machine->vm)->memory_mib);
+	return hv_vm_limit(machine->vm, &limits, err);
 }
 
 int machine_resume(struct machine *machine, struct err *err)

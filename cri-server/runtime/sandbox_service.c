@@ -8,6 +8,7 @@
 #include <jansson.h>
 
 #include "common/fd.h"
+#include "cri-server/runtime/cgroup_parent.h"
 #include "cri-server/runtime/internal.h"
 
 /* RFC 1123, and the kernel's limit on a host name. */
@@ -52,6 +53,8 @@ static int check_linux(const Runtime__V1__LinuxPodSandboxConfig *linux, struct e
 			"hostNetwork: a pod that is a virtual machine cannot use the host's "
 			"network; give it a runtime class that uses runc");
 	if (security_check_userns(ns, err) < 0)
+		return err->code;
+	if (linux && cgroup_parent_check(linux->cgroup_parent, err) < 0)
 		return err->code;
 	return linux ? check_sysctls(linux, err) : 0;
 }

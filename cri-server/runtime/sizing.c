@@ -58,3 +58,25 @@ struct sizing sizing_at_start(
 		size.memory_mib = handler->memory_mib;
 	return size;
 }
+
+struct hv_limits sizing_limits(const Runtime__V1__LinuxPodSandboxConfig *linux, unsigned memory_mib)
+{
+	const Runtime__V1__LinuxContainerResources *resources = linux ? linux->resources : NULL;
+	const Runtime__V1__LinuxContainerResources *overhead = linux ? linux->overhead : NULL;
+	struct hv_limits limits = {0};
+	uint64_t room = overhead ? mib_of(overhead->memory_limit_in_bytes) : 0;
+	if (room < SIZING_HOST_ROOM_MIB)
+		room = SIZING_HOST_ROOM_MIB;
+	limits.memory_mib = memory_mib + memory_mib / 64 + room;
+	if (!resources)
+		return limits;
+	if (resources->cpu_shares > 0)
+		limits.cpu_shares = (uint64_t)resources->cpu_shares;
+	if (resources->cpu_quota <= 0 || resources->cpu_period <= 0)
+		return limits;
+	limits.cpu_period_us = (uint64_t)resources->cpu_period;
+	limits.cpu_quota_us = (uint64_t)resources->cpu_quota;
+	if (overhead && overhead->cpu_quota > 0 && overhead->cpu_period == resources->cpu_period)
+		limits.cpu_quota_us += (uint64_t)overhead->cpu_quota;
+	return limits;
+}

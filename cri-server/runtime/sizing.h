@@ -12,11 +12,14 @@
 
 #include "cri-server/config.h"
 #include "cri-server/proto/cri.pb-c.h"
+#include "hypervisor/vm.h"
 
 /* What the guest needs for itself. */
 #define SIZING_GUEST_MIB 64
 /* What a machine costs the host beside its memory: QEMU, virtiofsd and our helpers. */
 #define SIZING_HOST_MIB 96
+/* As much and more of it, so that nothing is ended for a little. */
+#define SIZING_HOST_ROOM_MIB 256
 /* Nobody means more than this. */
 #define SIZING_MEMORY_MIB_MAX (4u << 20)
 
@@ -38,3 +41,11 @@ void sizing_add(struct sizing_sum *sum, const Runtime__V1__LinuxContainerResourc
 /* What a machine must have for them; 0 where there is no limit. */
 struct sizing sizing_needed(
 	const struct sizing_sum *sum, const Runtime__V1__LinuxPodSandboxConfig *linux);
+
+/*
+ * What the machine's processes together may take of the host: the memory that the guest has, and
+ * room for the rest: the pod's overhead, or more, for who meets this limit ends the pod. Tables of
+ * pages grow with the memory. What the kubelet bounds the pod's own cgroup to holds beside it.
+ */
+struct hv_limits sizing_limits(
+	const Runtime__V1__LinuxPodSandboxConfig *linux, unsigned memory_mib);

@@ -77,11 +77,42 @@ static void test_sum(void **state)
 	assert_int_equal(sizing_needed(&sum, NULL).vcpus, 2);
 }
 
+static void test_limits_on_the_host(void **state)
+{
+	Runtime__V1__LinuxPodSandboxConfig linux = RUNTIME__V1__LINUX_POD_SANDBOX_CONFIG__INIT;
+	Runtime__V1__LinuxContainerResources resources =
+		RUNTIME__V1__LINUX_CONTAINER_RESOURCES__INIT;
+	Runtime__V1__LinuxContainerResources overhead =
+		RUNTIME__V1__LINUX_CONTAINER_RESOURCES__INIT;
+	struct hv_limits limits = sizing_limits(NULL, 640);
+	(void)state;
+	assert_int_equal(limits.memory_mib, 640 + 10 + SIZING_HOST_ROOM_MIB);
+	assert_int_equal(limits.cpu_shares | limits.cpu_quota_us, 0);
+	linux.resources = &resources;
+	resources.cpu_shares = 512;
+	resources.cpu_quota = 50000;
+	resources.cpu_period = 100000;
+	limits = sizing_limits(&linux, 640);
+	assert_int_equal(limits.cpu_shares, 512);
+	assert_int_equal(limits.cpu_quota_us, 50000);
+	assert_int_equal(limits.cpu_period_us, 100000);
+	linux.overhead = &overhead;
+	overhead.memory_limit_in_bytes = 300 * MIB;
+	overhead.cpu_quota = 25000;
+	overhead.cpu_period = 100000;
+	limits = sizing_limits(&linux, 640);
+	assert_int_equal(limits.memory_mib, 640 + 10 + 300);
+	assert_int_equal(limits.cpu_quota_us, 75000);
+	overhead.memory_limit_in_bytes = 100 * MIB;
+	assert_int_equal(sizing_limits(&linux, 64).memory_mib, 64 + 1 + SIZING_HOST_ROOM_MIB);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_at_start),
 		cmocka_unit_test(test_sum),
+		cmocka_unit_test(test_limits_on_the_host),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

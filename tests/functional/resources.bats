@@ -9,11 +9,14 @@ setup_file() {
 	use_instance "$FT"
 	start_bulkheadd
 	pull_busybox
-	POD=$(run_pod limited '.linux.resources = {memory_limit_in_bytes: 134217728}')
+	PARENT=/bulkhead-test/$NET/pod1
+	POD=$(run_pod limited ".linux = {cgroup_parent: \"$PARENT\", resources: {memory_limit_in_bytes: 134217728, cpu_shares: 512, cpu_quota: 90000,
+		cpu_period: 100000},
+		overhead: {memory_limit_in_bytes: 167772160}}")
 	C=$(run_container "$POD" c '.linux.resources = {cpu_shares: 2048, cpu_quota: 30000, cpu_period: 60000,
 		memory_limit_in_bytes: 50331648, memory_swap_limit_in_bytes: 50331648, cpuset_cpus: "0", cpuset_mems: "0",
 		hugepage_limits: [{page_size: "2MB", limit: 4194304}], unified: {"pids.max": "77", "memory.high": "45000000"}}')
-	export POD C
+	export POD C PARENT
 }
 
 teardown_file() {
@@ -38,6 +41,40 @@ is() {
 # pod_request RESOURCES [LENGTH]: an UpdatePodSandboxResourcesRequest for POD; RESOURCES as printf has bytes, of 5.
 pod_request() {
 	printf '\x0a\x20%s\x1a\x'"${2:-05}$1" "$POD"
+}
+
+# pod_processes: those of the machine on the host: QEMU, and helpers with their children.
+pod_processes() {
+	local pid
+	for pid in $(cat "$D/run/vm/$POD"/*.pid "$D/state/libvirt/run/qemu/bh-$POD.pid" | cut -d' ' -f1); do
+		echo "$pid"
+		tr ' ' '\n' <"/proc/$pid/task/$pid/children"
+	done
+}
+
+# host_value V1 V2: the setting of the machine's cgroup on the host, by its name in cgroup v1 or v2.
+host_value() {
+	find /sys/fs/cgroup -path "*$PARENT/bulkhead-$POD/$1" -exec cat {} \; -quit -o \
+		-path "*$PARENT/bulkhead-$POD/$2" -exec cat {} \; -quit
+}
+
+host_limit() {
+	echo "$(($(host_value memory.limit_in_bytes memory.max) >> 20))"
+}
+
+@test "QEMU and its helpers are in a cgroup below the pod's, limited to the guest's memory and the overhead" {
+	local pid n=0
+	for pid in $(pod_processes); do
+		((++n))
+		grep -E "^[0-9]+:(|.*,)memory(,.*|):$PARENT/bulkhead-$POD\$|^0::$PARENT/bulkhead-$POD\$" "/proc/$pid/cgroup" ||
+			{ tr '\0' ' ' <"/proc/$pid/cmdline"; false; }
+	done
+	# QEMU, bulkhead-console, bulkhead-vsock where the host has no vhost-vsock, virtiofsd and its child.
+	[ "$n" -ge 4 ]
+	# The guest's 192 MiB, tables of pages, and room for the rest.
+	[ "$(host_limit)" -eq $((192 + 3 + 256)) ]
+	host_value cpu.shares cpu.weight | grep -xE '512|20'
+	host_value cpu.cfs_quota_us cpu.max | grep -xE '90000( 100000)?'
 }
 
 @test "CPU, memory, swap, huge pages, cpuset and unified settings reach the guest's cgroup" {
@@ -115,6 +152,7 @@ guest_cpus() {
 	before=$(guest_mib)
 	[ "$before" -lt 192 ]
 	[ "$(guest_cpus)" -eq 1 ]
+	limit=$(host_limit)
 	id=$(run_script "$POD" large 'dd if=/dev/zero of=/dev/null bs=160M count=1 && nproc' \
 		'.linux.resources = {memory_limit_in_bytes: 268435456, cpu_quota: 170000, cpu_period: 100000}')
 	finish "$id"
@@ -122,6 +160,7 @@ guest_cpus() {
 	[ "$(output_of limited large)" = 2 ]
 	# 40 MiB of C, 256 MiB and 64 MiB of the guest's: 168 MiB more than 192.
 	[ "$(guest_mib)" -eq $((before + 168)) ]
+	[ "$(host_limit)" -gt "$((limit + 160))" ]
 	crictl rm "$id"
 }
 

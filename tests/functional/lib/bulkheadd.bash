@@ -125,6 +125,7 @@ instance_teardown() {
 	while read -r path; do
 		rmdir "$path"
 	done < <(for D in "$FT" "$FT"/*/; do D=${D%/} own_cgroups; done | sort -r) 2>/dev/null
+	find /sys/fs/cgroup -depth -type d -path "*/bulkhead-test/$NET*" -exec rmdir {} + 2>/dev/null
 	[ -n "${BULKHEAD_KEEP:-}" ] || rm -rf "$FT"
 	return $((reports + inconsistent))
 }
@@ -241,7 +242,7 @@ pod_config() {
 	jq -n --arg name "$1" --arg uid "$1-$RANDOM$RANDOM" --arg logs "$D/logs/$1" '{
 		metadata: {name: $name, uid: $uid, namespace: "default", attempt: 0},
 		hostname: $name, log_directory: $logs,
-		linux: {cgroup_parent: "/bulkhead-test"}}'" | ${2:-.}"
+		linux: {cgroup_parent: "/bulkhead-test/'"$NET"'"}}'" | ${2:-.}"
 }
 
 # run_pod NAME [JQ-FILTER [RUNP-OPTION…]]: prints the id.
@@ -401,11 +402,13 @@ in_netns() {
 	nsenter --net="$D/run/netns/bh-$pod" "$@"
 }
 
-# Cgroups of this instance's machines: the embedded driver names them after its root's hash.
+# Cgroups of this instance's machines: their own, and those in which the embedded driver, which names them after
+# its root's hash, filters devices.
 own_cgroups() {
 	local hash
 	hash=$(printf %s "$D/state/libvirt" | sha256sum)
 	find /sys/fs/cgroup -type d -name "qemu-embed-${hash:0:8}-*" 2>/dev/null
+	find /sys/fs/cgroup -type d -path "*/bulkhead-test/$NET/bulkhead-*" 2>/dev/null
 }
 
 host_state() {

@@ -1,0 +1,285 @@
+#include "hypervisor/cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+
+#define MOUNTINFO_MAX  (8u << 20)
+#define FILE_MAX_BYTES 65536
+#define REMOVE_TRIES   200 /* 10 ms apart */
+
+/* Whether the word is in a list that commas or blanks separate. */
+static bool has_word(const char *list, const char *word)
+{
+	size_t len = strlen(word);
+
+	for (const char *p = list; *p; p += strspn(p, ", \n")) {
+		size_t n = strcspn(p, ", \n");
+
+		if (n == len && memcmp(p, word, len) == 0)
+			return true;
+		p += n;
+	}
+	return false;
+}
+
+static void add_hierarchy(
+	struct cgroups *cgroups, const char *mount, const char *type, const char *options)
+{
+	struct cgroup_hierarchy *h = &cgroups->items[cgroups->n];
+	_cleanup_free_ char *controllers = NULL;
+
+	if (cgroups->n == CGROUPS_MAX || access(mount, W_OK) < 0)
+		return;
+	*h = (struct cgroup_hierarchy){.v2 = strcmp(type, "cgroup2") == 0};
+	if (h->v2) {
+		_cleanup_free_ char *file = str_printf("%s/cgroup.controllers", mount);
+
+		if (!file || fd_read_file(file, FILE_MAX_BYTES, &controllers, NULL, NULL) < 0)
+			return;
+		options = controllers;
+	} else if (has_word(options, "devices") || strstr(options, "name=")) {
+		return;
+	}
+	h->memory = has_word(options, "memory");
+	h->cpu = has_word(options, "cpu");
+	h->cpuset = has_word(options, "cpuset");
+	h->mount = strdup(mount);
+	if (h->mount)
+		cgroups->n++;
+}
+
+/* "36 35 98:0 /root /mount rw,noatime master:1 - type source options": proc(5). */
+int cgroups_read(const char *mountinfo, struct cgroups *ret, struct err *err)
+{
+	_cleanup_free_ char *text = NULL;
+	char *rest = NULL;
+	int r = fd_read_file(mountinfo, MOUNTINFO_MAX, &text, NULL, err);
+
+	*ret = (struct cgroups){0};
+	if (r < 0)
+		return r;
+	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		char mount[256], type[32], options[256] = "";
+		const char *tail = strstr(line, " - ");
+
+		if (tail && sscanf(line, "%*s %*s %*s %*s %255s", mount) == 1 &&
+			sscanf(tail, " - %31s %*s %255s", type, options) >= 1 &&
+			strncmp(type, "cgroup", 6) == 0)
+			add_hierarchy(ret, mount, type, options);
+	}
+	return 0;
+}
+
+void cgroups_done(struct cgroups *cgroups)
+{
+	for (size_t i = 0; i < cgroups->n; i++)
+		free(cgroups->items[i].mount);
+	*cgroups = (struct cgroups){0};
+}
+
+static int write_text(const char *dir, const char *file, const char *text, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", dir, file);
+	_cleanup_close_ int fd = -EBADF;
+
+	if (!path)
+		return err_nomem(err);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		return err_errno(err, "Write '%s' to %s", text, path);
+	return 0;
+}
+
+static int write_number(const char *dir, const char *file, int64_t value, struct err *err)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%" PRId64, value);
+	return write_text(dir, file, text, err);
+}
+
+/* A v1 cpuset begins empty, and takes no process so: it gets what the one above it has. */
+static int inherit_cpuset(const char *parent, const char *dir, struct err *err)
+{
+	static const char *const files[] = {"cpuset.cpus", "cpuset.mems"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
+		_cleanup_free_ char *from = str_printf("%s/%s", parent, files[i]);
+		_cleanup_free_ char *text = NULL;
+		int r = from ? fd_read_file(from, FILE_MAX_BYTES, &text, NULL, err)
+			     : err_nomem(err);
+
+		if (r == 0)
+			r = write_text(dir, files[i], text, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int make_one(
+	const struct cgroup_hierarchy *h, const char *parent, const char *dir, struct err *err)
+{
+	static const char *const controllers[] = {"+io", "+cpu", "+pids", "+cpuset", "+memory"};
+
+	/* What cannot be given to those below is missed when it is to be limited. */
+	for (size_t i = 0; h->v2 && i < ARRAY_SIZE(controllers); i++)
+		write_text(parent, "cgroup.subtree_control", controllers[i], NULL);
+	if (mkdir(dir, 0755) < 0)
+		return errno == EEXIST ? 0 : err_errno(err, "Make cgroup %s", dir);
+	return h->cpuset && !h->v2 ? inherit_cpuset(parent, dir, err) : 0;
+}
+
+static int make_in(const struct cgroup_hierarchy *h, const char *path, struct err *err)
+{
+	_cleanup_free_ char *dir = str_printf("%s%s", h->mount, path);
+	_cleanup_free_ char *parent = strdup(h->mount);
+	int r = 0;
+
+	if (!dir || !parent)
+		return err_nomem(err);
+	for (char *slash = dir + strlen(h->mount); slash && r == 0;) {
+		slash = strchr(slash + 1, '/');
+		if (slash)
+			*slash = '\0';
+		r = make_one(h, parent, dir, err);
+		free(parent);
+		parent = strdup(dir);
+		if (!parent)
+			return err_nomem(err);
+		if (slash)
+			*slash = '/';
+	}
+	return r;
+}
+
+int cgroups_make(const struct cgroups *cgroups, const char *path, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < cgroups->n && r == 0; i++)
+		r = make_in(&cgroups->items[i], path, err);
+	return r;
+}
+
+int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err)
+{
+	const struct cgroups *cgroups = place->cgroups;
+	int r = 0;
+
+	for (size_t i = 0; i < cgroups->n && r == 0; i++) {
+		_cleanup_free_ char *dir = str_printf("%s%s", cgroups->items[i].mount, place->path);
+
+		r = dir ? write_number(dir, "cgroup.procs", pid, err) : err_nomem(err);
+	}
+	return r;
+}
+
+/* runc's conversion of 2…262144 shares to a weight of 1…10000. */
+static int64_t weight_of_shares(uint64_t shares)
+{
+	uint64_t bounded = shares < 2 ? 2 : shares > 262144 ? 262144 : shares;
+
+	return (int64_t)(1 + (bounded - 2) * 9999 / 262142);
+}
+
+static int limit_v1(const struct cgroup_hierarchy *h, const char *dir,
+	const struct hv_limits *limits, struct err *err)
+{
+	int r = 0;
+
+	if (h->memory && limits->memory_mib)
+		r = write_number(
+			dir, "memory.limit_in_bytes", (int64_t)(limits->memory_mib << 20), err);
+	if (r == 0 && h->cpu && limits->cpu_shares)
+		r = write_number(dir, "cpu.shares", (int64_t)limits->cpu_shares, err);
+	if (r == 0 && h->cpu && limits->cpu_period_us)
+		r = write_number(dir, "cpu.cfs_period_us", (int64_t)limits->cpu_period_us, err);
+	/* -EINVAL: one above allows less, which holds for this too. */
+	if (r == 0 && h->cpu && limits->cpu_quota_us) {
+		r = write_number(dir, "cpu.cfs_quota_us", (int64_t)limits->cpu_quota_us, err);
+		r = r == -EINVAL ? 0 : r;
+	}
+	return r;
+}
+
+static int limit_v2(const struct cgroup_hierarchy *h, const char *dir,
+	const struct hv_limits *limits, struct err *err)
+{
+	char text[48];
+	int r = 0;
+
+	if (h->memory && limits->memory_mib)
+		r = write_number(dir, "memory.max", (int64_t)(limits->memory_mib << 20), err);
+	if (r == 0 && h->cpu && limits->cpu_shares)
+		r = write_number(dir, "cpu.weight", weight_of_shares(limits->cpu_shares), err);
+	if (r < 0 || !h->cpu || !limits->cpu_quota_us)
+		return r;
+	snprintf(text, sizeof(text), "%" PRIu64 " %" PRIu64, limits->cpu_quota_us,
+		limits->cpu_period_us ? limits->cpu_period_us : 100000);
+	return write_text(dir, "cpu.max", text, err);
+}
+
+int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct hv_limits *limits,
+	struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < cgroups->n && r == 0; i++) {
+		const struct cgroup_hierarchy *h = &cgroups->items[i];
+		_cleanup_free_ char *dir = str_printf("%s%s", h->mount, path);
+
+		if (!dir)
+			return err_nomem(err);
+		r = h->v2 ? limit_v2(h, dir, limits, err) : limit_v1(h, dir, limits, err);
+	}
+	return r;
+}
+
+static void kill_all(const char *dir)
+{
+	_cleanup_free_ char *path = str_printf("%s/cgroup.procs", dir);
+	_cleanup_free_ char *text = NULL;
+	char *rest = NULL;
+
+	if (!path || fd_read_file(path, FILE_MAX_BYTES, &text, NULL, NULL) < 0)
+		return;
+	for (char *p = strtok_r(text, "\n", &rest); p; p = strtok_r(NULL, "\n", &rest))
+		if (atoi(p) > 1)
+			kill(atoi(p), SIGKILL);
+}
+
+static int remove_one(const char *dir, struct err *err)
+{
+	for (int i = 0; i < REMOVE_TRIES; i++) {
+		if (rmdir(dir) == 0 || errno == ENOENT)
+			return 0;
+		if (errno != EBUSY)
+			break;
+		kill_all(dir);
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+	}
+	return err_errno(err, "Remove cgroup %s", dir);
+}
+
+int cgroups_remove(const struct cgroups *cgroups, const char *path, struct err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < cgroups->n && r == 0; i++) {
+		_cleanup_free_ char *dir = str_printf("%s%s", cgroups->items[i].mount, path);
+
+		r = dir ? remove_one(dir, err) : err_nomem(err);
+	}
+	return r;
+}

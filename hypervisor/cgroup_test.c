@@ -1,0 +1,136 @@
+/*
+ * A tree of plain files plays v1 and v2 side by side: what is written where is the kernel's
+ * interface. That processes are in it, and that it goes, tests/functional/cgroups.bats shows.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "hypervisor/cgroup.h"
+
+struct fixture {
+	char root[64];
+	struct cgroups cgroups;
+};
+
+static void put(const struct fixture *f, const char *name, const char *text)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", f->root, name);
+	struct err err = ERR_INIT;
+	char *slash = strrchr(path, '/');
+
+	*slash = '\0';
+	assert_int_equal(fd_mkdir_all(path, 0755, &err), 0);
+	*slash = '/';
+	assert_int_equal(fd_write_file(path, text, strlen(text), 0644, &err), 0);
+}
+
+static void assert_file(const struct fixture *f, const char *name, const char *text)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", f->root, name);
+	_cleanup_free_ char *is = NULL;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(fd_read_file(path, 4096, &is, NULL, &err), 0);
+	assert_string_equal(is, text);
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	_cleanup_free_ char *mountinfo = NULL, *text = NULL;
+	struct err err = ERR_INIT;
+
+	strcpy(f->root, "/tmp/cgroup-test-XXXXXX");
+	*state = f;
+	if (!mkdtemp(f->root))
+		return -1;
+	put(f, "v2/cgroup.controllers", "memory cpu pids\n");
+	put(f, "v2/cgroup.subtree_control", "");
+	put(f, "memory/x", "");
+	put(f, "cpu,cpuacct/x", "");
+	put(f, "cpuset/cpuset.cpus", "0-3\n");
+	put(f, "cpuset/cpuset.mems", "0\n");
+	put(f, "devices/x", "");
+	put(f, "systemd/x", "");
+	text = str_printf("1 0 0:1 / %s rw - tmpfs tmpfs rw\n"
+			  "2 1 0:2 / %s/v2 rw shared:1 - cgroup2 cgroup2 rw\n"
+			  "3 1 0:3 / %s/memory rw - cgroup cgroup rw,memory\n"
+			  "4 1 0:4 / %s/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+			  "5 1 0:5 / %s/cpuset rw - cgroup cgroup rw,cpuset\n"
+			  "6 1 0:6 / %s/devices rw - cgroup cgroup rw,devices\n"
+			  "7 1 0:7 / %s/systemd rw - cgroup cgroup rw,xattr,name=systemd\n",
+		f->root, f->root, f->root, f->root, f->root, f->root, f->root);
+	put(f, "mountinfo", text);
+	mountinfo = str_printf("%s/mountinfo", f->root);
+	return cgroups_read(mountinfo, &f->cgroups, &err);
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	cgroups_done(&f->cgroups);
+	fd_remove_tree(f->root, NULL);
+	free(f);
+	return 0;
+}
+
+static void test_hierarchies(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(f->cgroups.n, 4);
+	assert_true(f->cgroups.items[0].v2 && f->cgroups.items[0].memory);
+	assert_true(f->cgroups.items[0].cpu && !f->cgroups.items[0].cpuset);
+	assert_true(f->cgroups.items[1].memory && !f->cgroups.items[1].cpu);
+	assert_true(f->cgroups.items[2].cpu && f->cgroups.items[3].cpuset);
+}
+
+static void test_limits(void **state)
+{
+	static const char *const files[] = {"v2/pods/a/memory.max", "v2/pods/a/cpu.weight",
+		"v2/pods/a/cpu.max", "memory/pods/a/memory.limit_in_bytes",
+		"cpu,cpuacct/pods/a/cpu.shares", "cpu,cpuacct/pods/a/cpu.cfs_quota_us",
+		"cpu,cpuacct/pods/a/cpu.cfs_period_us", "cpuset/pods/a/x"};
+	const struct hv_limits limits = {.memory_mib = 3,
+		.cpu_shares = 1024,
+		.cpu_quota_us = 50000,
+		.cpu_period_us = 100000};
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		put(f, files[i], "");
+	assert_int_equal(cgroups_make(&f->cgroups, "/pods/a", &err), 0);
+	assert_file(f, "v2/cgroup.subtree_control", "+memory");
+	assert_int_equal(cgroups_limit(&f->cgroups, "/pods/a", &limits, &err), 0);
+	assert_file(f, "v2/pods/a/memory.max", "3145728");
+	assert_file(f, "v2/pods/a/cpu.weight", "39");
+	assert_file(f, "v2/pods/a/cpu.max", "50000 100000");
+	assert_file(f, "memory/pods/a/memory.limit_in_bytes", "3145728");
+	assert_file(f, "cpu,cpuacct/pods/a/cpu.shares", "1024");
+	assert_file(f, "cpu,cpuacct/pods/a/cpu.cfs_quota_us", "50000");
+	/* One that lacks what is to be bounded is an error, not a machine without bounds. */
+	assert_int_equal(cgroups_limit(&f->cgroups, "/none", &limits, &err), -ENOENT);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_hierarchies, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

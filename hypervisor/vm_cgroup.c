@@ -1,0 +1,55 @@
+/*
+ * A machine's own cgroup. The file "cgroup" in its directory names it from before it is made, so
+ * whatever comes, it is found again and removed.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "common/fd.h"
+#include "hypervisor/internal.h"
+
+#define PATH_BYTES_MAX 4096
+
+static int read_path(const char *dir, char **ret, struct err *err)
+{
+	_cleanup_free_ char *file = str_printf("%s/cgroup", dir);
+
+	if (!file)
+		return err_nomem(err);
+	return fd_read_file(file, PATH_BYTES_MAX, ret, NULL, err);
+}
+
+int vm_cgroup_make(
+	const struct hv_vm *vm, const char *path, const struct hv_limits *limits, struct err *err)
+{
+	_cleanup_free_ char *file = str_printf("%s/cgroup", vm->dir);
+	int r;
+
+	if (!file)
+		return err_nomem(err);
+	r = fd_write_file(file, path, strlen(path), 0600, err);
+	if (r == 0)
+		r = cgroups_make(&vm->hv->cgroups, path, err);
+	return r < 0 ? r : cgroups_limit(&vm->hv->cgroups, path, limits, err);
+}
+
+int hv_vm_limit(struct hv_vm *vm, const struct hv_limits *limits, struct err *err)
+{
+	_cleanup_free_ char *path = NULL;
+	int r = read_path(vm->dir, &path, err);
+
+	if (r == -ENOENT)
+		return 0;
+	return r < 0 ? r : cgroups_limit(&vm->hv->cgroups, path, limits, err);
+}
+
+int vm_cgroup_remove(const struct hv *hv, const char *dir, struct err *err)
+{
+	_cleanup_free_ char *path = NULL;
+	int r = read_path(dir, &path, err);
+
+	/* Empty: the process died between making the file and writing it. */
+	if (r == -ENOENT || (r == 0 && path[0] != '/'))
+		return 0;
+	return r < 0 ? r : cgroups_remove(&hv->cgroups, path, err);
+}
