@@ -11,7 +11,7 @@ $(call library,config,cri-server/config.c)
 
 DAEMON_LIBS := runtime stream seccomp image store rpc cri-proto agent-client hypervisor network config common
 DAEMON_PKGS := grpc libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 sqlite3 jansson libcyaml libarchive libcap libseccomp \
-	libcrypto libprotobuf-c libmicrohttpd zlib -lwslay
+	libcrypto libprotobuf-c libmicrohttpd libssl zlib -lwslay
 $(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 
 $(call unit_test,cri-server/config_test.c,config common,libcyaml libprotobuf-c)

@@ -23,6 +23,9 @@ $(call program,image_check,tests/functional,tests/functional/image_check.c,store
 # For tests/functional/errors.bats and rpc.bats.
 $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-proto common,\
 	grpc libprotobuf-c)
+# For tests/functional/streaming.bats.
+$(call program,exec_load,tests/functional,tests/functional/exec_load.c cri-server/cli/session.c \
+	cri-server/cli/upgrade.c,rpc cri-proto common,grpc jansson libprotobuf-c -lwslay)
 # For tests/functional/security.bats.
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
 # For `make bench`, and network.bats.

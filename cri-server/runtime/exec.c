@@ -18,7 +18,10 @@
 #include "cri-server/runtime/internal.h"
 
 #define CALL_MS       10000
-#define START_MS      60000    /* many may be started at once */
+#define START_MS      60000 /* many may be started at once */
+#define STARTS_MAX    8     /* of a machine at once */
+#define TURN_MS       300000
+#define TURN_LOOK_MS  1000
 #define EXIT_MS       10000    /* from the end of its container to the event */
 #define LOOK_MS       200      /* between looks at what no condition and no descriptor tells of */
 #define DRAIN_MS      1000     /* of silence, after its end */
@@ -155,6 +158,11 @@ static int timed_out(struct err *err)
 	return err_set(err, -ETIMEDOUT, "it ran longer than its timeout");
 }
 
+static int gone(struct err *err)
+{
+	return err_set(err, -ECANCELED, "the caller went away");
+}
+
 /* It has ended, and whoever holds its streams still has written nothing for a while. */
 static bool left_behind(const struct exec_sync *x, uint64_t last_ms)
 {
@@ -182,7 +190,7 @@ static int read_output(struct exec_sync *x, struct err *err)
 			errno != EINTR)
 			return err_errno(err, "poll");
 		if (polls[2].revents)
-			return err_set(err, -ECANCELED, "the caller went away");
+			return gone(err);
 		for (size_t i = 0; i < 2; i++)
 			if (polls[i].revents) {
 				last_ms = now;
@@ -209,7 +217,7 @@ static int wait_exit(struct exec_sync *x, struct err *err)
 		else if (now >= end_ms)
 			r = err_set(err, -EIO, "its container ended");
 		else if (rpc_call_cancelled(x->call))
-			r = err_set(err, -ECANCELED, "the caller went away");
+			r = gone(err);
 		else
 			wait_until(rt, &x->exec.changed, now + LOOK_MS);
 	}
@@ -227,12 +235,51 @@ void exec_discard(
 	agent_call(machine->agent, "RemoveProcess", &request.base, CALL_MS, NULL, NULL);
 }
 
+int exec_turn_begin(
+	struct machine *machine, struct rpc_call *call, uint64_t deadline_ms, struct err *err)
+{
+	struct runtime *rt = machine->runtime;
+	uint64_t now = ev_now_ms(), end_ms = now + TURN_MS;
+	int r = 0;
+	if (deadline_ms < end_ms)
+		end_ms = deadline_ms;
+	pthread_mutex_lock(&rt->lock);
+	while (machine->starts >= STARTS_MAX && r == 0) {
+		now = ev_now_ms();
+		if (now >= end_ms)
+			r = end_ms == deadline_ms
+				    ? timed_out(err)
+				    : err_set(err, -EAGAIN, "too many processes are being started");
+		else if (call && rpc_call_cancelled(call))
+			r = gone(err);
+		else
+			wait_until(rt, &machine->fewer_starts,
+				end_ms - now < TURN_LOOK_MS ? end_ms : now + TURN_LOOK_MS);
+	}
+	machine->starts += r == 0;
+	pthread_mutex_unlock(&rt->lock);
+	return r;
+}
+
+void exec_turn_end(struct machine *machine)
+{
+	struct runtime *rt = machine->runtime;
+	pthread_mutex_lock(&rt->lock);
+	machine->starts--;
+	pthread_cond_signal(&machine->fewer_starts);
+	pthread_mutex_unlock(&rt->lock);
+}
+
 static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
 {
 	const struct exec_spec spec = {.args = request->cmd, .n_args = request->n_cmd};
-	int r = exec_start(x->machine, x->container, &x->exec, &spec, err);
+	int r = exec_turn_begin(x->machine, x->call, x->deadline_ms, err);
+	if (r < 0)
+		return r;
+	r = exec_start(x->machine, x->container, &x->exec, &spec, err);
 	if (r == 0)
 		r = open_streams(x, err);
+	exec_turn_end(x->machine);
 	if (r == 0)
 		r = read_output(x, err);
 	if (r == 0)

@@ -59,7 +59,6 @@ struct runtime {
 	TAILQ_HEAD(, sandbox) sandboxes;
 	TAILQ_HEAD(, container) containers;
 	TAILQ_HEAD(, exec) execs;
-	pthread_cond_t fewer_starts; /* with lock: a machine's `starts` fell */
 };
 
 /* A machine with its agent. Reference counted, so that a call to the agent needs no lock. */
@@ -68,9 +67,10 @@ struct machine {
 	atomic_uint refs;
 	char sandbox_id[ID_LEN + 1];
 	struct hv_vm *vm;
-	struct agent *agent; /* NULL until the guest answered */
-	unsigned starts;     /* runtime->lock; sessions whose process is being started */
-	unsigned vcpus;      /* the sandbox's op; that the guest has online, 0: not known */
+	struct agent *agent;         /* NULL until the guest answered */
+	unsigned starts;             /* runtime->lock; exec'd processes that are being started */
+	pthread_cond_t fewer_starts; /* with runtime->lock */
+	unsigned vcpus;              /* the sandbox's op; that the guest has online, 0: not known */
 };
 
 struct sandbox {
@@ -348,6 +348,15 @@ struct exec_spec {
 /* From here on its exit is noted. -errno: nothing was done. */
 int exec_register(struct container *container, struct exec *exec, struct err *err);
 void exec_unregister(struct container *container, struct exec *exec);
+/*
+ * Hundreds that are started at once share the guest's processor fairly: all of them late. So a few
+ * of a machine are, from here to exec_turn_end(), and the others wait: until deadline_ms
+ * (-ETIMEDOUT) at most, or a good while (-EAGAIN), or until the call, which may be NULL, is
+ * cancelled.
+ */
+int exec_turn_begin(
+	struct machine *machine, struct rpc_call *call, uint64_t deadline_ms, struct err *err);
+void exec_turn_end(struct machine *machine);
 /* Starts a registered one. After a failure too exec_discard() is due. */
 int exec_start(struct machine *machine, const struct container *container, const struct exec *exec,
 	const struct exec_spec *spec, struct err *err);

@@ -33,6 +33,11 @@ static int machine_new(
 	struct machine *machine = calloc(1, sizeof(*machine));
 	if (!machine)
 		return err_nomem(err);
+	int r = cond_init(&machine->fewer_starts, err);
+	if (r < 0) {
+		free(machine);
+		return r;
+	}
 	machine->runtime = rt;
 	atomic_init(&machine->refs, 1);
 	memcpy(machine->sandbox_id, sandbox_id, sizeof(machine->sandbox_id));
@@ -181,6 +186,7 @@ struct machine *machine_unref(struct machine *machine)
 		return NULL;
 	agent_close(machine->agent);
 	hv_vm_unref(machine->vm);
+	pthread_cond_destroy(&machine->fewer_starts);
 	free(machine);
 	return NULL;
 }

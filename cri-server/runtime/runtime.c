@@ -264,9 +264,7 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	TAILQ_INIT(&rt->containers);
 	TAILQ_INIT(&rt->execs);
 
-	int r = cond_init(&rt->fewer_starts, err);
-	if (r == 0)
-		r = make_directories(config, err);
+	int r = make_directories(config, err);
 	if (r == 0)
 		r = worker_start(&rt->io, err);
 	if (r == 0)
@@ -324,7 +322,6 @@ struct runtime *runtime_close(struct runtime *rt)
 	events_close(rt->events);
 	filter_cache_free(rt->filters);
 	net_close(rt->net);
-	pthread_cond_destroy(&rt->fewer_starts);
 	pthread_mutex_destroy(&rt->lock);
 	free(rt);
 	return NULL;

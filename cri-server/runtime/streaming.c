@@ -13,12 +13,10 @@
 #include "cri-server/runtime/internal.h"
 #include "cri-server/stream/stream.h"
 
-#define CALL_MS    10000
-#define DIAL_MS    30000 /* the agent tries several addresses */
-#define EXIT_MS    10000 /* from the end of its container to the exec's event */
-#define STARTS_MAX 8     /* of a machine at once */
-#define TURN_MS    300000
-#define ARGS_MAX   65536
+#define CALL_MS  10000
+#define DIAL_MS  30000 /* the agent tries several addresses */
+#define EXIT_MS  10000 /* from the end of its container to the exec's event */
+#define ARGS_MAX 65536
 
 struct target {
 	struct container *container; /* of exec and attach */
@@ -100,32 +98,6 @@ static void close_all(int fds[3])
 		fds[i] = fd_close(fds[i]);
 }
 
-/*
- * Hundreds that are started at once share the guest's processor fairly: all of them late. So only a
- * few are, and the others wait for their turn.
- */
-static int begin_start(struct machine *machine, struct err *err)
-{
-	struct runtime *rt = machine->runtime;
-	uint64_t deadline_ms = ev_now_ms() + TURN_MS;
-	bool in_time = true;
-	pthread_mutex_lock(&rt->lock);
-	while (machine->starts >= STARTS_MAX && in_time)
-		in_time = wait_until(rt, &rt->fewer_starts, deadline_ms);
-	machine->starts += in_time;
-	pthread_mutex_unlock(&rt->lock);
-	return in_time ? 0 : err_set(err, -EAGAIN, "too many processes are being started");
-}
-
-static void end_start(struct machine *machine)
-{
-	struct runtime *rt = machine->runtime;
-	pthread_mutex_lock(&rt->lock);
-	machine->starts--;
-	pthread_cond_broadcast(&rt->fewer_starts);
-	pthread_mutex_unlock(&rt->lock);
-}
-
 static int exec_target_start(
 	void *userdata, const struct stream_start *start, int ret_fds[3], struct err *err)
 {
@@ -142,19 +114,19 @@ static int exec_target_start(
 	if (r == 0)
 		r = take_machine(t, err);
 	if (r == 0)
-		r = begin_start(t->machine, err);
+		r = exec_turn_begin(t->machine, NULL, UINT64_MAX, err);
 	if (r < 0)
 		return r;
 	r = exec_register(t->container, &t->exec, err);
 	if (r < 0) {
-		end_start(t->machine);
+		exec_turn_end(t->machine);
 		return r;
 	}
 	t->registered = true;
 	r = exec_start(t->machine, t->container, &t->exec, &spec, err);
 	if (r == 0)
 		r = open_exec_streams(t, ret_fds, err);
-	end_start(t->machine);
+	exec_turn_end(t->machine);
 	if (r < 0) {
 		close_all(ret_fds);
 		return err_wrap(err, "exec '%.64s' in container %s", t->args[0], t->container->id);

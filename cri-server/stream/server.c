@@ -4,25 +4,23 @@
 #include <errno.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "cri-server/stream/handshake.h"
 #include "cri-server/stream/session.h"
+#include "cri-server/stream/tls.h"
 #include "cri-server/stream/tokens.h"
+#include "cri-server/stream/wire.h"
 
-#define CONNECTIONS_MAX      12000
-#define CONNECTION_BYTES     16384 /* of a request's headers, among others */
-#define HANDSHAKE_MS         10000 /* from the connection to the end of its request */
-#define LOOK_MS              1000
-#define KEEPALIVE_IDLE_S     30
-#define KEEPALIVE_INTERVAL_S 10
-#define KEEPALIVE_PROBES     3
-#define FILE_BYTES_MAX       (1u << 20)
+#define CONNECTIONS_MAX  12000
+#define CONNECTION_BYTES 16384 /* of a request's headers, among others */
+#define HANDSHAKE_MS     10000 /* from the connection to the end of its request */
+#define LOOK_MS          1000
 
 /* A connection that has not become a session. */
 struct connection {
@@ -34,10 +32,11 @@ struct connection {
 struct stream_server {
 	struct sessions sessions;
 	pthread_t thread;
+	bool runs; /* the thread */
 	struct ev_source *timer;
 	struct tokens *tokens;
 	struct MHD_Daemon *daemon;
-	char *certificate, *key;
+	struct tls *tls; /* NULL: the HTTP server listens itself */
 	const char *scheme;
 	char address[64];
 	uint16_t port;
@@ -206,13 +205,7 @@ static enum MHD_Result on_request(void *userdata, struct MHD_Connection *connect
 static void watch_connection(struct stream_server *server, int fd, void **socket_context)
 {
 	struct connection *c = calloc(1, sizeof(*c));
-	int on = 1, idle = KEEPALIVE_IDLE_S, interval = KEEPALIVE_INTERVAL_S;
-	int probes = KEEPALIVE_PROBES;
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	wire_keep_alive(fd);
 	*socket_context = c;
 	if (!c)
 		return;
@@ -323,18 +316,26 @@ static int listen_socket(struct stream_server *server, const struct stream_confi
 	return 0;
 }
 
-static int read_tls(
-	struct stream_server *server, const struct stream_config *config, struct err *err)
+static bool on_decrypted(void *userdata, int fd)
 {
-	server->scheme = config->tls_certificate ? "https" : "http";
-	if (!config->tls_certificate)
-		return 0;
-	int r = fd_read_file(
-		config->tls_certificate, FILE_BYTES_MAX, &server->certificate, NULL, err);
-	if (r < 0)
-		return err_wrap(err, "streaming.tls_certificate");
-	r = fd_read_file(config->tls_key, FILE_BYTES_MAX, &server->key, NULL, err);
-	return r < 0 ? err_wrap(err, "streaming.tls_key") : 0;
+	struct stream_server *server = userdata;
+	const struct sockaddr_un address = {.sun_family = AF_UNIX};
+	return MHD_add_connection(server->daemon, fd, (const struct sockaddr *)&address,
+		       sizeof(address.sun_family)) == MHD_YES;
+}
+
+/* Takes the socket on success. */
+static int start_tls(
+	struct stream_server *server, const struct stream_config *config, int fd, struct err *err)
+{
+	const struct tls_config tls = {.loop = server->sessions.loop,
+		.certificate = config->tls_certificate,
+		.key = config->tls_key,
+		.handshake_ms = HANDSHAKE_MS,
+		.take = on_decrypted,
+		.userdata = server};
+	server->scheme = "https";
+	return tls_new(&tls, fd, &server->tls, err);
 }
 
 /* libmicrohttpd tells of every client that breaks off: nothing that anybody acts on. */
@@ -352,50 +353,47 @@ static int start_http(
 {
 	_cleanup_close_ int fd = -EBADF;
 	int r = listen_socket(server, config, &fd, err);
-	if (r == 0)
-		r = read_tls(server, config, err);
+	server->scheme = "http";
+	if (r == 0 && config->tls_certificate) {
+		r = start_tls(server, config, fd, err);
+		if (r == 0)
+			TAKE_FD(fd);
+	}
 	if (r < 0)
 		return r;
 	struct MHD_OptionItem options[] = {
-		{MHD_OPTION_LISTEN_SOCKET, fd, NULL},
 		{MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS_MAX, NULL},
 		{MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_BYTES, NULL},
 		{MHD_OPTION_CONNECTION_TIMEOUT, HANDSHAKE_MS / 1000, NULL},
 		{MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)on_connection, server},
-		{MHD_OPTION_HTTPS_MEM_CERT, 0, server->certificate},
-		{MHD_OPTION_HTTPS_MEM_KEY, 0, server->key},
+		{server->tls ? MHD_OPTION_END : MHD_OPTION_LISTEN_SOCKET, fd, NULL},
 		{MHD_OPTION_END, 0, NULL},
 	};
 	unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_UPGRADE | MHD_USE_ERROR_LOG;
-	if (server->certificate)
-		flags |= MHD_USE_TLS;
-	else
-		options[5].option = MHD_OPTION_END;
+	if (server->tls)
+		flags |= MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC;
 	server->daemon = MHD_start_daemon(flags, 0, NULL, NULL, on_request, server,
 		MHD_OPTION_EXTERNAL_LOGGER, on_http_log, server, MHD_OPTION_ARRAY, options,
 		MHD_OPTION_END);
 	if (!server->daemon)
-		return err_set(err, -EINVAL, "start the streaming server%s",
-			server->certificate ? ": are streaming.tls_certificate and "
-					      "streaming.tls_key PEM, and do they match?"
-					    : "");
+		return err_set(err, -EINVAL, "start the streaming server");
 	TAKE_FD(fd);
 	return 0;
 }
 
-static int start_loop(struct stream_server *server, struct err *err)
+static int make_loop(struct stream_server *server, struct err *err)
 {
 	int r = ev_loop_new(&server->sessions.loop, err);
-	if (r == 0)
-		r = ev_timer_new(
-			server->sessions.loop, LOOK_MS, on_timer, server, &server->timer, err);
-	if (r < 0)
-		return r;
-	r = pthread_create(&server->thread, NULL, loop_main, server);
-	if (!r)
-		return 0;
-	server->sessions.loop = ev_loop_free(server->sessions.loop);
-	return err_set(err, -r, "start the streaming thread: %s", strerror(r));
+	return r < 0 ? r
+		     : ev_timer_new(server->sessions.loop, LOOK_MS, on_timer, server,
+			       &server->timer, err);
+}
+
+static int start_loop(struct stream_server *server, struct err *err)
+{
+	int r = pthread_create(&server->thread, NULL, loop_main, server);
+	server->runs = r == 0;
+	return r ? err_set(err, -r, "start the streaming thread: %s", strerror(r)) : 0;
 }
 
 int stream_server_start(
@@ -414,9 +412,11 @@ int stream_server_start(
 	pthread_cond_init(&server->sessions.none, NULL);
 	int r = tokens_new(&server->tokens, err);
 	if (r == 0)
-		r = start_loop(server, err);
+		r = make_loop(server, err);
 	if (r == 0)
 		r = start_http(server, config, err);
+	if (r == 0)
+		r = start_loop(server, err);
 	if (r < 0) {
 		stream_server_stop(server);
 		return r;
@@ -448,26 +448,23 @@ struct stream_server *stream_server_stop(struct stream_server *server)
 	pthread_mutex_lock(&server->lock);
 	server->stops = true;
 	pthread_mutex_unlock(&server->lock);
-	if (server->sessions.loop) {
+	if (server->runs) {
 		while (ev_post(server->sessions.loop, end_all, server) < 0)
 			usleep(LOOK_MS);
 		wait_for_sessions(&server->sessions);
+		ev_loop_stop(server->sessions.loop);
+		pthread_join(server->thread, NULL);
 	}
+	tls_free(server->tls);
 	/* It must not have upgraded sockets left when it stops. */
 	if (server->daemon)
 		MHD_stop_daemon(server->daemon);
-	if (server->sessions.loop) {
-		ev_loop_stop(server->sessions.loop);
-		pthread_join(server->thread, NULL);
-		ev_source_free(server->timer);
-		ev_loop_free(server->sessions.loop);
-	}
+	ev_source_free(server->timer);
+	ev_loop_free(server->sessions.loop);
 	tokens_free(server->tokens);
 	pthread_cond_destroy(&server->sessions.none);
 	pthread_mutex_destroy(&server->sessions.lock);
 	pthread_mutex_destroy(&server->lock);
-	free(server->certificate);
-	free(server->key);
 	free(server);
 	return NULL;
 }

@@ -1,16 +1,21 @@
 #include "cri-server/stream/wire.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
 #include "common/buf.h"
 #include "common/fd.h"
 
-#define OUT_BYTES_MAX (8u << 20)
-#define READ_BYTES    32768
-#define LINGER_MS     5000
-#define FLUSH_MS      60000 /* without a byte being taken, once it finishes */
+#define OUT_BYTES_MAX        (8u << 20)
+#define READ_BYTES           32768
+#define KEEPALIVE_IDLE_S     30
+#define KEEPALIVE_INTERVAL_S 10
+#define KEEPALIVE_PROBES     3
+#define LINGER_MS            5000
+#define FLUSH_MS             60000 /* without a byte being taken, once it finishes */
 
 struct wire {
 	struct ev_loop *loop;
@@ -159,6 +164,17 @@ static void on_io(void *userdata, uint32_t events)
 	else if (events & EPOLLIN)
 		read_some(wire);
 	arm(wire);
+}
+
+void wire_keep_alive(int fd)
+{
+	int on = 1, idle = KEEPALIVE_IDLE_S, interval = KEEPALIVE_INTERVAL_S;
+	int probes = KEEPALIVE_PROBES;
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
 void wire_write(struct wire *wire, const void *data, size_t len)

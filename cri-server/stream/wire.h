@@ -33,6 +33,12 @@ int wire_new(struct ev_loop *loop, int fd, const struct wire_handler *handler, v
 	struct wire **ret, struct err *err);
 struct wire *wire_free(struct wire *wire);
 
+/*
+ * For a client's TCP connection: packets go at once, and one whose other end has gone is found out.
+ * Of other sockets nothing is asked.
+ */
+void wire_keep_alive(int fd);
+
 /* Sends or keeps it. What does not fit the bound ends the connection. */
 void wire_write(struct wire *wire, const void *data, size_t len);
 /* How much more may wait. */

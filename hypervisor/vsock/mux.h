@@ -24,7 +24,8 @@
 #include "common/loop.h"
 #include "hypervisor/vsock/ring.h"
 
-#define VS_CONNECTIONS_MAX 1024
+/* Three for each process that an agent keeps, and room for the others. */
+#define VS_CONNECTIONS_MAX 4096
 #define VS_REPLIES_MAX     128
 /* How long a client may take for its CONNECT line, the guest for its answer, and to end. */
 #define VS_ANSWER_TIMEOUT_MS 10000

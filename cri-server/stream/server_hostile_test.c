@@ -1,0 +1,177 @@
+/*
+ * Clients that mean harm, over real connections: each is cut off, the server's memory stays, and a
+ * session that runs beside them hears nothing of it.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include "common/fd.h"
+#include "cri-server/stream/server_fixture.h"
+#include "cri-server/stream/spdy_dictionary.h"
+
+#define ROUNDS     20
+#define MEMORY_MIB 32 /* may be gained, also by a sanitizer; an attack means 64 or more */
+#define BOMB_BYTES (64u << 20)
+
+struct fixture {
+	struct stream_server *server;
+	struct target bystander;
+	int bystander_fd;
+};
+
+static unsigned memory_mib(void)
+{
+	unsigned long pages = 0;
+	FILE *statm = fopen("/proc/self/statm", "re");
+	assert_non_null(statm);
+	assert_int_equal(fscanf(statm, "%*u %lu", &pages), 1);
+	fclose(statm);
+	return (unsigned)(pages * (unsigned long)sysconf(_SC_PAGESIZE) >> 20);
+}
+
+static int setup(void **state)
+{
+	static struct fixture fixture;
+	fixture = (struct fixture){.bystander = {.command = "cat"}};
+	fixture.server = fixture_start(NULL, NULL, 60000);
+	fixture.bystander_fd = fixture_websocket(fixture.server, &fixture.bystander, false);
+	*state = &fixture;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *fixture = *state;
+	char out[64];
+	fixture_send(fixture->bystander_fd, "\0undisturbed", 12);
+	fixture_send(fixture->bystander_fd, "\xff\0", 2);
+	fixture_read_channel(fixture->bystander_fd, 1, out, sizeof(out));
+	bool undisturbed = strcmp(out, "undisturbed") == 0;
+	fixture->bystander_fd = fd_close(fixture->bystander_fd);
+	fixture->server = stream_server_stop(fixture->server);
+	return undisturbed ? 0 : -1;
+}
+
+static void send_all(int fd, const void *data, size_t len)
+{
+	/* The server may have hung up before the end. */
+	while (len) {
+		ssize_t n = send(fd, data, len, MSG_NOSIGNAL);
+		if (n <= 0)
+			return;
+		data = (const char *)data + n;
+		len -= (size_t)n;
+	}
+}
+
+/* The connection ends, whatever is said before. */
+static void expect_end(int fd)
+{
+	char data[4096];
+	struct pollfd readable = {.fd = fd, .events = POLLIN};
+	do
+		assert_int_equal(poll(&readable, 1, FIXTURE_WAIT_MS), 1);
+	while (recv(fd, data, sizeof(data), 0) > 0);
+}
+
+/*
+ * In turns, each with a session of its own, whose target ends. What the first one takes is also what
+ * the test itself does.
+ */
+static void attack(const struct fixture *fixture, const char *headers, const void *data, size_t len)
+{
+	unsigned before = UINT_MAX - MEMORY_MIB;
+	for (int i = 0; i < ROUNDS; i++) {
+		char answer[2048];
+		struct target target = {.command = "cat"};
+		_cleanup_free_ char *url = fixture_url(fixture->server, &target, false);
+		_cleanup_close_ int fd = fixture_request(url, headers, answer, sizeof(answer));
+		assert_non_null(strstr(answer, "101 Switching"));
+		send_all(fd, data, len);
+		expect_end(fd);
+		fixture_await(&target.ended);
+		assert_true(memory_mib() < before + MEMORY_MIB);
+		if (i == 0)
+			before = memory_mib();
+	}
+}
+
+/* A SYN_STREAM whose headers are 64 MiB once inflated; announces announced bytes, or its length. */
+static size_t make_bomb(uint8_t *frame, size_t size, uint32_t announced)
+{
+	static uint8_t zeros[65536];
+	z_stream zlib = {0};
+	assert_int_equal(deflateInit(&zlib, Z_BEST_COMPRESSION), Z_OK);
+	deflateSetDictionary(&zlib, spdy_dictionary, sizeof(spdy_dictionary));
+	zlib.next_out = frame + 18;
+	zlib.avail_out = (unsigned)(size - 18);
+	for (unsigned sent = 0; sent < BOMB_BYTES; sent += sizeof(zeros)) {
+		zlib.next_in = zeros;
+		zlib.avail_in = sizeof(zeros);
+		assert_int_equal(deflate(&zlib, Z_NO_FLUSH), Z_OK);
+	}
+	assert_int_equal(deflate(&zlib, Z_SYNC_FLUSH), Z_OK);
+	size_t len = size - zlib.avail_out;
+	deflateEnd(&zlib);
+	const uint32_t words[] = {
+		htonl(0x80030001), htonl(announced ? announced : (uint32_t)len - 8), htonl(1), 0};
+	memcpy(frame, words, sizeof(words));
+	memset(frame + 16, 0, 2);
+	return len;
+}
+
+static void a_bomb_in_spdy_headers(void **state)
+{
+	static uint8_t frame[1u << 20];
+	size_t len = make_bomb(frame, sizeof(frame), 0);
+	assert_true(len > 32768 && len < sizeof(frame));
+	attack(*state, FIXTURE_SPDY, frame, len);
+	/* As much of it as a frame may have. */
+	len = make_bomb(frame, sizeof(frame), 16384);
+	attack(*state, FIXTURE_SPDY, frame, len);
+}
+
+static void nonsense_instead_of_spdy(void **state)
+{
+	static uint8_t frame[1u << 16];
+	memset(frame, 0xff, sizeof(frame));
+	attack(*state, FIXTURE_SPDY, frame, sizeof(frame));
+}
+
+static void messages_without_end(void **state)
+{
+	/* The first fragment of a message, again and again: 16 MiB that never become one. */
+	static uint8_t frames[16u << 20];
+	const uint8_t head[] = {0x02, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0};
+	memcpy(frames, head, sizeof(head));
+	attack(*state, FIXTURE_WEBSOCKET, frames, sizeof(frames));
+	/* One frame that announces 2^62 bytes. */
+	frames[2] = 0x40;
+	attack(*state, FIXTURE_WEBSOCKET, frames, sizeof(frames));
+}
+
+int main(void)
+{
+	signal(SIGPIPE, SIG_IGN);
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(a_bomb_in_spdy_headers, setup, teardown),
+		cmocka_unit_test_setup_teardown(nonsense_instead_of_spdy, setup, teardown),
+		cmocka_unit_test_setup_teardown(messages_without_end, setup, teardown),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
