@@ -31,6 +31,9 @@ enum slot {
 /* The modern form only: no I/O ports to assign, no legacy registers to emulate. */
 #define VIRTIO_MODEL "virtio-non-transitional"
 
+/* More do not help one pod, and each has its memory and interrupts. */
+#define NIC_QUEUES_MAX 8
+
 /* Writes into memory; the first failure sticks, so that callers check once, at the end. */
 struct writer {
 	xmlTextWriter *xml;
@@ -336,13 +339,32 @@ static void write_device(struct writer *writer, unsigned target, const char *nod
 	close_element(writer);
 }
 
-static void write_nic(struct writer *writer, const struct hv_nic *nic, unsigned slot)
+/*
+ * A queue for each CPU, so that none waits for another's frames. What offloads QEMU and the tap
+ * know are on unless they are named here. The kernel's vhost is named or denied: left to itself,
+ * libvirt takes any /dev/vhost-net that opens, and a machine on one that does not work does not
+ * start.
+ */
+static void write_nic_driver(struct writer *writer, const struct domain_xml *domain)
+{
+	unsigned vcpus = domain->spec->vcpus;
+
+	open_element(writer, "driver");
+	attribute(writer, "name", domain->vhost_net ? "vhost" : "qemu");
+	if (vcpus > 1)
+		attribute_number(writer, "queues", vcpus < NIC_QUEUES_MAX ? vcpus : NIC_QUEUES_MAX);
+	close_element(writer);
+}
+
+static void write_nic(struct writer *writer, const struct domain_xml *domain,
+	const struct hv_nic *nic, unsigned slot)
 {
 	open_element(writer, "interface");
 	attribute(writer, "type", "ethernet");
 	leaf(writer, "mac", "address", nic->mac, NULL);
 	leaf(writer, "target", "dev", nic->tap, NULL);
 	leaf(writer, "model", "type", VIRTIO_MODEL, NULL);
+	write_nic_driver(writer, domain);
 	/* No boot ROM: it would be loaded and scanned for a machine that never boots from the net.
 	 */
 	leaf(writer, "rom", "enabled", "no", NULL);
@@ -393,7 +415,7 @@ static void write_devices(struct writer *writer, const struct domain_xml *domain
 	if (spec->scratch)
 		write_scratch(writer, spec->scratch);
 	for (size_t i = 0; i < spec->n_nics; i++)
-		write_nic(writer, &spec->nics[i], SLOT_NIC + (unsigned)i);
+		write_nic(writer, domain, &spec->nics[i], SLOT_NIC + (unsigned)i);
 	if (domain->share_socket)
 		write_share(writer, domain->share_socket);
 

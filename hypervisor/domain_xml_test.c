@@ -95,6 +95,31 @@ static void test_cpu_is_read_at_once(void **state)
 		"cpu-unavailable-features");
 }
 
+/* Many CPUs, many queues; one has the tap that it always had. */
+static void test_nic_driver(void **state)
+{
+	struct hv_vm_spec spec = plain_spec;
+	struct domain_xml domain = plain;
+	static const struct {
+		unsigned vcpus;
+		bool vhost;
+		const char *name, *queues;
+	} cases[] = {{1, false, "qemu", ""}, {2, false, "qemu", "2"}, {1, true, "vhost", ""},
+		{64, true, "vhost", "8"}};
+
+	(void)state;
+	domain.spec = &spec;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_free_ char *xml = NULL;
+
+		spec.vcpus = cases[i].vcpus;
+		domain.vhost_net = cases[i].vhost;
+		xml = write_domain(&domain);
+		assert_xpath(xml, "/domain/devices/interface[2]/driver/@name", cases[i].name);
+		assert_xpath(xml, "/domain/devices/interface[2]/driver/@queues", cases[i].queues);
+	}
+}
+
 static void test_hostile_text_stays_text(void **state)
 {
 	struct hv_vm_spec spec = plain_spec;
@@ -310,6 +335,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cpu_is_read_at_once),
+		cmocka_unit_test(test_nic_driver),
 		cmocka_unit_test(test_hostile_text_stays_text),
 		cmocka_unit_test(test_text_that_xml_cannot_hold_is_refused),
 		cmocka_unit_test(test_disk_names),

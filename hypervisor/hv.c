@@ -208,6 +208,7 @@ static int settle_accelerator(struct hv *hv, struct err *err)
 			err, -ENODEV, "KVM is demanded by the configuration, but %s", reason);
 	if (hv->kvm)
 		snprintf(reason, size, "a test machine ran under KVM");
+	hv->vhost_net = hv->kvm && vhost_works("/dev/vhost-net");
 	return 0;
 }
 

@@ -29,6 +29,7 @@ struct hv {
 	hv_died_fn on_died;
 	void *userdata;
 	bool kvm;
+	bool vhost_net; /* the kernel moves frames between taps and guests */
 	char accelerator_reason[256];
 	const struct transport *transport;
 	char version[64];

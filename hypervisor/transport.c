@@ -150,15 +150,21 @@ static const struct transport user_transport = {
 	.connect = user_connect,
 };
 
+bool vhost_works(const char *path)
+{
+	_cleanup_close_ int device = open(path, O_RDWR | O_CLOEXEC);
+	uint64_t features;
+
+	return device >= 0 && ioctl(device, VHOST_SET_OWNER) == 0 &&
+	       ioctl(device, VHOST_GET_FEATURES, &features) == 0;
+}
+
 /* The device node may exist without its module, and the module without AF_VSOCK on the host. */
 static int try_kernel(void)
 {
-	_cleanup_close_ int device = open("/dev/vhost-vsock", O_RDWR | O_CLOEXEC);
 	_cleanup_close_ int probe = -EBADF;
-	uint64_t features;
 
-	if (device < 0 || ioctl(device, VHOST_SET_OWNER) < 0 ||
-		ioctl(device, VHOST_GET_FEATURES, &features) < 0)
+	if (!vhost_works("/dev/vhost-vsock"))
 		return -ENODEV;
 	probe = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	return probe < 0 ? -ENODEV : 0;

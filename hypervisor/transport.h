@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/err.h"
@@ -36,6 +37,10 @@ struct transport {
 	int (*connect)(const struct transport_machine *machine, uint32_t port, uint64_t timeout_ms,
 		int *ret_fd, struct err *err);
 };
+
+/* Whether a vhost device of the kernel opens and can be had: its node may exist without its module.
+ */
+bool vhost_works(const char *path);
 
 /* The kernel's where /dev/vhost-vsock opens and takes a CID, else ours. */
 const struct transport *transport_select(void);
