@@ -20,6 +20,7 @@
 
 #include "common/fd.h"
 #include "cri-server/cli/check.h"
+#include "network/antispoof.h"
 #include "network/redirect.h"
 
 static int make_tap(const char *name, int *ret_fd, struct err *err)
@@ -35,9 +36,12 @@ static int make_tap(const char *name, int *ret_fd, struct err *err)
 	return 0;
 }
 
-/* In the child: two taps, joined as a pod's are. */
-static int try_redirection(struct err *err)
+/* In the child: two taps, joined as a pod's are; for antispoof with the filter before one of them.
+ */
+static int try_wiring(bool antispoof, struct err *err)
 {
+	const struct net_interface any = {
+		.mac = "02:00:00:00:00:01", .addresses = {"192.0.2.1/24"}, .n_addresses = 1};
 	_cleanup_close_ int a = -EBADF, b = -EBADF;
 	if (unshare(CLONE_NEWNET) < 0)
 		return err_errno(err, "make a network namespace");
@@ -50,25 +54,30 @@ static int try_redirection(struct err *err)
 	if (!sock || nl_connect(sock, NETLINK_ROUTE) < 0)
 		return err_set(err, -EIO, "open a netlink socket");
 	r = redirect_join(sock, (int)if_nametoindex("a"), (int)if_nametoindex("b"), err);
+	if (r == 0 && antispoof)
+		r = antispoof_attach(sock, (int)if_nametoindex("a"), &any, err);
 	nl_socket_free(sock);
 	return r;
 }
 
-static void check_redirection(struct check *check)
+static void check_wiring(struct check *check, bool antispoof)
 {
-	static const char remedy[] =
-		"modprobe tun sch_ingress cls_u32 act_mirred (or build them into the kernel)";
+	const char *remedy = antispoof ? "modprobe cls_bpf (or build it into the kernel); or "
+					 "network.antispoof: false, where "
+					 "no guest is to be mistrusted"
+				       : "modprobe tun sch_ingress cls_u32 act_mirred (or build "
+					 "them into the kernel)";
+	const char *what = antispoof ? "antispoof" : "redirection";
 	struct err err = ERR_INIT;
 	int pipe_fds[2];
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0) {
-		check_report(
-			check, FINDING_MISSING, "redirection", NULL, "pipe: %s", strerror(errno));
+		check_report(check, FINDING_MISSING, what, NULL, "pipe: %s", strerror(errno));
 		return;
 	}
 	fflush(stdout);
 	pid_t pid = fork();
 	if (pid == 0) {
-		int r = try_redirection(&err);
+		int r = try_wiring(antispoof, &err);
 		if (r < 0)
 			fd_write_all(pipe_fds[1], err.msg, strlen(err.msg), NULL);
 		_exit(r < 0);
@@ -81,10 +90,11 @@ static void check_redirection(struct check *check)
 	if (pid > 0)
 		waitpid(pid, &status, 0);
 	if (status == 0)
-		check_report(check, FINDING_OK, "redirection", NULL,
-			"taps joined by tc ingress, u32 and mirred");
+		check_report(check, FINDING_OK, what, NULL,
+			antispoof ? "guests send under their own addresses only, by cls_bpf"
+				  : "taps joined by tc ingress, u32 and mirred");
 	else
-		check_report(check, FINDING_MISSING, "redirection", remedy, "%s",
+		check_report(check, FINDING_MISSING, what, remedy, "%s",
 			err.msg[0] ? err.msg : "the trial did not run");
 }
 
@@ -140,7 +150,12 @@ static void check_cni_plugins(struct check *check)
 
 void check_network(struct check *check)
 {
-	check_redirection(check);
+	check_wiring(check, false);
+	if (*check->config->network.antispoof)
+		check_wiring(check, true);
+	else
+		check_report(check, FINDING_WARN, "antispoof", "network.antispoof: true",
+			"guests may send under others' addresses: so the configuration says");
 	check_cni_plugins(check);
 	check_cni_configuration(check);
 }
