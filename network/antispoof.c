@@ -8,6 +8,8 @@
 #include <linux/rtnetlink.h>
 #include <netinet/icmp6.h>
 #include <netinet/in.h>
+#include <netinet/ip.h>
+#include <netinet/ip_icmp.h>
 #include <netlink/attr.h>
 #include <netlink/msg.h>
 #include <stdint.h>
@@ -26,7 +28,12 @@
 #define ARP_LENGTHS     (NETWORK + 4)
 #define ARP_SENDER_MAC  (NETWORK + 8)
 #define ARP_SENDER_IP   (NETWORK + 14)
+#define IP4_VERSION     NETWORK /* and the header's length in words */
+#define IP4_LENGTH      (NETWORK + 2)
+#define IP4_FRAGMENT    (NETWORK + 6)
+#define IP4_PROTOCOL    (NETWORK + 9)
 #define IP4_SOURCE      (NETWORK + 12)
+#define IP6_VERSION     NETWORK
 #define IP6_LENGTH      (NETWORK + 4)
 #define IP6_NEXT        (NETWORK + 6)
 #define IP6_SOURCE      (NETWORK + 8)
@@ -38,6 +45,12 @@
 #define OPTION_TARGET_MAC 0x0201
 #define OPTION_NONCE      0x0e01 /* RFC 7527: of duplicate address detection */
 #define OPTION_LEN        8
+
+/* RFC 2236, 3376; what asks for such reports is a router's. */
+#define IGMP_REPORT_V1 0x12
+#define IGMP_REPORT_V2 0x16
+#define IGMP_LEAVE     0x17
+#define IGMP_REPORT_V3 0x22
 
 /* RFC 3810; those of RFC 2710 are in netinet/icmp6.h. */
 #define MLD_REPORT_V2 143
@@ -104,9 +117,46 @@ static void if_differs(struct assembler *a, uint32_t value, struct label *to)
 	jump(a, to);
 }
 
+static void if_reaches(struct assembler *a, uint32_t value, struct label *to)
+{
+	emit(a, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, value, 0, 1));
+	jump(a, to);
+}
+
 static void if_below(struct assembler *a, uint32_t value, struct label *to)
 {
 	emit(a, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, value, 1, 0));
+	jump(a, to);
+}
+
+/* A length in the frame that says more than there is, so many bytes before not counted. */
+static void if_longer_than_frame(
+	struct assembler *a, uint32_t length_offset, uint32_t before, struct label *to)
+{
+	emit(a, (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0));
+	emit(a, (struct sock_filter)BPF_STMT(BPF_ALU | BPF_SUB | BPF_K, before));
+	emit(a, (struct sock_filter)BPF_STMT(BPF_MISC | BPF_TAX, 0));
+	load_half(a, length_offset);
+	emit(a, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGT | BPF_X, 0, 0, 1));
+	jump(a, to);
+}
+
+/* X: the length of an IPv4 header in bytes. */
+static void load_header_length(struct assembler *a)
+{
+	emit(a, (struct sock_filter)BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, IP4_VERSION));
+}
+
+/* What is behind the IPv4 header whose length is in X. */
+static void load_byte_behind(struct assembler *a)
+{
+	emit(a, (struct sock_filter)BPF_STMT(BPF_LD | BPF_B | BPF_IND, NETWORK));
+}
+
+static void if_shorter_than_header(struct assembler *a, uint32_t length_offset, struct label *to)
+{
+	load_half(a, length_offset);
+	emit(a, (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JGE | BPF_X, 0, 1, 0));
 	jump(a, to);
 }
 
@@ -179,12 +229,12 @@ static void write_ethernet(
 	jump(a, &a->drop);
 }
 
-static void write_own_ip4(struct assembler *a)
+static void write_own_ip4(struct assembler *a, struct label *own)
 {
 	size_t i;
 
 	for (i = 0; i < a->n_ip4; i++)
-		if_equal(a, ntohl(a->ip4[i].s_addr), &a->pass);
+		if_equal(a, ntohl(a->ip4[i].s_addr), own);
 	jump(a, &a->drop);
 }
 
@@ -197,7 +247,65 @@ static void write_arp(struct assembler *a)
 	if_mac_differs(a, ARP_SENDER_MAC, &a->drop);
 	load_word(a, ARP_SENDER_IP);
 	if_equal(a, 0, &a->pass); /* a probe, RFC 5227 */
-	write_own_ip4(a);
+	write_own_ip4(a, &a->pass);
+}
+
+static void if_any(struct assembler *a, const uint8_t *values, size_t n, struct label *to)
+{
+	size_t i;
+
+	for (i = 0; i < n; i++)
+		if_equal(a, values[i], to);
+}
+
+/* What a kernel sends for processes without raw sockets, or of its own. */
+static void write_ip4_protocols(struct assembler *a)
+{
+	static const uint8_t plain[] = {
+		IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP, IPPROTO_UDPLITE, IPPROTO_ESP};
+	static const uint8_t icmp_types[] = {ICMP_ECHOREPLY, ICMP_DEST_UNREACH, ICMP_ECHO,
+		ICMP_TIME_EXCEEDED, ICMP_PARAMETERPROB, ICMP_TIMESTAMPREPLY};
+	static const uint8_t igmp_types[] = {
+		IGMP_REPORT_V1, IGMP_REPORT_V2, IGMP_LEAVE, IGMP_REPORT_V3};
+	struct label icmp = {0}, igmp = {0};
+
+	load_byte(a, IP4_PROTOCOL);
+	if_any(a, plain, ARRAY_SIZE(plain), &a->pass);
+	if_equal(a, IPPROTO_ICMP, &icmp);
+	if_equal(a, IPPROTO_IGMP, &igmp);
+	jump(a, &a->drop);
+
+	/* The type is in the first fragment, which has eight bytes at least. */
+	place(a, &icmp);
+	load_half(a, IP4_FRAGMENT);
+	emit(a, (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, IP_OFFMASK));
+	if_differs(a, 0, &a->pass);
+	load_header_length(a);
+	load_byte_behind(a);
+	if_any(a, icmp_types, ARRAY_SIZE(icmp_types), &a->pass);
+	jump(a, &a->drop);
+
+	place(a, &igmp);
+	load_header_length(a);
+	load_byte_behind(a);
+	if_any(a, igmp_types, ARRAY_SIZE(igmp_types), &a->pass);
+	jump(a, &a->drop);
+}
+
+static void write_ip4(struct assembler *a)
+{
+	struct label own = {0};
+
+	load_byte(a, IP4_VERSION);
+	if_below(a, 0x45, &a->drop);
+	if_reaches(a, 0x50, &a->drop);
+	if_longer_than_frame(a, IP4_LENGTH, NETWORK, &a->drop);
+	load_header_length(a);
+	if_shorter_than_header(a, IP4_LENGTH, &a->drop);
+	load_word(a, IP4_SOURCE);
+	write_own_ip4(a, &own);
+	place(a, &own);
+	write_ip4_protocols(a);
 }
 
 /* After a fixed part of so many bytes: nothing, or one option that is said of the own MAC. */
@@ -261,6 +369,10 @@ static void write_ip6(struct assembler *a)
 		     solicitation = {0};
 	size_t i;
 
+	load_byte(a, IP6_VERSION);
+	emit(a, (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xf0));
+	if_differs(a, 0x60, &a->drop);
+	if_longer_than_frame(a, IP6_LENGTH, IP6_PAYLOAD, &a->drop);
 	if_own_ip6(a, IP6_SOURCE, &own);
 	if_ip6_is(a, IP6_SOURCE, &in6addr_any, &unspecified);
 	jump(a, &a->drop);
@@ -297,8 +409,10 @@ static void write_program(struct assembler *a)
 	place(a, &arp);
 	write_arp(a);
 	place(a, &ip4);
-	load_word(a, IP4_SOURCE);
-	write_own_ip4(a);
+	if (a->n_ip4 > 0)
+		write_ip4(a);
+	else
+		jump(a, &a->drop);
 	place(a, &ip6);
 	if (a->n_ip6 > 0)
 		write_ip6(a);

@@ -8,12 +8,14 @@
  *
  *	every frame   no VLAN tag, the interface's MAC as source, IPv4, IPv6 or ARP
  *	ARP           Ethernet and IPv4, sender of the interface's MAC and addresses (or no address)
- *	IPv4          source one of the interface's addresses
+ *	IPv4          source one of the interface's addresses; TCP, UDP, SCTP, ESP; ICMP but
+ *	              redirects, router advertisements and questions other than echo; IGMP but
+ *	              queries; a header that is whole and says no more than is there
  *	IPv6          source one of the interface's or its link-local address; "::" for duplicate
  *	              address detection and listener reports alone; no extension header but the
  *	              hop-by-hop one of those reports, fragments and ESP; no router advertisement,
  *	              no redirect; neighbour advertisements for own addresses, and link-layer
- *	              options of the own MAC
+ *	              options of the own MAC; a header that says no more than is there
  *
  * IPv6 link-local addresses are those of the MAC (EUI-64), as the guest's kernel makes them.
  * An interface without addresses of a family may send none of it. A frame that ends before what is

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <net/ethernet.h>
 #include <netinet/icmp6.h>
+#include <netinet/ip_icmp.h>
 #include <netlink/route/link.h>
 #include <netlink/route/link/veth.h>
 #include <poll.h>
@@ -113,6 +114,37 @@ static struct frame ip4(const char *source_mac, const char *source)
 	return f;
 }
 
+/* An own IPv4 packet in which some bytes are others. */
+static struct frame changed(size_t at, const char *bytes, size_t len)
+{
+	struct frame f = ip4(OWN_MAC, OWN_IP4);
+
+	memcpy(f.bytes + ETH_HLEN + at, bytes, len);
+	return f;
+}
+
+/* Of a protocol, with the first byte behind the header and how much of a datagram is before it. */
+static struct frame protocol4(unsigned int protocol, unsigned int type, unsigned int fragment)
+{
+	struct frame f = ip4(OWN_MAC, OWN_IP4);
+
+	f.bytes[ETH_HLEN + 7] = (unsigned char)fragment;
+	f.bytes[ETH_HLEN + 9] = (unsigned char)protocol;
+	f.bytes[ETH_HLEN + 20] = (unsigned char)type;
+	return f;
+}
+
+static struct frame with_options4(unsigned int type)
+{
+	struct frame f = protocol4(IPPROTO_ICMP, ICMP_ECHO, 0);
+
+	f.bytes[ETH_HLEN] = 0x46;
+	f.bytes[ETH_HLEN + 3] = 32;
+	f.bytes[ETH_HLEN + 24] = (unsigned char)type;
+	put(&f, "\0\0\0\0", 4);
+	return f;
+}
+
 static struct frame ip6(const char *source, unsigned int next, size_t payload)
 {
 	struct frame f = ethernet(OWN_MAC, ETHERTYPE_IPV6);
@@ -131,6 +163,14 @@ static struct frame udp6(const char *source)
 	struct frame f = ip6(source, IPPROTO_UDP, 8);
 
 	put(&f, "\0\x35\0\x35\0\x08\0\0", 8);
+	return f;
+}
+
+static struct frame version6(unsigned int version)
+{
+	struct frame f = udp6(OWN_IP6);
+
+	f.bytes[ETH_HLEN] = (unsigned char)version;
 	return f;
 }
 
@@ -280,6 +320,26 @@ static void only_own_frames_pass(void **state)
 		{"forged MAC", false, ip4(OTHER_MAC, OWN_IP4)},
 		{"forged IPv4 source", false, ip4(OWN_MAC, OTHER_IP4)},
 		{"IPv4 without a source", false, ip4(OWN_MAC, "0.0.0.0")},
+		{"a frame that is padded", true, changed(3, "\x1b", 1)},
+		{"IPv4 longer than its frame", false, changed(3, "\x1d", 1)},
+		{"IPv4 shorter than its header", false, changed(3, "\x13", 1)},
+		{"IPv4 of a version that is none", false, changed(0, "\x55", 1)},
+		{"IPv4 with half a header", false, changed(0, "\x44", 1)},
+		{"IPv4 with a header that is longer than all", false, changed(0, "\x4f", 1)},
+		{"TCP", true, protocol4(IPPROTO_TCP, 0, 0)},
+		{"SCTP", true, protocol4(IPPROTO_SCTP, 0, 0)},
+		{"echo request over IPv4", true, protocol4(IPPROTO_ICMP, ICMP_ECHO, 0)},
+		{"unreachable", true, protocol4(IPPROTO_ICMP, ICMP_DEST_UNREACH, 0)},
+		{"redirect over IPv4", false, protocol4(IPPROTO_ICMP, ICMP_REDIRECT, 0)},
+		{"redirect behind options", false, with_options4(ICMP_REDIRECT)},
+		{"echo request behind options", true, with_options4(ICMP_ECHO)},
+		{"router advertisement over IPv4", false, protocol4(IPPROTO_ICMP, 9, 0)},
+		{"a later fragment", true, protocol4(IPPROTO_ICMP, ICMP_REDIRECT, 1)},
+		{"group report", true, protocol4(IPPROTO_IGMP, 0x16, 0)},
+		{"group query", false, protocol4(IPPROTO_IGMP, 0x11, 0)},
+		{"VRRP", false, protocol4(112, 0x21, 0)},
+		{"OSPF", false, protocol4(89, 2, 0)},
+		{"GRE", false, protocol4(IPPROTO_GRE, 0, 0)},
 		{"cut IPv4", false, cut(ip4(OWN_MAC, OTHER_IP4), 20)},
 		{"ARP", true, arp(OWN_MAC, OWN_MAC, OWN_IP4)},
 		{"ARP probe", true, arp(OWN_MAC, OWN_MAC, "0.0.0.0")},
@@ -290,6 +350,8 @@ static void only_own_frames_pass(void **state)
 		{"VLAN tag", false, tagged(OWN_IP4)},
 		{"unknown protocol", false, ethernet(OWN_MAC, 0x88b5)},
 		{"IPv6", true, udp6(OWN_IP6)},
+		{"IPv6 longer than its frame", false, cut(udp6(OWN_IP6), 61)},
+		{"IPv6 of a version that is none", false, version6(0x40)},
 		{"link-local IPv6", true, udp6(LINK_IP6)},
 		{"forged IPv6 source", false, udp6(OTHER_IP6)},
 		{"forged link-local source", false, udp6(OTHER_LINK)},
