@@ -414,6 +414,11 @@ static int sysctl_path(const char *key, char path[static PATH_MAX], struct err *
 
 int netconf_sysctls(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
 {
+	/* Echo requests need no raw socket, as in other runtimes; the kernel's own default is
+	 * nobody. */
+	int failed = proc_write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", err);
+	if (failed < 0)
+		return failed;
 	for (size_t i = 0; i < request->n_sysctls; i++) {
 		char path[PATH_MAX];
 		int r = sysctl_path(request->sysctls[i]->key, path, err);

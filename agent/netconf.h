@@ -24,5 +24,5 @@ int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
 int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const char *directory,
 	struct err *err);
 
-/* Writes them below /proc/sys. */
+/* Writes them below /proc/sys, after those that a pod has by itself: everybody may send pings. */
 int netconf_sysctls(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);

@@ -235,6 +235,11 @@ static void test_sysctls(void **state)
 		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
 	request.n_sysctls = 1;
 	request.sysctls = sysctls;
+	assert_int_equal(netconf_sysctls(&(Bulkhead__Agent__ConfigureSandboxRequest)
+						 BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT,
+				 &err),
+		0);
+	assert_shell("cat /proc/sys/net/ipv4/ping_group_range", "0\t2147483647\n");
 	sysctl.key = (char *)"net.ipv4.ip_default_ttl";
 	sysctl.value = (char *)"77";
 	assert_int_equal(netconf_sysctls(&request, &err), 0);
