@@ -315,6 +315,17 @@ int net_pod_teardown(struct net *net, const char *id, struct err *err)
 	return attachment_remove(net->cache_dir, id, err);
 }
 
+int net_pod_abandon(struct net *net, const char *id, struct err *err)
+{
+	_cleanup_free_ char *netns = NULL;
+	int r = check_id(id, err);
+
+	if (r < 0)
+		return r;
+	netns = netns_path(net, id);
+	return netns ? netns_delete(netns, err) : err_nomem(err);
+}
+
 struct tap_job {
 	const struct net_interface *interface;
 	bool antispoof;

@@ -360,6 +360,9 @@ static void test_failed_del_can_be_repeated(void **state)
 	assert_string_equal(err.msg, "CNI plugin 'stuck' DEL: error 11: later");
 	assert_int_equal(access(cache, F_OK), 0);
 	assert_int_equal(access(netns, F_OK), 0);
+	assert_int_equal(net_pod_abandon(room->net, "pod1", &err), 0);
+	assert_int_equal(access(cache, F_OK), 0);
+	assert_int_equal(access(netns, F_OK), -1);
 	testing_write(room->bin, "stuck", "#!/bin/sh\n", 0755);
 	must_tear_down(room, "pod1");
 	assert_int_equal(access(cache, F_OK), -1);
@@ -579,6 +582,28 @@ static void test_attach_tap(void **state)
 	net_pod_info_free(info);
 }
 
+/* BULKHEAD_NETWORK_CYCLES: so many pods one after the other, of which nothing may be left. */
+static void test_cycles(void **state)
+{
+	const char *asked = getenv("BULKHEAD_NETWORK_CYCLES");
+	int cycles = asked ? atoi(asked) : 3;
+	_cleanup_free_ char *before = NULL, *after = NULL;
+	struct room *room = *state;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	for (int i = 0; i <= cycles; i++) {
+		_cleanup_free_ char *id = str_printf("pod%d", i);
+
+		net_pod_info_free(must_set_up(room, id));
+		must_tear_down(room, id);
+		if (i == 0)
+			before = snapshot(room);
+	}
+	after = snapshot(room);
+	assert_string_equal(before, after);
+}
+
 static int open_net(struct room *room)
 {
 	_cleanup_free_ char *cache = str_printf("%s/cache", room->dir);
@@ -639,6 +664,7 @@ int main(void)
 		POD_TEST(test_setup_twice),
 		POD_TEST(test_check),
 		POD_TEST(test_attach_tap),
+		POD_TEST(test_cycles),
 		POD_TEST(test_close_leaves_no_mount_but_of_pods),
 	};
 

@@ -87,6 +87,7 @@ struct sandbox {
 	uint32_t last_target;                  /* op; where the last disk was attached */
 	struct mirror *mirror;                 /* op; there while there is a machine */
 	struct network_follower *follower;     /* op; likewise */
+	unsigned release_failures;             /* op; of its network, since we started */
 	struct step_times times;               /* of the bring-up; zero after a restart */
 	uint64_t plugins_ns;                   /* of its network; zero after a restart */
 	Bulkhead__Agent__StatsResponse *usage; /* runtime->lock; the last sample, NULL: none */

@@ -20,6 +20,7 @@
 #include "cri-server/runtime/mirror.h"
 
 #define CALL_MS     10000 /* an answer of the agent that needs no waiting in the guest */
+#define RELEASE_TRIES 5
 #define POWEROFF_MS 3000  /* for the guest to end by itself */
 #define STRAY_MS    20    /* each event is a write, which all pods share */
 #define BUSY_MS     20    /* until a pod that somebody changes is looked at again */
@@ -199,13 +200,22 @@ static int stop_machine(struct sandbox *sandbox, struct err *err)
 	return hv_vm_destroy(rt->hv, sandbox->id, err);
 }
 
+/* A plugin that goes on failing must not keep a pod from ending for ever. */
 static int release_network(struct sandbox *sandbox, struct err *err)
 {
 	if (sandbox->record->network_released)
 		return 0;
 	int r = net_pod_teardown(sandbox->runtime->net, sandbox->id, err);
-	if (r < 0)
+	if (r < 0 && ++sandbox->release_failures < RELEASE_TRIES)
 		return err_wrap(err, "release the network");
+	if (r < 0) {
+		log_event(sandbox->runtime->log, LOG_LEVEL_ERROR,
+			"network not released; the pod ends without, the next start tries again", "pod",
+			sandbox->id, "err", err->msg, NULL);
+		r = net_pod_abandon(sandbox->runtime->net, sandbox->id, err);
+		if (r < 0)
+			return err_wrap(err, "give up the network");
+	}
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	sandbox->record->network_released = true;
 	r = sandbox_save_locked(sandbox, err);

@@ -1,0 +1,119 @@
+#!/usr/bin/env bats
+# What is left of a pod's network when plugins fail or hang, bulkheadd is killed within them, and others take
+# things away. NETWORK_KILLS=50 for more kills than two each.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	mkdir "$FT/plugins" "$FT/gate"
+	# Between the others: what comes before it is done, what comes after is not.
+	cat >"$FT/plugins/gate" <<-END
+		#!/bin/bash
+		# fail-COMMAND: it fails; hold-COMMAND: it waits as long as that is there, and says in-COMMAND.
+		gate=$FT/gate
+		input=\$(cat)
+		[ ! -e "\$gate/fail-\$CNI_COMMAND" ] || { echo '{"code": 11, "msg": "not now"}'; exit 1; }
+		[ ! -e "\$gate/hold-\$CNI_COMMAND" ] || touch "\$gate/in-\$CNI_COMMAND"
+		while [ -e "\$gate/hold-\$CNI_COMMAND" ]; do sleep 0.05; done
+		[ "\$CNI_COMMAND" != ADD ] || jq .prevResult <<<"\$input"
+	END
+	chmod 0755 "$FT/plugins/gate"
+	jq '.plugins |= [.[0], {type: "gate"}, .[1]]' "$FT/cni/10-$NET.conflist" >"$FT/new.conflist"
+	mv "$FT/new.conflist" "$FT/cni/10-$NET.conflist"
+	sed -i -e "s|^  conf_dir: .*|&\n  bin_dirs: $FT/plugins:/usr/lib/cni|" "$FT/config.yaml"
+	start_bulkheadd
+	remove_pod "$(run_pod first)"
+	snapshot_host
+}
+
+teardown_file() {
+	rm -f "$FT"/gate/*
+	instance_teardown
+}
+
+ports() {
+	echo ".port_mappings = [{protocol: 0, container_port: 80, host_port: $((21000 + RANDOM % 9000))}]"
+}
+
+# kill_within COMMAND CRICTL-ARGUMENT…: bulkheadd is killed while the plugin is in it.
+kill_within() {
+	local command=$1 client
+	shift
+	touch "$FT/gate/hold-$command"
+	crictl "$@" >/dev/null 2>&1 3>&- &
+	client=$!
+	eventually 60 test -e "$FT/gate/in-$command"
+	kill_bulkheadd
+	rm -f "$FT/gate/hold-$command" "$FT/gate/in-$command"
+	wait "$client" || true
+}
+
+@test "bulkheadd killed within ADD leaves no address, no rule and no link" {
+	for ((i = 0; i < ${NETWORK_KILLS:-2}; i++)); do
+		pod_config "add$i" "$(ports)" >"$FT/add.json"
+		kill_within ADD runp "$FT/add.json"
+		start_bulkheadd
+		assert_host_unchanged
+	done
+}
+
+@test "bulkheadd killed within DEL leaves none either, once the pod is removed" {
+	for ((i = 0; i < ${NETWORK_KILLS:-2}; i++)); do
+		pod=$(run_pod "del$i" "$(ports)")
+		kill_within DEL stopp "$pod"
+		start_bulkheadd
+		remove_pod "$pod"
+		assert_host_unchanged
+	done
+}
+
+@test "a plugin that fails at DEL is told of and tried again; what it holds stays its pod's until it works" {
+	pod=$(run_pod failing "$(ports)")
+	address=$(pod_field "$pod" .network.ip)
+	touch "$FT/gate/fail-DEL"
+	refused Unknown "CNI plugin 'gate' DEL: error 11" crictl stopp "$pod"
+	refused Unknown "not now" crictl rmp "$pod"
+	[ -n "$(own_netns)" ]
+	rm "$FT/gate/fail-DEL"
+	crictl stopp "$pod"
+	remove_pod "$pod"
+	[ ! -e "/var/lib/cni/networks/$NET/$address" ]
+	assert_host_unchanged
+}
+
+@test "a plugin that goes on failing keeps no pod from being removed; the next start gives back what it held" {
+	pod=$(run_pod stuck "$(ports)")
+	touch "$FT/gate/fail-DEL"
+	for ((i = 0; i < 4; i++)); do
+		refused Unknown "not now" crictl stopp "$pod"
+	done
+	crictl stopp "$pod"
+	remove_pod "$pod"
+	[ -z "$(own_netns)" ]
+	grep -q ' error network not released.*not now' "$D/log"
+	restart_bulkheadd
+	grep -q ' error unknown network not released' "$D/log"
+	rm "$FT/gate/fail-DEL"
+	restart_bulkheadd
+	assert_host_unchanged
+}
+
+@test "a pod whose namespace somebody removed and whose QEMU is gone gives its address and ports back" {
+	pod=$(run_pod robbed "$(ports)")
+	umount -l "$(own_netns)"
+	rm "$(own_netns)"
+	kill -KILL "$(own_processes | awk '/qemu/ {print $1}')"
+	eventually 20 eval '[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]'
+	crictl stopp "$pod"
+	remove_pod "$pod"
+	[ ! "$(find "/var/lib/cni/networks/$NET" -name '10.*')" ]
+	run iptables-save -t nat
+	[[ $output != *"--to-destination $SUBNET."* ]]
+	# What bridge knew from the namespace alone, for whom it masquerades, it has left.
+	while read -r rule; do
+		eval "iptables -t nat -D ${rule#-A }"
+		iptables -t nat -F "${rule##* }"
+		iptables -t nat -X "${rule##* }"
+	done < <(grep "^-A POSTROUTING -s $SUBNET\..* -j CNI-" <<<"$output")
+}
