@@ -28,7 +28,9 @@ $(call program,exec_load,tests/functional,tests/functional/exec_load.c cri-serve
 	cri-server/cli/upgrade.c,rpc cri-proto common,grpc jansson libprotobuf-c -lwslay)
 # For tests/functional/security.bats.
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
-# For `make bench`, and network.bats.
+# For tests/functional/network.bats.
+$(call guest_program,frames,tests/functional,tests/functional/guest/frames.c,)
+# For `make bench` and network.bats.
 $(call guest_program,net_load,tests/functional,tests/functional/guest/net_load.c,)
 # For tests/functional/volumes.bats, mounted into its containers.
 $(call guest_program,volume_client,tests/functional,tests/functional/guest/volume_client.c,)

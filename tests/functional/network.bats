@@ -138,6 +138,42 @@ lost_datagrams() {
 	remove_pod "$id"
 }
 
+@test "a user without capabilities may ping" {
+	cp "$BUILD/tests/functional/net_load" "$FT/bin/net_load"
+	plain=$(run_container "$POD" plain ".mounts = [{host_path: \"$FT/bin/net_load\", container_path: \"/net_load\",
+		readonly: true}] | .linux.security_context = {run_as_user: {value: 1000},
+		capabilities: {drop_capabilities: [\"ALL\"]}}")
+	crictl exec -s "$plain" /net_load ping "$SUBNET.1"
+	crictl rm -f "$plain"
+}
+
+@test "a pod reaches itself through its own host port" {
+	server=$(run_script "$POD" mirror 'exec nc -ll -p 8080 -e echo hello')
+	eventually 10 inside sh -c 'netstat -ltn | grep :8080'
+	eventually 20 eval '[ "$(inside nc -w 5 "10.216.${SUBNET##*.}.1" "$HOST_PORT")" = hello ]'
+	crictl rm -f "$server"
+}
+
+@test "a filter on the host's side of the pod's interface holds, as a network policy's" {
+	remote=10.216.${SUBNET##*.}.2
+	inside ping -c 1 -W 5 "$remote"
+	iptables -I FORWARD -i "$NET" -s "$ADDRESS" -d "$remote" -j DROP
+	run inside ping -c 1 -W 1 "$remote"
+	iptables -D FORWARD -i "$NET" -s "$ADDRESS" -d "$remote" -j DROP
+	[ "$status" -ne 0 ]
+	inside ping -c 1 -W 5 "$remote"
+}
+
+@test "host ports of SCTP and of one host address have their rules, and lose them" {
+	id=$(run_pod ports ".port_mappings = [{protocol: 2, container_port: 9999, host_port: $((HOST_PORT + 2)),
+		host_ip: \"10.216.${SUBNET##*.}.1\"}]")
+	rule=$(iptables-save -t nat | grep -e "-p sctp .*--dport $((HOST_PORT + 2)) .*DNAT")
+	[[ $rule == *"-d 10.216.${SUBNET##*.}.1/32"*"--to-destination $(pod_field "$id" .network.ip):9999"* ]]
+	remove_pod "$id"
+	run grep -e "--dport $((HOST_PORT + 2)) " <(iptables-save -t nat)
+	[ "$status" -eq 1 ]
+}
+
 @test "a megabyte passes unchanged in both directions" {
 	server=$(run_script "$POD" echo 'nc -l -p 8081 -e cat')
 	eventually 5 inside sh -c 'netstat -ltn | grep :8081'
@@ -194,6 +230,38 @@ claim_other_address() {
 	in_netns "$POD" tc filter delete dev tap0 parent ffff: prio 1
 	eventually 3 claim_other_address "$attacker" "$own"
 	crictl rm -f "$attacker"
+	ip neigh flush dev "$NET"
+}
+
+@test "what a hostile guest forges or malforms reaches no other pod" {
+	local mounts=".mounts = [{host_path: \"$FT/bin/frames\", container_path: \"/frames\", readonly: true}]"
+	cp "$BUILD/tests/functional/frames" "$FT/bin/frames"
+	victim=$(run_script "$OTHER" victim 'exec /frames watch eth0 60' "$mounts |
+		.linux.security_context.privileged = true")
+	eventually 20 crictl exec -s "$victim" grep -q ' 0003 ' /proc/net/packet
+	attacker=$(run_script "$POD" forger 'exec sleep 600' "$mounts |
+		.linux.security_context.privileged = true")
+	# Beyond what its interface may carry: the guest's own kernel would not send it.
+	crictl exec -s "$attacker" ip link set eth0 mtu 9000
+	crictl exec -s "$attacker" /frames send eth0 "$OTHER_ADDRESS" "$V6:1::250" "$SUBNET.1" "$V6:1::1"
+	[ "$(finish "$victim")" = 0 ]
+	[ "$(output_of two victim)" = mark ]
+	crictl rm "$victim"
+	# Without the filter most of it comes: it is the filter that held. (A giant frame is too much for any link.)
+	in_netns "$POD" tc filter delete dev tap0 parent ffff: prio 1
+	victim=$(run_script "$OTHER" victim2 'exec /frames watch eth0 60' "$mounts |
+		.linux.security_context.privileged = true")
+	eventually 20 crictl exec -s "$victim" grep -q ' 0003 ' /proc/net/packet
+	crictl exec -s "$attacker" /frames send eth0 "$OTHER_ADDRESS" "$V6:1::250" "$SUBNET.1" "$V6:1::1"
+	[ "$(finish "$victim")" = 0 ]
+	seen=$(output_of two victim2)
+	for kind in arp-claim forged-ip4 forged-ip6 forged-mac "nd 1" "nd 4"; do
+		grep -qx "$kind" <<<"$seen"
+	done
+	run grep -x giant <<<"$seen"
+	[ "$status" -ne 0 ]
+	crictl exec -s "$attacker" ip link set eth0 mtu 1500
+	crictl rm -f "$attacker" "$victim"
 	ip neigh flush dev "$NET"
 }
 

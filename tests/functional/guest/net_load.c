@@ -5,6 +5,8 @@
  *	net_load tcp ADDRESS PORT MS   sends for so long; prints MiB per second as they arrived
  *	net_load rtt ADDRESS PORT N    N questions of one byte, each answered; prints the median in
  *µs
+ *	net_load ping ADDRESS          an echo request through the socket that needs no right to raw
+ *ones
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -127,6 +129,23 @@ static int send_for(const char *address, const char *port, double us)
 	return EXIT_SUCCESS;
 }
 
+/* The kernel fills in identifier and checksum. */
+static int ping(const char *address)
+{
+	struct sockaddr_in to = {.sin_family = AF_INET};
+	unsigned char request[16] = {8}, answer[64] = {0xff};
+	struct timeval patience = {.tv_sec = CONNECT_S};
+	int fd = socket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP);
+	inet_pton(AF_INET, address, &to.sin_addr);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+		return fail("socket");
+	if (sendto(fd, request, sizeof(request), 0, (void *)&to, sizeof(to)) < 0)
+		return fail("send");
+	if (recv(fd, answer, sizeof(answer), 0) < 0)
+		return fail("receive");
+	return answer[0] == 0 ? EXIT_SUCCESS : EXIT_FAILURE; /* ICMP_ECHOREPLY */
+}
+
 static int compare(const void *a, const void *b)
 {
 	double x = *(const double *)a, y = *(const double *)b;
@@ -157,10 +176,13 @@ int main(int argc, char **argv)
 {
 	if (argc == 3 && strcmp(argv[1], "serve") == 0)
 		return serve(argv[2]);
+	if (argc == 3 && strcmp(argv[1], "ping") == 0)
+		return ping(argv[2]);
 	if (argc == 5 && strcmp(argv[1], "tcp") == 0)
 		return send_for(argv[2], argv[3], atof(argv[4]) * 1e3);
 	if (argc == 5 && strcmp(argv[1], "rtt") == 0)
 		return ask_times(argv[2], argv[3], atoi(argv[4]));
-	fprintf(stderr, "usage: net_load serve PORT | tcp ADDRESS PORT MS | rtt ADDRESS PORT N\n");
+	fprintf(stderr, "usage: net_load serve PORT | tcp ADDRESS PORT MS | rtt ADDRESS PORT N | "
+			"ping ADDRESS\n");
 	return 2;
 }

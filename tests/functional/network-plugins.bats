@@ -1,0 +1,106 @@
+#!/usr/bin/env bats
+# Plugins other than bridge: each configuration is in force for the pods that are made while it is there.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	mkdir "$FT/plugins"
+	# A second network, as a meta-plugin makes it: by another plugin, under another name.
+	cat >"$FT/plugins/second" <<-END
+		#!/bin/bash
+		input=\$(cat)
+		jq '.delegate + {cniVersion, name: (.name + "-second")}' <<<"\$input" >"$FT/second.json"
+		CNI_IFNAME=net1 /usr/lib/cni/\$(jq -r .type "$FT/second.json") <"$FT/second.json" >"$FT/second.out" || {
+			cat "$FT/second.out"
+			exit 1
+		}
+		[ "\$CNI_COMMAND" != ADD ] || {
+			nsenter --net="\$CNI_NETNS" ip neighbor add 10.219.0.77 lladdr 02:00:00:00:00:77 dev net1
+			jq .prevResult <<<"\$input"
+		}
+	END
+	chmod 0755 "$FT/plugins/second"
+	sed -i -e "s|^  conf_dir: .*|&\n  bin_dirs: $FT/plugins:/usr/lib/cni|" "$FT/config.yaml"
+	start_bulkheadd
+	pull_busybox
+	# What macvlan is on: the other end is in a namespace, a machine on the same wire.
+	export WIRE=${NET}w FAR=$NET-far
+	ip netns add "$FAR"
+	ip link add "$WIRE" type veth peer name wire netns "$FAR"
+	ip link set "$WIRE" up
+	ip -n "$FAR" address add 10.219.0.1/24 dev wire
+	ip -n "$FAR" link set wire up
+}
+
+teardown_file() {
+	ip link delete "$WIRE" || true
+	ip netns delete "$FAR" || true
+	instance_teardown
+	rm -rf "/var/lib/cni/networks/$NET-ptp"
+}
+
+# pod_with NAME JQ-FILTER-OF-CONFLIST [JQ-FILTER-OF-POD]: POD and ID, a container in it.
+pod_with() {
+	jq --arg wire "$WIRE" "$2" "$FT/cni/10-$NET.conflist" >"$FT/cni/05.conflist"
+	POD=$(run_pod "$1" "${3:-.}")
+	rm "$FT/cni/05.conflist"
+	ID=$(run_container "$POD" main)
+}
+
+@test "macvlan with static addresses, which the pod asks for" {
+	pod_with wired '.plugins = [{type: "macvlan", master: $wire, mode: "bridge", mtu: 1450,
+		capabilities: {ips: true}, ipam: {type: "static", routes: [{dst: "0.0.0.0/0", gw: "10.219.0.1"}]}}]' \
+		'.annotations = {"cni.bulkhead.io/ips": "10.219.0.9/24"}'
+	[ "$(pod_field "$POD" .network.ip)" = 10.219.0.9 ]
+	ip netns exec "$FAR" ping -c 1 -W 5 10.219.0.9
+	crictl exec -s "$ID" ping -c 1 -W 5 10.219.0.1
+	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/mtu)" = 1450 ]
+	[[ $(crictl exec -s "$ID" ip route) == *"default via 10.219.0.1 dev eth0"* ]]
+	remove_pod "$POD"
+}
+
+@test "ptp with firewall, tuning, bandwidth and portmap behind it" {
+	pod_with pointed '.name += "-ptp" | .plugins = [{type: "ptp", ipMasq: true, ipam: {type: "host-local",
+		ranges: [[{subnet: "10.218.77.0/24"}]], routes: [{dst: "0.0.0.0/0"}]}}, {type: "firewall"},
+		{type: "tuning", mtu: 1380, mac: "02:fe:00:00:02:02"},
+		{type: "bandwidth", ingressRate: 50000000, ingressBurst: 5000000},
+		{type: "portmap", capabilities: {portMappings: true}}]'
+	address=$(pod_field "$POD" .network.ip)
+	ping -c 1 -W 5 "$address"
+	crictl exec -s "$ID" ping -c 1 -W 5 10.218.77.1
+	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/mtu)" = 1380 ]
+	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/address)" = 02:fe:00:00:02:02 ]
+	iptables-save -t filter | grep -q -e "-d $address/32"
+	remove_pod "$POD"
+	run grep -e "-d $address/32" <(iptables-save -t filter)
+	[ "$status" -eq 1 ]
+}
+
+@test "a second network is a second interface of the guest, with what is configured on it, and on many queues" {
+	pod_with doubled '.plugins += [{type: "second", delegate: {type: "macvlan", master: $wire, mode: "bridge",
+		ipam: {type: "static", addresses: [{address: "10.219.0.10/24"}], routes: [{dst: "10.220.0.0/16",
+		gw: "10.219.0.1"}]}}}]' '.linux.resources = {cpu_quota: 200000, cpu_period: 100000}'
+	inside() {
+		crictl exec -s "$ID" "$@"
+	}
+	for interface in eth0 net1; do
+		[ "$(inside cat "/sys/class/net/$interface/address")" = \
+			"$(in_netns "$POD" ip -j link show "$interface" | jq -r '.[0].address')" ]
+		# Two CPUs, two queues.
+		inside test -e "/sys/class/net/$interface/queues/rx-1"
+	done
+	[[ $(inside ip -4 address show net1) == *"inet 10.219.0.10/24"* ]]
+	[[ $(inside ip route) == *"10.220.0.0/16 via 10.219.0.1 dev net1"* ]]
+	[[ $(inside ip neigh show nud permanent) == *"10.219.0.77 dev net1 lladdr 02:00:00:00:00:77"* ]]
+	ip netns exec "$FAR" ping -c 1 -W 5 10.219.0.10
+	inside ping -c 1 -W 5 10.219.0.1
+	inside ping -c 1 -W 5 "$SUBNET.1"
+	# The offloads that QEMU and the tap agree on are on in the guest.
+	features=$(inside cat /sys/class/net/eth0/device/features)
+	# Checksums and segmentation, both ways; many queues.
+	for bit in 0 1 7 8 11 12 22; do
+		[ "${features:bit:1}" = 1 ]
+	done
+	remove_pod "$POD"
+}
