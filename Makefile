@@ -106,7 +106,7 @@ proto = $(eval $(call proto_rule,$(strip $(1))))
 .PHONY: all
 all: programs
 MODULES := common hypervisor hypervisor/vsock network agent guest-image cri-server cri-server/rpc \
-	cri-server/store cri-server/image cri-server/fsck cri-server/stream cri-server/cli tests
+	cri-server/store cri-server/image cri-server/fsck cri-server/stream cri-server/cli packaging tests
 -include $(patsubst %,%/module.mk,$(MODULES))
 
 .PHONY: programs unit demo test bench clean

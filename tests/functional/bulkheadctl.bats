@@ -216,6 +216,28 @@ events_flow() {
 	[ -z "$(complete_words logs --since '')" ]
 }
 
+@test "the manual pages have every command, option and key" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl" make="$REPOSITORY/packaging/make-man" command option key
+	"$make" commands "$ctl" "$REPOSITORY/packaging/man/bulkheadctl.1" >"$D/ctl.1"
+	"$make" configuration "$REPOSITORY/docs/configuration.md" >"$D/config.5"
+	# They are compared as they are read.
+	for page in ctl.1 config.5; do
+		groff -man -T utf8 -ww -z "$D/$page" 2>"$D/warnings"
+		[ ! -s "$D/warnings" ]
+		groff -man -T ascii -rLL=200n "$D/$page" 2>/dev/null | sed -e 's/\x1b\[[0-9;]*m//g' -e 's/.\x08//g' >"$D/$page.txt"
+	done
+	while read -r command; do
+		sed -n "/^ *bulkheadctl $command\( \|$\)/,/^ *bulkheadctl /p" "$D/ctl.1.txt" >"$D/section"
+		while read -r option; do
+			grep -qwe "$option" "$D/section" || { echo "$command $option" && false; }
+		done < <("$ctl" help "$command" | grep -oE '^ .{6}--[a-z-]+|^  -., --[a-z-]+' | grep -o '[-][-].*')
+	done < <("$ctl" help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p')
+	while read -r key; do
+		grep -qwF "$key" "$D/config.5.txt" || { echo "key $key" && false; }
+	done < <(sed -nE 's/.*(STRING|NUMBER|BOOLEAN|_PTR|_MAPPING)\("([a-z_]+)".*/\2/p; s/.*\.key = "([a-z_]+)".*/\1/p' \
+		"$REPOSITORY/cri-server/config.c" | sort -u)
+}
+
 # The last test: it takes the pod away.
 @test "port-forward says what a pod that has stopped has to say" {
 	local client port
