@@ -149,17 +149,19 @@ static void test_conversions_at_once(void **state)
 /* What the interposed fsync() saw; the image is looked for without the store, which it is called
  * from. */
 static struct {
+	pthread_mutex_t lock; /* protects all of it: several threads convert */
 	char dir[32];
 	struct img *img;
 	unsigned layers, names;
 	bool early; /* the image was there before its files were on the disk */
-} synced;
+} synced = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 int fsync(int fd)
 {
 	char link[32], path[PATH_MAX] = "";
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	ssize_t n = readlink(link, path, sizeof(path) - 1);
+	pthread_mutex_lock(&synced.lock);
 	if (n > 0 && synced.img && strncmp(path, synced.dir, strlen(synced.dir)) == 0) {
 		const char *name = path + strlen(synced.dir);
 		synced.layers += strstr(name, "/images/tmp/") && strstr(name, ".erofs");
@@ -167,6 +169,7 @@ int fsync(int fd)
 				strcmp(name, "/images/blobs/sha256") == 0;
 		synced.early |= synced.img->n_images > 0;
 	}
+	pthread_mutex_unlock(&synced.lock);
 	return (int)syscall(SYS_fsync, fd);
 }
 
@@ -176,10 +179,14 @@ static void test_order_on_the_disk(void **state)
 	struct place *p = begin(state);
 	char id[72];
 	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pthread_mutex_lock(&synced.lock);
 	memcpy(synced.dir, p->dir, sizeof(synced.dir));
 	synced.img = p->img;
+	pthread_mutex_unlock(&synced.lock);
 	pull(p, id);
+	pthread_mutex_lock(&synced.lock);
 	synced.img = NULL;
+	pthread_mutex_unlock(&synced.lock);
 	assert_int_equal(synced.layers, 2);
 	assert_int_equal(synced.names, 2);
 	assert_false(synced.early);

@@ -24,6 +24,7 @@ setup_file() {
 }
 
 teardown_file() {
+	[ ! -e "$FT/files.pid" ] || kill "$(cat "$FT/files.pid")" 2>/dev/null || true
 	stop_registry "$FT/plain"
 	stop_registry "$FT/private"
 	stop_registry "$FT/slow"
@@ -313,6 +314,38 @@ push_layer() {
 	[[ $output == *"$base"* || $output == *"sends more"* ]]
 	left_nothing
 	crictl pull "$PLAIN/big:1"
+}
+
+# serve_files DIRECTORY: a registry that sends whatever lies there.
+serve_files() {
+	FILES=127.0.0.1:$((23500 + ${NET#bhft}))
+	busybox httpd -f -p "$FILES" -h "$1" </dev/null >/dev/null 2>&1 3>&- &
+	echo $! >"$FT/files.pid"
+	eventually 10 curl --silent --fail "http://$FILES/v2/"
+}
+
+@test "a registry's manifest of 100 MB, and one that is another than its digest says: refused, and nothing stays" {
+	mkdir -p "$FT/files/v2/big/manifests"
+	echo '{}' >"$FT/files/v2/index.html"
+	manifest=$(skopeo inspect --raw --tls-verify=false "docker://$PLAIN/big:1")
+	digest=sha256:$(printf %s "$manifest" | sha256sum | cut -d ' ' -f 1)
+	{
+		printf %s "$manifest"
+		head -c 100000000 /dev/zero | tr '\0' ' '
+	} >"$FT/files/v2/big/manifests/1"
+	jq -c '.annotations.another = "yes"' <<<"$manifest" >"$FT/files/v2/big/manifests/$digest"
+	serve_files "$FT/files"
+	run crictl pull "$FILES/big:1"
+	refused_by_size=$output
+	echo "$output"
+	[ "$status" -ne 0 ]
+	run crictl pull "$FILES/big@$digest"
+	kill "$(cat "$FT/files.pid")"
+	echo "$output"
+	[ "$status" -ne 0 ]
+	[[ $refused_by_size == *"exceeded maximum allowed size"* ]]
+	[[ $output == *"the registry sent sha256:"*" for $digest"* ]]
+	left_nothing
 }
 
 @test "credentials in each form, for their registry only; never on a command line, in a log or in a record" {
