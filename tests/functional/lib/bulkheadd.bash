@@ -267,7 +267,7 @@ remove_pod() {
 # container_config NAME [JQ-FILTER]: a container that sleeps, unless the filter says otherwise.
 container_config() {
 	jq -n --arg name "$1" --arg image "$IMAGE" '{
-		metadata: {name: $name}, image: {image: $image}, command: ["sleep", "1000"],
+		metadata: {name: $name}, image: {image: $image}, command: ["sleep", "1000000"],
 		log_path: ($name + ".log"), linux: {}}'" | ${2:-.}"
 }
 
