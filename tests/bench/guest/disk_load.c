@@ -15,6 +15,7 @@
 #include <limits.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +30,9 @@
 #define EXTENTS_MAX 512
 #define BLOCK       4096u
 #define PIECE       (1u << 20)
-#define WRITES      2048
+#define PARTS       32
+#define LARGE_BYTES (INT64_C(1) << 30)
+#define WRITES      128 /* of a part */
 #define WRITE_MIB   128
 #define FILES       1000
 #define FILE_BYTES  1024
@@ -145,23 +148,70 @@ static void open_both(const char *path, int flags, struct target *file, struct t
 	raw->fd = open_disk_with(buffer, raw->extents[0].at, flags);
 }
 
-/* ---- in order ---- */
+/* ---- in turns ---- */
 
-static double read_all(const struct target *target)
+/* The offset's place and how many bytes from there on are in one piece. */
+static off_t place_of(const struct target *target, off_t offset, off_t *ret_len)
 {
-	drop_caches();
-	double begin = now_ms();
 	for (size_t i = 0; i < target->n; i++) {
 		const struct extent *e = &target->extents[i];
-		for (off_t done = 0; done < e->len;) {
-			size_t want = e->len - done < PIECE ? (size_t)(e->len - done) : PIECE;
-			ssize_t n = pread(target->fd, buffer, want, e->at + done);
-			if (n <= 0)
-				die("read");
-			done += n;
+		if (offset < e->len) {
+			*ret_len = e->len - offset;
+			return e->at + offset;
+		}
+		offset -= e->len;
+	}
+	errno = ERANGE;
+	die("a place in the file");
+}
+
+static void read_part(const struct target *target, off_t offset, off_t len)
+{
+	while (len > 0) {
+		off_t piece, place = place_of(target, offset, &piece);
+		piece = piece < len ? piece : len;
+		ssize_t n = pread(target->fd, buffer, piece < PIECE ? (size_t)piece : PIECE, place);
+		if (n <= 0)
+			die("read");
+		offset += n;
+		len -= n;
+	}
+}
+
+/* Random places of part `i`, the same ones for both targets. */
+static void write_part(const struct target *target, unsigned i)
+{
+	unsigned seed = i;
+	for (int k = 0; k < WRITES; k++) {
+		off_t piece;
+		seed = seed * 1103515245u + 12345u;
+		off_t block = (seed >> 8) % (WRITE_MIB * (1u << 20) / BLOCK);
+		if (pwrite(target->fd, buffer, BLOCK, place_of(target, block * BLOCK, &piece)) !=
+			BLOCK)
+			die("write");
+	}
+}
+
+/* Part by part, each by both ways, so that whatever else the host does is shared by both. */
+static void take_turns(const char *load, const struct target *file, const struct target *raw,
+	void (*part)(const struct target *target, unsigned i))
+{
+	double ms[2] = {0, 0};
+	for (unsigned i = 0; i < PARTS; i++) {
+		for (unsigned k = 0; k < 2; k++) {
+			bool by_disk = (i + k) % 2;
+			double begin = now_ms();
+			part(by_disk ? raw : file, i);
+			ms[by_disk] += now_ms() - begin;
 		}
 	}
-	return now_ms() - begin;
+	printf("disk.%s %.3f\nraw.%s %.3f\n", load, ms[0], load, ms[1]);
+}
+
+static void read_large_part(const struct target *target, unsigned i)
+{
+	off_t len = LARGE_BYTES / PARTS;
+	read_part(target, i * len, len);
 }
 
 static void image_read(void)
@@ -169,8 +219,8 @@ static void image_read(void)
 	static struct target file, raw;
 	open_both("/large", O_RDONLY, &file, &raw);
 	for (int i = 0; i < ROUNDS; i++) {
-		printf("disk.image_read %.3f\n", read_all(&file));
-		printf("raw.image_read %.3f\n", read_all(&raw));
+		drop_caches();
+		take_turns("image_read", &file, &raw, read_large_part);
 	}
 }
 
@@ -178,35 +228,12 @@ static void volume_read(void)
 {
 	static struct target file;
 	whole_file(open_or_die("/volume/large", O_RDONLY), &file);
-	for (int i = 0; i < ROUNDS; i++)
-		printf("volume.read %.3f\n", read_all(&file));
-}
-
-/* ---- at random ---- */
-
-static off_t place_of(const struct target *target, off_t offset)
-{
-	for (size_t i = 0; i < target->n; i++) {
-		if (offset < target->extents[i].len)
-			return target->extents[i].at + offset;
-		offset -= target->extents[i].len;
+	for (int i = 0; i < ROUNDS; i++) {
+		drop_caches();
+		double begin = now_ms();
+		read_part(&file, 0, file.extents[0].len);
+		printf("volume.read %.3f\n", now_ms() - begin);
 	}
-	errno = ERANGE;
-	die("a place in the file");
-}
-
-static double write_blocks(const struct target *target, unsigned seed)
-{
-	double begin = now_ms();
-	for (int i = 0; i < WRITES; i++) {
-		seed = seed * 1103515245u + 12345u;
-		off_t block = (seed >> 8) % (WRITE_MIB * (1u << 20) / BLOCK);
-		if (pwrite(target->fd, buffer, BLOCK, place_of(target, block * BLOCK)) != BLOCK)
-			die("write");
-	}
-	if (fsync(target->fd) < 0)
-		die("fsync");
-	return now_ms() - begin;
 }
 
 static void scratch_write(void)
@@ -223,10 +250,8 @@ static void scratch_write(void)
 		die(path);
 	close(fd);
 	open_both(path, O_RDWR | O_DIRECT, &file, &raw);
-	for (unsigned i = 0; i < ROUNDS; i++) {
-		printf("disk.scratch_write %.3f\n", write_blocks(&file, i));
-		printf("raw.scratch_write %.3f\n", write_blocks(&raw, i));
-	}
+	for (unsigned i = 0; i < ROUNDS; i++)
+		take_turns("scratch_write", &file, &raw, write_part);
 	unlink(path);
 }
 
