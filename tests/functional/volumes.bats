@@ -240,6 +240,8 @@ same() {
 	grep -qx 2097152 <<<"$output"
 	[ -z "$(ls "$memory/sub")" ]
 	[ "$(once 'cat /m/sub/file; stat -c %a /m' "$(mount_of /m "$memory")")" = "$(printf 'kept\n1777')" ]
+	# How a kubelet gives a pod another size of it.
+	[ "$(once 'df -k /dev/shm | tail -n 1' "$(mount_of /dev/shm "$memory")" | awk '{print $2}')" = 2048 ]
 	umount "$sub" "$memory"
 }
 
@@ -306,6 +308,15 @@ same() {
 	grep -qx inner <<<"$output"
 	grep -qx 4000000 <<<"$output"
 	[ "$(grep -cx x <<<"$output")" = 0 ]
+}
+
+@test "what a pod writes to a volume that the kubelet keeps is bounded, and not the host's" {
+	local config=$KUBELET/volumes/kubernetes.io~configmap/written
+	atomic_volume "$config" kept
+	run once 'dd if=/dev/zero of=/c/blob bs=1M count=64; du -m /c/blob | cut -f 1' "$(mount_of /c "$config")"
+	grep -q "No space left on device" <<<"$output"
+	[ "$(grep -xE "[0-9]+" <<<"$output")" -lt 48 ]
+	[ ! -e "$config/blob" ]
 }
 
 @test "a writable layer has a limit where one is asked for, which no other container feels" {
