@@ -136,14 +136,21 @@ int fd_sync_directory(const char *path, struct err *err)
 	return 0;
 }
 
+struct content {
+	const void *data;
+	size_t len;
+	mode_t mode;
+	bool durable;
+};
+
 static int fill_temporary(
-	int fd, const void *data, size_t len, mode_t mode, const char *temporary, struct err *err)
+	int fd, const struct content *content, const char *temporary, struct err *err)
 {
-	if (fd_write_all(fd, data, len, err) < 0)
+	if (fd_write_all(fd, content->data, content->len, err) < 0)
 		return err_wrap(err, "%s", temporary);
-	if (fchmod(fd, mode) < 0)
+	if (fchmod(fd, content->mode) < 0)
 		return err_errno(err, "set the mode of %s", temporary);
-	if (fsync(fd) < 0)
+	if (content->durable && fsync(fd) < 0)
 		return err_errno(err, "sync %s", temporary);
 	return 0;
 }
@@ -153,7 +160,7 @@ static char *temporary_of(const char *path)
 	return str_printf("%s.tmp", path);
 }
 
-int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, struct err *err)
+static int write_file(const char *path, const struct content *content, struct err *err)
 {
 	struct err local = ERR_INIT;
 	if (!err)
@@ -167,14 +174,25 @@ int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, s
 		open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_errno(err, "make a temporary file for %s", path);
-	int r = fill_temporary(fd, data, len, mode, temporary, err);
+	int r = fill_temporary(fd, content, temporary, err);
 	if (r == 0 && rename(temporary, path) < 0)
 		r = err_errno(err, "rename %s to %s", temporary, path);
 	if (r < 0) {
 		unlink(temporary);
 		return r;
 	}
-	return fd_sync_directory(parent, err);
+	return content->durable ? fd_sync_directory(parent, err) : 0;
+}
+
+int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, struct err *err)
+{
+	return write_file(path, &(struct content){data, len, mode, true}, err);
+}
+
+int fd_write_file_lazily(
+	const char *path, const void *data, size_t len, mode_t mode, struct err *err)
+{
+	return write_file(path, &(struct content){data, len, mode, false}, err);
 }
 
 int fd_remove_file(const char *path, struct err *err)

@@ -71,6 +71,13 @@ int fd_read_file(
  */
 int fd_write_file(const char *path, const void *data, size_t len, mode_t mode, struct err *err);
 
+/*
+ * The same without waiting for the disk: whole after a crash of ours; when the host loses its power
+ * soon after it may be the old file, or on some file systems an empty one.
+ */
+int fd_write_file_lazily(
+	const char *path, const void *data, size_t len, mode_t mode, struct err *err);
+
 /* Removes what fd_write_file() made, and what a crash in it left; success where nothing is. */
 int fd_remove_file(const char *path, struct err *err);
 

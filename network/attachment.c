@@ -120,7 +120,8 @@ static char *cache_path(const char *cache_dir, const char *id)
 	return str_printf("%s/%s%s", cache_dir, id, FILE_SUFFIX);
 }
 
-int attachment_save(const char *cache_dir, const struct attachment *attachment, struct err *err)
+int attachment_save(
+	const char *cache_dir, const struct attachment *attachment, bool durable, struct err *err)
 {
 	_cleanup_free_ char *path = cache_path(cache_dir, attachment->id);
 	_cleanup_free_ char *text = NULL;
@@ -133,7 +134,8 @@ int attachment_save(const char *cache_dir, const struct attachment *attachment, 
 	text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
 	if (!path || !text)
 		return err_nomem(err);
-	return fd_write_file(path, text, strlen(text), 0600, err);
+	return (durable ? fd_write_file : fd_write_file_lazily)(
+		path, text, strlen(text), 0600, err);
 }
 
 /* Written by us, but a file outlives versions and disks: taken only if all of it makes sense. */
@@ -184,6 +186,8 @@ int attachment_load(const char *cache_dir, const char *id, struct attachment **r
 	r = fd_read_file(path, FILE_MAX_BYTES, &text, &len, err);
 	if (r < 0)
 		return r;
+	if (len == 0)
+		return err_set(err, -ENOENT, "%s is empty since the power failed", path);
 	root = json_loadb(text, len, 0, NULL);
 	r = take_root(root, id, attachment);
 	if (r == -ENOMEM)

@@ -39,8 +39,12 @@ static inline void attachment_freep(struct attachment **attachment)
 	*attachment = attachment_free(*attachment);
 }
 
-/* Reads and writes the cache. Load: -ENOENT when the pod has none; -EBADMSG for a broken file. */
-int attachment_save(const char *cache_dir, const struct attachment *attachment, struct err *err);
+/*
+ * Reads and writes the cache. Save: durable waits for the disk. Load: -ENOENT when the pod has
+ * none; -EBADMSG for a broken file.
+ */
+int attachment_save(
+	const char *cache_dir, const struct attachment *attachment, bool durable, struct err *err);
 int attachment_load(
 	const char *cache_dir, const char *id, struct attachment **ret, struct err *err);
 int attachment_remove(const char *cache_dir, const char *id, struct err *err);

@@ -273,7 +273,7 @@ static void test_attachment(void **state)
 		"{\"containerPort\":90,\"hostIP\":\"fd00::1\",\"hostPort\":9090,\"protocol\":"
 		"\"sctp\"}]},\"type\":\"b\"},"
 		"{\"cniVersion\":\"1.0.0\",\"name\":\"n\",\"type\":\"c\"}]");
-	assert_int_equal(attachment_save(dir, attachment, &err), 0);
+	assert_int_equal(attachment_save(dir, attachment, true, &err), 0);
 	assert_int_equal(attachment_load(dir, "p1", &loaded, &err), 0);
 	assert_true(json_equal(loaded->plugins, attachment->plugins));
 	assert_null(loaded->result);
@@ -281,7 +281,7 @@ static void test_attachment(void **state)
 	assert_string_equal(loaded->netns, "/n");
 	attachment_free(loaded);
 	attachment->result = json_pack("{s:s}", "cniVersion", "1.0.0");
-	assert_int_equal(attachment_save(dir, attachment, &err), 0);
+	assert_int_equal(attachment_save(dir, attachment, false, &err), 0);
 	assert_int_equal(attachment_load(dir, "p1", &loaded, &err), 0);
 	assert_true(json_equal(loaded->result, attachment->result));
 	attachment_free(loaded);

@@ -207,7 +207,8 @@ static int set_up(
 	r = cni_add(&runtime, attachment, &info->plugins_ns, err);
 	if (r < 0)
 		return r;
-	r = attachment_save(net->cache_dir, attachment, err);
+	/* DEL works without the result, too: only a host that loses its power could lose it. */
+	r = attachment_save(net->cache_dir, attachment, false, err);
 	if (r < 0)
 		return r;
 	r = read_result(attachment->result, info, err);
@@ -277,7 +278,7 @@ int net_pod_setup(struct net *net, const struct net_pod_spec *spec, struct net_p
 	r = attachment_new(config, spec, netns, &attachment, err);
 	if (r < 0)
 		return r;
-	r = attachment_save(net->cache_dir, attachment, err);
+	r = attachment_save(net->cache_dir, attachment, true, err);
 	if (r < 0)
 		return r;
 	r = set_up(net, attachment, info, err);

@@ -459,6 +459,9 @@ static void test_damaged_cache(void **state)
 	testing_write(cache, "pod1.json", "{\"format\": 1}", 0600);
 	assert_int_equal(net_pod_teardown(room->net, "pod1", &err), -EBADMSG);
 	assert_non_null(strstr(err.msg, "pod1.json is damaged"));
+	/* What a power failure leaves of a file that was not waited for. */
+	testing_write(cache, "pod1.json", "", 0600);
+	must_tear_down(room, "pod1");
 }
 
 static void test_ids(void **state)
