@@ -95,6 +95,8 @@ use_instance() {
 
 # Ends everything and removes the directory; fails when records and host differed or a sanitizer wrote a report.
 instance_teardown() {
+	# Without a directory of its own all that follows would be about the whole machine.
+	[ -n "${FT:-}" ] || return 1
 	local pidfile inconsistent=0 reports=0 report path
 	for pidfile in "$FT"/pid "$FT"/*/pid; do
 		[ -e "$pidfile" ] || continue
