@@ -17,6 +17,7 @@
 #include "cri-server/daemon.h"
 #include "cri-server/image/service.h"
 #include "cri-server/rpc/server.h"
+#include "cri-server/runtime/steps.h"
 #include "cri-server/version.h"
 
 #define STOP_GRACE_MS 10000
@@ -28,6 +29,7 @@ static const char usage_text[] =
 	"Serves CRI v1; every pod sandbox is a virtual machine.\n"
 	"\n"
 	"  --config FILE  configuration (docs/configuration.md); without it, defaults\n"
+	"  --list-steps   the boundaries between what methods do, for tests: one a line\n"
 	"  --help         this text\n"
 	"  --version      the version\n";
 
@@ -40,6 +42,7 @@ static int parse(int argc, char **argv, struct arguments *arguments)
 {
 	static const struct option options[] = {
 		{"config", required_argument, NULL, 'c'},
+		{"list-steps", no_argument, NULL, 'l'},
 		{"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'v'},
 		{0},
@@ -49,6 +52,9 @@ static int parse(int argc, char **argv, struct arguments *arguments)
 		case 'c':
 			arguments->config = optarg;
 			break;
+		case 'l':
+			steps_print(stdout);
+			return 1;
 		case 'h':
 			fputs(usage_text, stdout);
 			return 1;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/fd.h"
 #include "cri-server/image/internal.h"
 #include "cri-server/image/reference.h"
@@ -424,9 +425,11 @@ int img_note_spec(struct img *img, const char *id, const void *spec, size_t len,
 
 static int remove_image(struct img *img, size_t at, struct err *err)
 {
+	FAULT_POINT("RemoveImage", "record");
 	int r = store_delete(img->store, STORE_IMAGE, img->images[at]->id, err);
 	if (r < 0)
 		return r;
+	FAULT_POINT("RemoveImage", "files");
 	release_files(img, img->images[at]->record);
 	img_list_remove(img, at);
 	return 0;
@@ -457,6 +460,8 @@ int img_remove(struct img *img, const char *reference, struct err *err)
 	int r = img_look_up(img, reference, &at, &name, err);
 	if (r == 0)
 		r = name ? remove_name(img, at, name, err) : remove_image(img, at, err);
+	FAULT_POINT("RemoveImage", "space");
 	img_unlock(img);
+	FAULT_POINT("RemoveImage", "done");
 	return r < 0 ? r : 0;
 }

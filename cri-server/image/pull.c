@@ -14,6 +14,7 @@
 
 #include <openssl/crypto.h>
 
+#include "common/fault.h"
 #include "common/fd.h"
 #include "common/loop.h"
 
@@ -114,15 +115,19 @@ static int run(struct pull *p, struct err *err)
 	if (!p->record || !p->need)
 		return err_nomem(err);
 	bulkhead__store__image__init(p->record);
+	FAULT_POINT("PullImage", "download");
 	int r = download(p, err);
+	FAULT_POINT("PullImage", "describe");
 	if (r == 0)
 		r = pull_fill_record(p, err);
 	if (r == 0)
 		r = sync_names(p->img, err);
 	if (r == 0)
 		p->id = strdup(p->manifest.config_digest);
+	FAULT_POINT("PullImage", "record");
 	if (r == 0)
 		r = p->id ? img_add(p->img, p->id, TAKE_PTR(p->record), err) : err_nomem(err);
+	FAULT_POINT("PullImage", "done");
 	return r;
 }
 

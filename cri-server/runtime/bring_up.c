@@ -343,6 +343,13 @@ static int ready_run(void *subject, struct err *err)
 	return 0;
 }
 
+/* Half-made again: a start that finds it so goes on undoing. */
+static void ready_undo(void *subject)
+{
+	struct bring_up *up = subject;
+	sandbox_set_state(up->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_CREATING, NULL);
+}
+
 static const struct step bring_up_steps[] = {
 	{"record", record_run, record_undo},
 	{"scratch", scratch_run, scratch_undo},
@@ -352,8 +359,9 @@ static const struct step bring_up_steps[] = {
 	{"wire", wire_run, NULL}, /* a tap goes with its machine */
 	{"boot", boot_run, NULL},
 	{"configure", configure_run, NULL},
-	{"ready", ready_run, NULL},
+	{"ready", ready_run, ready_undo},
 };
+STEP_TABLE(bring_up_table, "RunPodSandbox", bring_up_steps);
 
 size_t bring_up_step_names(const char *names[STEPS_MAX])
 {
@@ -415,8 +423,7 @@ int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *conf
 		return r;
 	}
 	struct bring_up up = {.rt = rt, .sandbox = sandbox, .call = call, .handler = handler};
-	r = steps_run(
-		bring_up_steps, ARRAY_SIZE(bring_up_steps), &up, caller_gone, &sandbox->times, err);
+	r = steps_run(&bring_up_table, &up, caller_gone, &sandbox->times, err);
 	if (r == -ENOENT) /* a plugin, a kernel: nothing that the client named */
 		r = err->code = -EIO;
 	net_pod_info_free(up.network);

@@ -261,14 +261,23 @@ static int created_run(void *subject, struct err *err)
 	return 0;
 }
 
+/* Half-made again: a start that finds it so goes on undoing. */
+static void created_undo(void *subject)
+{
+	struct creation *cr = subject;
+	container_set_state(
+		cr->container, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING, NULL);
+}
+
 static const struct step create_steps[] = {
 	{"record", record_run, record_undo},
 	{"machine", machine_run, NULL}, /* what it got stays with the pod */
 	{"layers", layers_run, layers_undo},
 	{"volumes", volumes_run, volumes_undo},
 	{"guest", agent_run, agent_undo},
-	{"created", created_run, NULL},
+	{"created", created_run, created_undo},
 };
+STEP_TABLE(create_table, "CreateContainer", create_steps);
 
 static int reserve(struct runtime *rt, struct container *container, struct err *err)
 {
@@ -304,8 +313,7 @@ static int run_creation(struct creation *cr, struct err *err)
 	cr->machine = sandbox_machine(cr->sandbox, err);
 	if (!cr->machine)
 		return err->code = -ENOENT; /* as containerd, which finds no task */
-	struct step_times times;
-	return steps_run(create_steps, ARRAY_SIZE(create_steps), cr, NULL, &times, err);
+	return steps_run(&create_table, cr, NULL, NULL, err);
 }
 
 int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,

@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <string.h>
 
+#include "common/fault.h"
+#include "common/fd.h"
 #include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/signals.h"
@@ -53,15 +55,36 @@ static int signal_container(
 	return r == -ESRCH || r == -ENOENT ? 0 : r;
 }
 
-static int start_in_guest(struct container *c, struct machine *machine, struct err *err)
+/* What StartContainer's steps work on. */
+struct start {
+	struct container *container;
+	struct machine *machine;
+};
+
+static int record_start(void *subject, struct err *err)
 {
-	int r = container_open_log(c, machine, err);
-	if (r < 0)
-		return r;
+	struct container *c = ((struct start *)subject)->container;
+	pthread_mutex_lock(&c->runtime->lock);
+	c->record->started_ns = realtime_ns();
+	c->start_untold = true;
+	pthread_mutex_unlock(&c->runtime->lock);
+	return container_set_state(c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING, err);
+}
+
+static int open_log(void *subject, struct err *err)
+{
+	struct start *start = subject;
+	return container_open_log(start->container, start->machine, err);
+}
+
+static int start_in_guest(void *subject, struct err *err)
+{
+	struct container *c = ((struct start *)subject)->container;
+	struct machine *machine = ((struct start *)subject)->machine;
 	Bulkhead__Agent__StartContainerRequest request =
 		BULKHEAD__AGENT__START_CONTAINER_REQUEST__INIT;
 	request.container_id = c->id;
-	r = agent_call(machine->agent, "StartContainer", &request.base, START_MS, NULL, err);
+	int r = agent_call(machine->agent, "StartContainer", &request.base, START_MS, NULL, err);
 	r = container_image_error(r, err);
 	if (r < 0) {
 		/* An answer that did not come says nothing of what runs. */
@@ -84,6 +107,13 @@ static void tell_start(struct container *c, bool started)
 	pthread_mutex_unlock(&c->runtime->lock);
 }
 
+static const struct step start_steps[] = {
+	{"record", record_start, NULL},
+	{"log", open_log, NULL},
+	{"guest", start_in_guest, NULL},
+};
+STEP_TABLE(start_table, "StartContainer", start_steps);
+
 int container_start(struct container *c, struct err *err)
 {
 	if (c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED)
@@ -92,13 +122,7 @@ int container_start(struct container *c, struct err *err)
 	struct machine *machine = sandbox_machine(c->sandbox, err);
 	if (!machine)
 		return err_wrap(err, "start container %s", c->id);
-	pthread_mutex_lock(&c->runtime->lock);
-	c->record->started_ns = realtime_ns();
-	c->start_untold = true;
-	pthread_mutex_unlock(&c->runtime->lock);
-	int r = container_set_state(c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING, err);
-	if (r == 0)
-		r = start_in_guest(c, machine, err);
+	int r = steps_run(&start_table, &(struct start){c, machine}, NULL, NULL, err);
 	machine_unref(machine);
 	if (r < 0) {
 		pthread_mutex_lock(&c->runtime->lock);
@@ -181,6 +205,7 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 		log_event(rt->log, LOG_LEVEL_WARNING, "log not complete at exit", "container",
 			c->id, NULL);
 
+	FAULT_POINT("StopContainer", "exit");
 	pthread_mutex_lock(&rt->lock);
 	bool ran = container_runs(c);
 	int r = ran ? record_exit(c, event, &err) : 0;
@@ -229,6 +254,12 @@ static bool wait_exit(struct container *c, uint64_t timeout_ms, struct rpc_call 
 	return ended;
 }
 
+static int kill_container(struct container *c, struct machine *machine, struct err *err)
+{
+	FAULT_POINT("StopContainer", "kill");
+	return signal_container(c, machine, SIGKILL, true, err);
+}
+
 int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call, struct err *err)
 {
 	pthread_mutex_lock(&c->runtime->lock);
@@ -243,21 +274,35 @@ int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call
 	int r = 0;
 	bool ended = false;
 	if (grace_ms) {
+		FAULT_POINT("StopContainer", "signal");
 		r = signal_container(c, machine, signo ? signo : SIGTERM, false, err);
 		ended = r == 0 && wait_exit(c, grace_ms, call);
 	}
 	if (!ended && call && rpc_call_cancelled(call))
 		r = err_set(err, -ECANCELED, "the caller went away before the grace period ended");
 	else if (!ended)
-		r = signal_container(c, machine, SIGKILL, true, err);
+		r = kill_container(c, machine, err);
 	if (r == 0 && !ended && !wait_exit(c, KILLED_MS, NULL))
 		r = err_set(err, -ETIMEDOUT, "it still runs %d s after SIGKILL", KILLED_MS / 1000);
+	FAULT_POINT("StopContainer", "done");
 	machine_unref(machine);
 	return r < 0 ? err_wrap(err, "stop container %s", c->id) : 0;
 }
 
-static int remove_from_guest(struct container *c, struct err *err)
+static int stop_first(void *container, struct err *err)
 {
+	return container_stop(container, 0, NULL, err);
+}
+
+static int record_removing(void *container, struct err *err)
+{
+	return container_set_state(
+		container, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING, err);
+}
+
+static int remove_from_guest(void *container, struct err *err)
+{
+	struct container *c = container;
 	struct machine *machine = sandbox_machine(c->sandbox, NULL);
 	if (!machine)
 		return 0; /* all of it went with the machine */
@@ -270,21 +315,42 @@ static int remove_from_guest(struct container *c, struct err *err)
 	return r;
 }
 
+static int discard_log(void *container, struct err *err)
+{
+	(void)err;
+	container_discard_log(container);
+	return 0;
+}
+
+static int release_layers(void *container, struct err *err)
+{
+	struct container *c = container;
+	(void)err;
+	img_release(c->runtime->images, c->id);
+	return 0;
+}
+
+static int delete_record(void *container, struct err *err)
+{
+	struct container *c = container;
+	return store_delete(c->runtime->store, STORE_CONTAINER, c->id, err);
+}
+
+static const struct step remove_steps[] = {
+	{"stop", stop_first, NULL},
+	{"removing", record_removing, NULL},
+	{"guest", remove_from_guest, NULL},
+	{"log", discard_log, NULL},
+	{"layers", release_layers, NULL},
+	{"record", delete_record, NULL},
+};
+STEP_TABLE(remove_table, "RemoveContainer", remove_steps);
+
 int container_remove(struct container *c, struct err *err)
 {
-	int r = container_stop(c, 0, NULL, err);
-	if (r == 0)
-		r = container_set_state(
-			c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING, err);
-	if (r == 0)
-		r = remove_from_guest(c, err);
+	int r = steps_run(&remove_table, c, NULL, NULL, err);
 	if (r < 0)
 		return err_wrap(err, "remove container %s", c->id);
-	container_discard_log(c);
-	img_release(c->runtime->images, c->id);
-	r = store_delete(c->runtime->store, STORE_CONTAINER, c->id, err);
-	if (r < 0)
-		return r;
 	container_forget(c); /* the caller has a reference of its own */
 	pthread_mutex_lock(&c->runtime->lock);
 	events_tell_container(c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_DELETED_EVENT);

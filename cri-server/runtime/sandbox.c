@@ -201,8 +201,9 @@ static int stop_machine(struct sandbox *sandbox, struct err *err)
 }
 
 /* A plugin that goes on failing must not keep a pod from ending for ever. */
-static int release_network(struct sandbox *sandbox, struct err *err)
+static int release_network(void *subject, struct err *err)
 {
+	struct sandbox *sandbox = subject;
 	if (sandbox->record->network_released)
 		return 0;
 	int r = net_pod_teardown(sandbox->runtime->net, sandbox->id, err);
@@ -223,26 +224,54 @@ static int release_network(struct sandbox *sandbox, struct err *err)
 	return r;
 }
 
-int sandbox_stop(struct sandbox *sandbox, struct err *err)
+static bool is_ready(const struct sandbox *sandbox)
 {
+	return sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+}
+
+/* One after the other in order: containers' output and exit codes come before the machine's end. */
+static int stop_containers(void *subject, struct err *err)
+{
+	struct sandbox *sandbox = subject;
 	struct err first = ERR_INIT;
-	/* One after the other in order: containers' output and exit codes come before the machine's
-	 * end. */
-	bool runs = sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
-	if (runs && containers_each(sandbox, kill_container, NULL, &first) < 0)
+	(void)err;
+	if (is_ready(sandbox) && containers_each(sandbox, kill_container, NULL, &first) < 0)
 		log_event(sandbox->runtime->log, LOG_LEVEL_WARNING,
 			"container did not stop before its machine", "pod", sandbox->id, "err",
 			first.msg, NULL);
+	return 0;
+}
+
+static int end_machine(void *subject, struct err *err)
+{
+	struct sandbox *sandbox = subject;
 	int r = stop_machine(sandbox, err);
 	containers_lost(sandbox, "the pod was stopped");
-	if (r < 0)
-		return r;
-	if (runs)
-		r = sandbox_set_state(
-			sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, err);
-	if (runs && r == 0)
+	return r;
+}
+
+static int record_stopped(void *subject, struct err *err)
+{
+	struct sandbox *sandbox = subject;
+	if (!is_ready(sandbox))
+		return 0;
+	int r = sandbox_set_state(sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, err);
+	if (r == 0)
 		tell(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
-	return r < 0 ? r : release_network(sandbox, err);
+	return r;
+}
+
+static const struct step stop_steps[] = {
+	{"containers", stop_containers, NULL},
+	{"machine", end_machine, NULL},
+	{"record", record_stopped, NULL},
+	{"network", release_network, NULL},
+};
+STEP_TABLE(stop_table, "StopPodSandbox", stop_steps);
+
+int sandbox_stop(struct sandbox *sandbox, struct err *err)
+{
+	return steps_run(&stop_table, sandbox, NULL, NULL, err);
 }
 
 static int remove_container(struct container *container, void *userdata, struct err *err)
@@ -251,28 +280,57 @@ static int remove_container(struct container *container, void *userdata, struct 
 	return container_remove(container, err);
 }
 
-int sandbox_remove(struct sandbox *sandbox, struct err *err)
+static int stop_first(void *subject, struct err *err)
 {
-	struct runtime *rt = sandbox->runtime;
-	int r = sandbox_stop(sandbox, err);
-	if (r == 0)
-		r = sandbox_set_state(
-			sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_REMOVING, err);
-	if (r == 0)
-		r = containers_each(sandbox, remove_container, NULL, err);
-	if (r < 0)
-		return r;
-	_cleanup_free_ char *scratch = sandbox_scratch_path(rt, sandbox->id);
+	return sandbox_stop(subject, err);
+}
+
+static int record_removing(void *subject, struct err *err)
+{
+	return sandbox_set_state(subject, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_REMOVING, err);
+}
+
+static int remove_containers(void *subject, struct err *err)
+{
+	return containers_each(subject, remove_container, NULL, err);
+}
+
+static int remove_scratch(void *subject, struct err *err)
+{
+	const struct sandbox *sandbox = subject;
+	_cleanup_free_ char *scratch = sandbox_scratch_path(sandbox->runtime, sandbox->id);
 	if (!scratch)
 		return err_nomem(err);
 	if (unlink(scratch) < 0 && errno != ENOENT)
 		return err_errno(err, "remove %s", scratch);
+	return 0;
+}
+
+static int delete_record(void *subject, struct err *err)
+{
+	struct sandbox *sandbox = subject;
+	struct runtime *rt = sandbox->runtime;
 	/* Together, or an event that comes in between would write the record again. */
 	pthread_mutex_lock(&rt->lock);
-	r = store_delete(rt->store, STORE_SANDBOX, sandbox->id, err);
+	int r = store_delete(rt->store, STORE_SANDBOX, sandbox->id, err);
 	if (r == 0)
 		leave_index_locked(sandbox);
 	pthread_mutex_unlock(&rt->lock);
+	return r;
+}
+
+static const struct step remove_steps[] = {
+	{"stop", stop_first, NULL},
+	{"removing", record_removing, NULL},
+	{"containers", remove_containers, NULL},
+	{"scratch", remove_scratch, NULL},
+	{"record", delete_record, NULL},
+};
+STEP_TABLE(remove_table, "RemovePodSandbox", remove_steps);
+
+int sandbox_remove(struct sandbox *sandbox, struct err *err)
+{
+	int r = steps_run(&remove_table, sandbox, NULL, NULL, err);
 	if (r < 0)
 		return r;
 	tell(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_DELETED_EVENT);

@@ -54,7 +54,8 @@ static void runs_all_in_order(void **state)
 	struct trace trace = {""};
 	struct step_times times;
 	struct err err = ERR_INIT;
-	assert_int_equal(steps_run(steps, 2, &trace, NULL, &times, &err), 0);
+	assert_int_equal(
+		steps_run(&(struct step_table){"Test", steps, 2}, &trace, NULL, &times, &err), 0);
 	assert_string_equal(trace.events, "AB");
 }
 
@@ -70,7 +71,9 @@ static void unwinds_in_reverse_with_the_failed_one(void **state)
 	struct trace trace = {""};
 	struct step_times times;
 	struct err err = ERR_INIT;
-	assert_int_equal(steps_run(steps, 4, &trace, NULL, &times, &err), -EIO);
+	assert_int_equal(
+		steps_run(&(struct step_table){"Test", steps, 4}, &trace, NULL, &times, &err),
+		-EIO);
 	assert_string_equal(trace.events, "ABFfa");
 	assert_string_equal(err.msg, "third: it broke");
 }
@@ -91,7 +94,9 @@ static void stops_when_the_caller_has_gone(void **state)
 	struct trace trace = {""};
 	struct step_times times;
 	struct err err = ERR_INIT;
-	assert_int_equal(steps_run(steps, 3, &trace, after_two, &times, &err), -ECANCELED);
+	assert_int_equal(
+		steps_run(&(struct step_table){"Test", steps, 3}, &trace, after_two, &times, &err),
+		-ECANCELED);
 	assert_string_equal(trace.events, "ABa");
 }
 
