@@ -88,7 +88,7 @@ victim_runs() {
 
 create_victim() {
 	create_container "$(cat "$FT/shared")" victim ".mounts = [{host_path: \"$FT/volume\", container_path: \"/v\"}] |
-		.command = [\"sh\", \"-c\", \"trap : TERM; while :; do sleep 1; done\"]" >"$FT/container"
+		.command = [\"sh\", \"-c\", \"trap : TERM; echo ready; while :; do sleep 1; done\"]" >"$FT/container"
 }
 
 victim_is_created() {
@@ -121,7 +121,8 @@ victim_started() {
 }
 
 start_new_victim() {
-	create_victim && start_victim
+	rm -f "$D/logs/shared/victim.log"
+	create_victim && start_victim && eventually 20 grep -q ready "$D/logs/shared/victim.log"
 }
 
 stop_victim() {
