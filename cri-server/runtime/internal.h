@@ -59,6 +59,9 @@ struct runtime {
 	TAILQ_HEAD(, sandbox) sandboxes;
 	TAILQ_HEAD(, container) containers;
 	TAILQ_HEAD(, exec) execs;
+	unsigned recovering; /* lock; threads that still look after pods of an earlier process */
+	size_t unsettled;    /* lock; pods that they have not dealt with */
+	pthread_cond_t recovered; /* with lock: one of the two fell */
 };
 
 /* A machine with its agent. Reference counted, so that a call to the agent needs no lock. */
@@ -371,7 +374,10 @@ void exec_discard(
 bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 
 /* recover.c */
+/* May go on, on threads of its own, after it has returned. */
 int runtime_recover(struct runtime *rt, struct err *err);
+/* Until it does not. */
+void runtime_await_recovery(struct runtime *rt);
 
 /* Whether clients see it. runtime->lock is held. */
 bool sandbox_visible(const struct sandbox *sandbox);

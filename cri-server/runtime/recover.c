@@ -4,8 +4,9 @@
  * Recorded and alive: kept, its agent connected again, its logs resumed, exits that happened
  * meanwhile arrive as events. Recorded but half-made (CREATING, REMOVING): undone or finished.
  * Recorded as running and dead: marked so. Alive and not recorded (machine, network, disk):
- * removed. What cannot be removed now is logged and tried again at the next start; it does not keep
- * the others from being served.
+ * removed. Pods are dealt with at the same time, each under its `op`; those whose guest does not
+ * answer soon are gone on with while others are served. What cannot be removed now is logged and
+ * tried again at the next start; it does not keep the others from being served.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -17,8 +18,10 @@
 #include "cri-server/runtime/guest_network.h"
 #include "cri-server/runtime/internal.h"
 
-#define CONNECT_MS 15000 /* to an agent that was up before; one pod after the other */
-#define CALL_MS    10000
+#define CONNECT_MS  15000 /* to an agent that was up before */
+#define CALL_MS     10000
+#define SERVE_MS    5000 /* for all pods; then those that are left are gone on with while we serve */
+#define THREADS_MAX 32
 
 static void complain(
 	const struct runtime *rt, const char *what, const char *id, const struct err *err)
@@ -208,10 +211,15 @@ static void recover_sandbox(struct sandbox *sandbox)
 		complain(rt, "pod not cleaned up", sandbox->id, &err);
 }
 
-static int hold_layers(struct container *c, void *userdata, struct err *err)
+/* Before anything runs beside us. */
+static void hold_layers(struct runtime *rt)
 {
-	(void)userdata;
-	return img_hold(c->runtime->images, c->id, c->record->layers, c->record->n_layers, err);
+	struct container *c;
+	TAILQ_FOREACH(c, &rt->containers, link) {
+		struct err err = ERR_INIT;
+		if (img_hold(rt->images, c->id, c->record->layers, c->record->n_layers, &err) < 0)
+			complain(rt, "layers not held", c->id, &err);
+	}
 }
 
 /* After its sandbox: one that was half-made or half-removed goes. */
@@ -227,41 +235,140 @@ static int finish_container(struct container *c, void *userdata, struct err *err
 	return 0;
 }
 
-static int each_sandbox(struct runtime *rt, void (*fn)(struct sandbox *), struct err *err)
+/* All sandboxes, each with a reference. */
+static int list_sandboxes(struct runtime *rt, struct sandbox ***ret, size_t *ret_n, struct err *err)
 {
 	struct sandbox *sandbox;
-	size_t n = 0, i = 0;
+	size_t n = 0;
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
 		n++;
-	_cleanup_free_ struct sandbox **all = calloc(n + 1, sizeof(struct sandbox *));
+	struct sandbox **all = calloc(n + 1, sizeof(struct sandbox *));
+	n = 0;
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
 		if (all) {
 			sandbox->refs++;
-			all[i++] = sandbox;
+			all[n++] = sandbox;
 		}
 	pthread_mutex_unlock(&rt->lock);
 	if (!all)
 		return err_nomem(err);
-	for (i = 0; i < n; i++) {
-		pthread_mutex_lock(&all[i]->op);
-		fn(all[i]);
-		pthread_mutex_unlock(&all[i]->op);
-		sandbox_unref(all[i]);
-	}
+	*ret = all;
+	*ret_n = n;
 	return 0;
 }
 
-static void hold_of(struct sandbox *sandbox)
+/* ---- all sandboxes at once ---- */
+
+/* Shared by its threads; the last one frees it. runtime->lock protects the numbers. */
+struct recovery {
+	struct runtime *rt;
+	struct sandbox **all;
+	size_t n, next;
+	unsigned threads;
+};
+
+static void recover_one(struct sandbox *sandbox)
 {
-	struct err err = ERR_INIT;
-	if (containers_each(sandbox, hold_layers, NULL, &err) < 0)
-		complain(sandbox->runtime, "layers not held", sandbox->id, &err);
+	pthread_mutex_lock(&sandbox->op);
+	recover_sandbox(sandbox);
+	containers_each(sandbox, finish_container, NULL, NULL);
+	pthread_mutex_unlock(&sandbox->op);
 }
 
-static void finish_of(struct sandbox *sandbox)
+static struct sandbox *next_sandbox(struct recovery *recovery)
 {
-	containers_each(sandbox, finish_container, NULL, NULL);
+	struct runtime *rt = recovery->rt;
+	pthread_mutex_lock(&rt->lock);
+	struct sandbox *sandbox =
+		recovery->next < recovery->n ? recovery->all[recovery->next++] : NULL;
+	pthread_mutex_unlock(&rt->lock);
+	return sandbox;
+}
+
+static void leave(struct recovery *recovery)
+{
+	struct runtime *rt = recovery->rt;
+	pthread_mutex_lock(&rt->lock);
+	bool last = --recovery->threads == 0;
+	if (last)
+		free(recovery->all);
+	if (last)
+		free(recovery);
+	rt->recovering--;
+	pthread_cond_broadcast(&rt->recovered);
+	pthread_mutex_unlock(&rt->lock);
+}
+
+static void *recover_main(void *arg)
+{
+	struct recovery *recovery = arg;
+	for (struct sandbox *sandbox; (sandbox = next_sandbox(recovery));) {
+		recover_one(sandbox);
+		pthread_mutex_lock(&recovery->rt->lock);
+		recovery->rt->unsettled--;
+		pthread_cond_broadcast(&recovery->rt->recovered);
+		pthread_mutex_unlock(&recovery->rt->lock);
+		sandbox_unref(sandbox);
+	}
+	leave(recovery);
+	return NULL;
+}
+
+/* With one thread at least: where none can be made, this one does the work. */
+static void start_threads(struct recovery *recovery)
+{
+	struct runtime *rt = recovery->rt;
+	size_t wanted = recovery->n < THREADS_MAX ? recovery->n : THREADS_MAX;
+	pthread_mutex_lock(&rt->lock);
+	rt->unsettled = recovery->n;
+	rt->recovering = recovery->threads = 1; /* ours, until all are started */
+	for (size_t i = 0; i < wanted; i++) {
+		pthread_t thread;
+		if (pthread_create(&thread, NULL, recover_main, recovery) != 0)
+			break;
+		pthread_detach(thread);
+		rt->recovering++;
+		recovery->threads++;
+	}
+	bool alone = recovery->threads == 1;
+	pthread_mutex_unlock(&rt->lock);
+	if (alone)
+		recover_main(recovery);
+	else
+		leave(recovery);
+}
+
+/* Returns when all are dealt with, or enough time has passed. */
+static int recover_all(struct runtime *rt, struct sandbox **all, size_t n, struct err *err)
+{
+	struct recovery *recovery = calloc(1, sizeof(*recovery));
+	uint64_t deadline = ev_now_ms() + SERVE_MS;
+	if (!recovery) {
+		for (size_t i = 0; i < n; i++)
+			sandbox_unref(all[i]);
+		free(all);
+		return err_nomem(err);
+	}
+	*recovery = (struct recovery){.rt = rt, .all = all, .n = n};
+	start_threads(recovery);
+	pthread_mutex_lock(&rt->lock);
+	while (rt->unsettled && wait_until(rt, &rt->recovered, deadline))
+		;
+	size_t left = rt->unsettled;
+	pthread_mutex_unlock(&rt->lock);
+	if (left)
+		log_event(rt->log, LOG_LEVEL_WARNING, "serving before all pods are found again",
+			NULL);
+	return 0;
+}
+
+void runtime_await_recovery(struct runtime *rt)
+{
+	pthread_mutex_lock(&rt->lock);
+	while (rt->recovering)
+		pthread_cond_wait(&rt->recovered, &rt->lock);
+	pthread_mutex_unlock(&rt->lock);
 }
 
 /* ---- what nobody knows ---- */
@@ -335,13 +442,14 @@ int runtime_recover(struct runtime *rt, struct err *err)
 	r = store_each(rt->store, STORE_CONTAINER, load_container, rt, err);
 	if (r < 0)
 		return err_wrap(err, "read the records of containers");
-	r = each_sandbox(rt, hold_of, err);
+	hold_layers(rt);
+	r = img_collect(rt->images, err);
+	struct sandbox **all;
+	size_t n;
 	if (r == 0)
-		r = img_collect(rt->images, err);
+		r = list_sandboxes(rt, &all, &n, err);
 	if (r == 0)
-		r = each_sandbox(rt, recover_sandbox, err);
-	if (r == 0)
-		r = each_sandbox(rt, finish_of, err);
+		r = recover_all(rt, all, n, err);
 	if (r == 0)
 		r = hv_each_vm(rt->hv, remove_unknown_vm, rt, err);
 	if (r == 0)

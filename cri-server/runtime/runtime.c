@@ -264,7 +264,9 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	TAILQ_INIT(&rt->containers);
 	TAILQ_INIT(&rt->execs);
 
-	int r = make_directories(config, err);
+	int r = cond_init(&rt->recovered, err);
+	if (r == 0)
+		r = make_directories(config, err);
 	if (r == 0)
 		r = worker_start(&rt->io, err);
 	if (r == 0)
@@ -298,6 +300,7 @@ struct runtime *runtime_close(struct runtime *rt)
 {
 	if (!rt)
 		return NULL;
+	runtime_await_recovery(rt);
 	/* Deaths that are reported from here on are handled when the loop is freed: of nobody
 	 * known. */
 	worker_stop(&rt->keeper);
@@ -322,6 +325,7 @@ struct runtime *runtime_close(struct runtime *rt)
 	events_close(rt->events);
 	filter_cache_free(rt->filters);
 	net_close(rt->net);
+	pthread_cond_destroy(&rt->recovered);
 	pthread_mutex_destroy(&rt->lock);
 	free(rt);
 	return NULL;

@@ -108,6 +108,55 @@ crash() {
 	remove_pod "$pod"
 }
 
+# A guest that is up and does not answer: what carries its bytes stands still.
+@test "a pod that does not answer keeps neither the start nor other pods waiting, and ends with a reason" {
+	pod=$(run_pod hung)
+	id=$(run_container "$pod" main)
+	well=$(run_pod well)
+	other=$(run_container "$well" main)
+	kill_bulkheadd
+	helper=$(pgrep -f "bulkhead-vsock .*/vm/$pod/")
+	kill -STOP "$helper"
+	start=$SECONDS
+	start_bulkheadd
+	[ $((SECONDS - start)) -lt 12 ] # it would be 15 for the one that hangs
+	[ "$(crictl exec -s "$other" echo hello)" = hello ]
+	[ "$(pod_field "$well" .state)" = SANDBOX_READY ]
+	wait_state "$id" CONTAINER_EXITED 60
+	[ "$(container_field "$id" .exitCode)" = 137 ]
+	[ -n "$(container_field "$id" .message)" ]
+	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+	assert_consistent
+	remove_pod "$pod"
+	remove_pod "$well"
+}
+
+# The guest's first process loses its code: its end is the kernel's panic.
+crash_agent() {
+	crictl exec "$1" sh -c 'at=$(grep -m 1 "r-xp" /proc/1/maps | cut -d- -f1)
+		dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$((0x$at / 4096)) count=400 conv=notrunc' >&2
+}
+
+@test "a machine whose virtiofsd, vsock device or agent ends is ended, with a reason, and leaves nothing" {
+	local how pod id
+	for how in agent virtiofsd bulkhead-vsock; do
+		pod=$(run_pod losing)
+		id=$(run_container "$pod" main '.linux.security_context = {privileged: true,
+			namespace_options: {pid: 2}}')
+		case $how in
+		agent) crash_agent "$id" 3>&- & ;;
+		*) pgrep -f "$how .*/vm/$pod/" | xargs kill -KILL ;;
+		esac
+		wait_state "$id" CONTAINER_EXITED 60
+		[ "$(container_field "$id" .exitCode)" = 137 ]
+		[ -n "$(container_field "$id" .message)" ]
+		[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+		echo "$how: $(container_field "$id" .message)"
+		assert_consistent
+		remove_pod "$pod"
+	done
+}
+
 @test "bulkheadd killed at ten moments of a pod's bring-up leaves nothing" {
 	crash
 	snapshot_host

@@ -24,6 +24,7 @@ instance_setup() {
 		mkdir -m 0755 "/tmp/bhft$n" 2>/dev/null && break
 	done
 	export FT=/tmp/bhft$n NET=bhft$n SUBNET=10.215.$n
+	remove_cgroups # of a run by the same number that was killed
 	mkdir "$FT/bin" "$FT/guest" "$FT/cni" "$FT/reports"
 	# The machine's helpers write there as another user.
 	chmod 1777 "$FT/reports"
@@ -124,12 +125,17 @@ instance_teardown() {
 		echo "$report" | sed -e "s/^/# /" >&3
 		reports=1
 	fi
+	remove_cgroups
+	[ -n "${BULKHEAD_KEEP:-}" ] || rm -rf "$FT"
+	return $((reports + inconsistent))
+}
+
+remove_cgroups() {
+	local path
 	while read -r path; do
 		rmdir "$path"
 	done < <(for D in "$FT" "$FT"/*/; do D=${D%/} own_cgroups; done | sort -r) 2>/dev/null
-	find /sys/fs/cgroup -depth -type d -path "*/bulkhead-test/$NET*" -exec rmdir {} + 2>/dev/null
-	[ -n "${BULKHEAD_KEEP:-}" ] || rm -rf "$FT"
-	return $((reports + inconsistent))
+	find /sys/fs/cgroup -depth -type d -path "*/bulkhead-test/$NET*" -exec rmdir {} + 2>/dev/null || true
 }
 
 remove_all_pods() {
