@@ -133,7 +133,7 @@ instance_teardown() {
 remove_cgroups() {
 	local path
 	while read -r path; do
-		rmdir "$path"
+		find "$path" -depth -type d -exec rmdir {} \;
 	done < <(for D in "$FT" "$FT"/*/; do D=${D%/} own_cgroups; done | sort -r) 2>/dev/null
 	find /sys/fs/cgroup -depth -type d -path "*/bulkhead-test/$NET*" -exec rmdir {} + 2>/dev/null || true
 }
