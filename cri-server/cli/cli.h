@@ -63,6 +63,7 @@ int command_attach(struct cli *cli, char **args);
 int command_check(struct cli *cli, char **args);
 int command_completion(struct cli *cli, char **args);
 int command_console(struct cli *cli, char **args);
+int command_cp(struct cli *cli, char **args);
 int command_events(struct cli *cli, char **args);
 int command_exec(struct cli *cli, char **args);
 int command_fsck(struct cli *cli, char **args);

@@ -34,7 +34,7 @@ static int exec_sync(struct cli *cli, char *id, char **command, uint64_t timeout
 	return r;
 }
 
-static int exec_session(struct cli *cli, char *id, char **command,
+int cli_exec_session(struct cli *cli, char *id, char **command,
 	const struct session_options *options, int *ret_exit, struct err *err)
 {
 	Runtime__V1__ExecRequest request = RUNTIME__V1__EXEC_REQUEST__INIT;
@@ -75,7 +75,7 @@ int command_exec(struct cli *cli, char **args)
 		return cli_fail(&err);
 
 	int r = options.in || options.tty
-			? exec_session(cli, id, args + 1, &options, &exit_code, &err)
+			? cli_exec_session(cli, id, args + 1, &options, &exit_code, &err)
 			: exec_sync(cli, id, args + 1, timeout_s, &exit_code, &err);
 	return r < 0 ? cli_fail(&err) : exit_code;
 }

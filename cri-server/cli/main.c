@@ -30,6 +30,8 @@ static const struct command commands[] = {
 	{"logs", "[options] CONTAINER", "Print a container's output", command_logs},
 	{"exec", "[options] CONTAINER COMMAND…", "Run a command in a container", command_exec},
 	{"attach", "[options] CONTAINER", "Connect to a container's own streams", command_attach},
+	{"cp", "[options] CONTAINER:PATH PATH | PATH CONTAINER:PATH",
+		"Copy files and trees between this host and a container", command_cp},
 	{"port-forward", "[options] POD [LOCAL:]REMOTE…", "Let local ports lead to ports in a pod",
 		command_port_forward},
 	{"rm", "[options] POD|CONTAINER…", "Remove pods and containers", command_rm},

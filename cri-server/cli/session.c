@@ -79,6 +79,14 @@ static int on_mask(wslay_event_context_ptr wslay, uint8_t *to, size_t len, void 
 	return getrandom(to, len, 0) == (ssize_t)len ? 0 : -1;
 }
 
+static void take_output(struct session *s, int stream, const void *data, size_t len)
+{
+	if (!s->options->on_output)
+		fd_write_all(stream, data, len, &s->err);
+	else if (s->options->on_output(s->options->userdata, stream, data, len) != 0)
+		err_set(&s->err, -EPIPE, "what came could not be taken");
+}
+
 static void on_message(wslay_event_context_ptr wslay, const struct wslay_event_on_msg_recv_arg *arg,
 	void *userdata)
 {
@@ -94,8 +102,8 @@ static void on_message(wslay_event_context_ptr wslay, const struct wslay_event_o
 	if (arg->msg[0] == CHANNEL_STATUS)
 		buf_append(&s->status, data, len);
 	else if (arg->msg[0] == CHANNEL_OUT || arg->msg[0] == CHANNEL_ERR)
-		fd_write_all(arg->msg[0] == CHANNEL_OUT ? STDOUT_FILENO : STDERR_FILENO, data, len,
-			&s->err);
+		take_output(
+			s, arg->msg[0] == CHANNEL_OUT ? STDOUT_FILENO : STDERR_FILENO, data, len);
 }
 
 static void send_message(struct session *s, char channel, const void *data, size_t len)
@@ -132,7 +140,7 @@ static bool asks_to_detach(struct session *s, const char *data, ssize_t len)
 static void read_stdin(struct session *s)
 {
 	char data[READ_BYTES];
-	ssize_t n = read(STDIN_FILENO, data, sizeof(data));
+	ssize_t n = read(s->options->in_fd, data, sizeof(data));
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	if (n > 0 && asks_to_detach(s, data, n))
@@ -180,7 +188,7 @@ static void pump(struct session *s)
 		bool reads = s->in_open && s->out.len < OUT_HIGH;
 		struct pollfd polls[] = {
 			{.fd = s->fd, .events = (short)(POLLIN | (s->out.len ? POLLOUT : 0))},
-			{.fd = reads ? STDIN_FILENO : -1, .events = POLLIN},
+			{.fd = reads ? s->options->in_fd : -1, .events = POLLIN},
 			{.fd = s->winch, .events = POLLIN},
 		};
 		if (poll(polls, ARRAY_SIZE(polls), -1) < 0)

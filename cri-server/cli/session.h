@@ -18,6 +18,12 @@ struct session_options {
 	bool tty;
 	bool in;
 	bool detach_keys; /* Ctrl-P Ctrl-Q on a terminal ends the session, not the process */
+	int in_fd;        /* what is passed on; 0 is stdin anyway */
+	/*
+	 * Takes what comes, of stream 1 or 2, instead of this process's own; NULL: those. Other
+	 * than 0 ends the session.
+	 */
+	int (*on_output)(void *userdata, int stream, const void *data, size_t len);
 	/* Called when the server answers; may be NULL. */
 	void (*on_open)(void *userdata);
 	void *userdata;
@@ -29,6 +35,10 @@ struct session_options {
  */
 int session_run(
 	const char *url, const struct session_options *options, int *ret_exit, struct err *err);
+
+/* Runs a command in the container, in such a session. */
+int cli_exec_session(struct cli *cli, char *id, char **command,
+	const struct session_options *options, int *ret_exit, struct err *err);
 
 /* Attaches to the container's streams in such a session. */
 int cli_attach(struct cli *cli, const char *id, const struct session_options *options,

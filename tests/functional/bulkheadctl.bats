@@ -238,6 +238,51 @@ events_flow() {
 		"$REPOSITORY/cri-server/config.c" | sort -u)
 }
 
+@test "cp: files and trees in and out; an archive that means harm leaves the host alone" {
+	local id
+	mkdir -p "$D/cp/tree/sub" "$D/cp/out"
+	head -c 300000 /dev/urandom >"$D/cp/tree/sub/data"
+	ln -s sub "$D/cp/tree/link"
+	printf x >"$D/cp/-dash"
+	ctl cp "$D/cp/tree" main:/tmp
+	ctl cp "$D/cp/tree/sub/data" main:/tmp/renamed
+	[ "$(ctl exec "$ID" readlink /tmp/tree/link)" = sub ]
+	[ "$(ctl exec "$ID" stat -c %u:%g /tmp/tree/sub/data)" = 0:0 ]
+	run ctl cp main:/tmp/tree "$D/cp/out"
+	[ "$status" -eq 0 ]
+	[[ $output == "1 symbolic links, devices or the like were left out" ]]
+	cmp "$D/cp/tree/sub/data" "$D/cp/out/tree/sub/data"
+	ctl cp "$ID:/tmp/renamed" "$D/cp/out/back"
+	cmp "$D/cp/tree/sub/data" "$D/cp/out/back"
+	(cd "$D/cp" && ctl cp ./-dash main:/tmp && ctl cp main:/tmp/-dash out)
+	[ -f "$D/cp/out/-dash" ]
+
+	run ctl cp main:/nonexistent "$D/cp/out"
+	[ "$status" -eq 1 ]
+	[[ $output == *"the container's tar failed with 1: "*nonexistent* ]]
+	run ctl cp "$D/cp/tree" main:/nonexistent/x
+	[ "$status" -eq 1 ]
+	run ctl cp --limit 0 main:/tmp/renamed "$D/cp/out/large"
+	[ "$status" -eq 1 ]
+	[[ $output == *"the container sends more than 0 MiB"* && ! -e $D/cp/out/large ]]
+	run ctl cp "$D/cp/tree" "$D/cp/out"
+	[ "$status" -eq 1 ]
+
+	# A tar of the container's own.
+	id=$(run_container "$POD" harmful)
+	tar -cPf "$D/cp/evil.tar" --transform 's,^.*/data,x/../../escaped,' "$D/cp/tree/sub/data"
+	printf '#!/bin/sh\ncat /evil.tar; printf "\\033[2Jgone" >&2; exit 3\n' >"$D/cp/tar"
+	chmod 0755 "$D/cp/tar"
+	ctl cp "$D/cp/evil.tar" harmful:/
+	ctl exec "$id" sh -c 'rm -f /bin/tar.real; mv /bin/tar /bin/tar.real' || true
+	ctl exec -i "$id" sh -c 'for p in /bin /usr/bin; do rm -f $p/tar; done; cat >/bin/tar; chmod 755 /bin/tar' <"$D/cp/tar"
+	run ctl cp harmful:/x "$D/cp/out"
+	[ "$status" -eq 1 ]
+	[[ $output == *"'x/../../escaped': no proper name"* && $output != *$'\e'* ]]
+	[ ! -e "$D/cp/escaped" ] && [ ! -e "$D/escaped" ]
+	crictl rm -f "$id" >/dev/null
+}
+
 # The last test: it takes the pod away.
 @test "port-forward says what a pod that has stopped has to say" {
 	local client port
