@@ -1,6 +1,6 @@
 /*
- * exec_load SOCKET CONTAINER N: N sessions of `cat` that run at the same time, each over a
- * WebSocket; when all of them have echoed a line, all end. Then N ExecSyncs at the same time. What
+ * exec_load SOCKET CONTAINER N M: N sessions of `cat` that run at the same time, each over a
+ * WebSocket; when all of them have echoed a line, all end. Then M ExecSyncs at the same time. What
  * is wrong is said on stderr, and the exit code is then 1.
  */
 #include <errno.h>
@@ -226,32 +226,32 @@ static int get_urls(struct load *load, struct worker *workers, struct err *err)
 }
 
 /* Runs all, prints how long they took. */
-static void run_all(
-	struct load *load, struct worker *workers, void *(*run)(void *), const char *what)
+static void run_all(struct worker *workers, unsigned n, void *(*run)(void *), const char *what)
 {
 	struct timespec begin, end;
 	pthread_attr_t attr;
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	clock_gettime(CLOCK_MONOTONIC, &begin);
-	for (unsigned i = 0; i < load->n; i++)
+	for (unsigned i = 0; i < n; i++)
 		if (pthread_create(&workers[i].thread, &attr, run, &workers[i]) != 0) {
 			perror("exec_load: a thread");
 			exit(EXIT_FAILURE);
 		}
-	for (unsigned i = 0; i < load->n; i++)
+	for (unsigned i = 0; i < n; i++)
 		pthread_join(workers[i].thread, NULL);
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	pthread_attr_destroy(&attr);
-	printf("%u %s in %ld s\n", load->n, what, (long)(end.tv_sec - begin.tv_sec));
+	printf("%u %s in %ld s\n", n, what, (long)(end.tv_sec - begin.tv_sec));
 }
 
 int main(int argc, char **argv)
 {
 	struct load load = {.lock = PTHREAD_MUTEX_INITIALIZER, .met = PTHREAD_COND_INITIALIZER};
-	load.n = argc == 4 ? (unsigned)strtoul(argv[3], NULL, 10) : 0;
-	if (load.n < 1 || load.n > N_MAX) {
-		fputs("Usage: exec_load SOCKET CONTAINER N\n", stderr);
+	load.n = argc == 5 ? (unsigned)strtoul(argv[3], NULL, 10) : 0;
+	unsigned syncs = argc == 5 ? (unsigned)strtoul(argv[4], NULL, 10) : 0;
+	if (load.n < 1 || load.n > N_MAX || syncs > load.n) {
+		fputs("Usage: exec_load SOCKET CONTAINER N M, M up to N\n", stderr);
 		return 2;
 	}
 	load.socket = argv[1];
@@ -266,8 +266,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "exec_load: %s\n", err.msg);
 		load.failed++;
 	} else {
-		run_all(&load, workers, session_main, "sessions");
-		run_all(&load, workers, sync_main, "ExecSyncs");
+		run_all(workers, load.n, session_main, "sessions");
+		run_all(workers, syncs, sync_main, "ExecSyncs");
 	}
 	for (unsigned i = 0; i < load.n; i++)
 		free(workers[i].url);

@@ -7,7 +7,8 @@ setup_file() {
 	instance_setup
 	start_bulkheadd
 	pull_busybox
-	POD=$(run_pod pod)
+	# 500 processes take more than a small machine has.
+	POD=$(run_pod pod . --runtime big)
 	ID=$(run_container "$POD" main)
 	export POD ID
 }
@@ -77,21 +78,68 @@ runs_inside() {
 	[[ $output == *"20 90"* ]]
 }
 
-@test "4 MiB go in and out unharmed" {
-	head -c 4194304 /dev/urandom >"$D/large"
+# STREAM_MIB=1024 for the whole GiB.
+@test "tens of MiB go in and out unharmed" {
+	local mib=${STREAM_MIB:-32} sum
+	head -c "${mib}M" /dev/urandom >"$D/large"
+	sum=$(sha256sum <"$D/large")
 	for transport in spdy websocket; do
-		exec_by "$transport" -i "$ID" cat <"$D/large" >"$D/back"
-		cmp "$D/large" "$D/back"
+		[ "$(timeout 900 "$TOOLS/crictl" --config "$D/crictl.yaml" exec --transport "$transport" -i "$ID" cat \
+			<"$D/large" | sha256sum)" = "$sum" ]
 	done
+	rm "$D/large"
 }
 
-@test "who vanishes takes his process along, not the container" {
-	background_crictl exec -i "$ID" sleep 4242
-	local client=$!
-	eventually 10 runs_inside '[s]leep 4242'
+@test "who vanishes takes his process along, with its children, with a terminal too; not the container" {
+	local client
+	background_crictl exec -i "$ID" sh -c 'sleep 4242 & sleep 4243; true'
+	client=$!
+	eventually 10 runs_inside '[s]leep 4243'
 	kill -KILL "$client"
-	eventually 10 not runs_inside '[s]leep 4242'
+	eventually 10 not runs_inside '[s]leep 424'
+	mkfifo "$D/keys"
+	script -qec "exec $TOOLS/crictl --config $D/crictl.yaml exec -it $ID sleep 4244" /dev/null \
+		<>"$D/keys" >/dev/null 2>&1 3>&- &
+	eventually 10 runs_inside '[s]leep 4244'
+	kill -KILL "$(pgrep -f -- "exec -it $ID sleep 4244" | tail -n 1)"
+	eventually 10 not runs_inside '[s]leep 4244'
 	[ "$(container_field "$ID" .state)" = CONTAINER_RUNNING ]
+}
+
+@test "the end of stdin is the process's, which may go on, whatever its client" {
+	[ "$(exec_by spdy -i "$ID" sh -c 'cat; sleep 1; echo after' <<<before)" = $'before\nafter' ]
+	[ "$(exec_by websocket -i "$ID" sh -c 'cat; sleep 1; echo after' <<<before)" = $'before\nafter' ]
+}
+
+@test "a process is what its container is: user, groups, capabilities, environment" {
+	local id want show='echo $WHO; grep -E "^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp)" /proc/self/status'
+	id=$(run_script "$POD" user "$show; echo; sleep 1000" '.envs = [{key: "WHO", value: "me"}] | .linux.security_context = {
+		run_as_user: {value: 1234}, run_as_group: {value: 2345}, supplemental_groups: [3456, 4567],
+		capabilities: {add_capabilities: ["NET_ADMIN"], drop_capabilities: ["CHOWN"]}}')
+	eventually 10 grep -q Seccomp_filters "$D/logs/pod/user.log"
+	want=$(output_of pod user)
+	grep -q $'^Groups:\t2345 3456 4567' <<<"$want"
+	[ "$(exec_by spdy "$id" sh -c "$show")" = "$want" ]
+	[ "$(crictl exec -s "$id" sh -c "$show; echo")" = "$want" ]
+	crictl rm -f "$id" >/dev/null
+}
+
+@test "exec while the container is stopping: it runs until the container ends, and ends with it" {
+	local id stopping client
+	id=$(run_script "$POD" stopping 'trap "" TERM; sleep 1077')
+	eventually 10 crictl exec -s "$id" sh -c 'ps | grep -q "[s]leep 1077"'
+	crictl stop --timeout 8 "$id" >/dev/null 3>&- &
+	stopping=$!
+	sleep 0.5
+	[ "$(exec_by spdy "$id" echo still)" = still ]
+	exec_by websocket "$id" sleep 1078 >/dev/null 2>"$D/ended" 3>&- &
+	client=$!
+	wait "$stopping"
+	! wait "$client" || false
+	grep -qE '137|its container ended' "$D/ended"
+	run exec_by spdy "$id" true
+	[[ $output == *"is not running"* ]]
+	crictl rm "$id" >/dev/null
 }
 
 not() {
@@ -245,12 +293,27 @@ lines_are() {
 	token=$(url Exec "$EXEC_TRUE")
 	host=${token#http://} host=${host%%/*} port=${host##*:}
 	before=$(awk '/VmRSS/ { print $2 }' "/proc/$pid/status")
+	drip "$port" >"$D/drips" 3>&- &
 	bash -c "ulimit -n 20000; for ((i = 0; i < 10000; i++)); do exec {fd}<>/dev/tcp/127.0.0.1/$port || exit 1; [ \$((i % 2)) = 0 ] || printf 'GET /' >&\$fd; done; echo open; read -r -t 30 _ <&\$fd; echo closed" >"$D/idle" 2>&1 3>&- &
 	eventually 30 grep -qx open "$D/idle"
 	[ "$(exec_by spdy "$ID" echo still)" = still ]
 	[ $(($(awk '/VmRSS/ { print $2 }' "/proc/$pid/status") - before)) -lt 262144 ]
+	# Bytes that drip renew no deadline.
+	eventually 20 grep -qx cut "$D/drips"
 	eventually 30 grep -qx closed "$D/idle"
 	eventually 20 fds_below "$pid" 1000
+}
+
+# drip PORT: a request that never ends.
+drip() {
+	trap '' PIPE
+	exec 7<>"/dev/tcp/127.0.0.1/$1"
+	printf 'GET / HTTP/1.1\r\nX: ' >&7
+	for ((i = 0; i < 200; i++)); do
+		printf x >&7 2>/dev/null || break
+		sleep 0.2
+	done
+	[ "$i" = 200 ] || echo cut
 }
 
 fds_below() {
@@ -271,20 +334,59 @@ fds() {
 	echo $#
 }
 
-@test "100 execs at once leave no thread, no descriptor, no process" {
-	local before_threads before_fds
+# SYNCS=500 for as many ExecSyncs at once, EXECS=100 where time is short.
+@test "500 execs at once leave no thread, no descriptor, no process" {
+	local before_threads before_fds before_memory n=${EXECS:-500} syncs=${SYNCS:-100} pid
+	pid=$(cat "$D/pid")
 	before_threads=$(threads)
 	before_fds=$(fds)
-	for ((i = 0; i < 100; i++)); do
-		(ctl exec -i "$ID" echo "$i" </dev/null >>"$D/answers" 2>>"$D/failures") 3>&- &
-	done
-	wait
-	[ "$(sort -nu "$D/answers" | wc -l)" = 100 ]
-	sleep 2
-	# gRPC keeps some of its own more than before; a thread for each exec would be a hundred.
-	eventually 30 threads_are "$((before_threads + 20))"
-	[ "$(fds)" -le "$before_fds" ]
+	before_memory=$(awk '/VmRSS/ { print $2 }' "/proc/$pid/status")
+	timeout 600 "$BUILD/tests/functional/exec_load" "$D/run/bulkhead.sock" "$ID" "$n" "$syncs"
+	[ $(($(awk '/VmHWM/ { print $2 }' "/proc/$pid/status") - before_memory)) -lt 262144 ]
+	# Workers end when they had nothing to do for a while; gRPC keeps some of its own more than before.
+	eventually 60 threads_are "$((before_threads + 20))"
+	eventually 10 fds_below "$pid" "$((before_fds + 1))"
 	[ "$(in_container sh -c 'ls -d /proc/[0-9]* | wc -l')" -lt 8 ]
+}
+
+@test "bulkheadd dies: an exec ends with it, and nothing of it is left in the guest" {
+	background_crictl exec -i "$ID" sh -c 'sleep 4250 & sleep 4251'
+	eventually 10 runs_inside '[s]leep 4251'
+	kill_bulkheadd
+	start_bulkheadd
+	eventually 10 not runs_inside '[s]leep 425'
+	[ "$(container_field "$ID" .state)" = CONTAINER_RUNNING ]
+}
+
+@test "with a certificate the URLs are https, and all works through TLS" {
+	local server url
+	openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 \
+		-keyout "$D/key.pem" -out "$D/cert.pem" 2>/dev/null
+	printf 'streaming:\n  tls_certificate: %s\n  tls_key: %s\n' "$D/cert.pem" "$D/key.pem" >>"$D/config.yaml"
+	restart_bulkheadd
+	url=$(printf '\x0a\x20%s%b' "$ID" "$EXEC_TRUE" | raw Exec | grep -ao 'https://127.0.0.1:[0-9]*')
+	exec 6<>"/dev/tcp/127.0.0.1/${url##*:}"
+	head -c 4M /dev/urandom >"$D/large"
+	for transport in spdy websocket; do
+		exec_by "$transport" -i "$ID" cat <"$D/large" >"$D/back"
+		cmp "$D/large" "$D/back"
+	done
+	exec_by spdy "$ID" sh -c 'nc -ll -p 7100 -e cat >/dev/null 2>&1 &'
+	background_crictl port-forward "$POD" 18100:7100 >"$D/forward" 2>&1
+	server=$!
+	eventually 10 grep -q "Forwarding from.*7100" "$D/forward"
+	exec 7<>/dev/tcp/127.0.0.1/18100
+	echo through >&7
+	read -r -t 10 line <&7
+	[ "$line" = through ]
+	exec 7>&-
+	kill "$server"
+	[ "$(curl -s --cacert "$D/cert.pem" -o /dev/null -w '%{http_code}' "$url/exec/none")" = 404 ]
+	# Who does not speak TLS, or does not speak, is cut off.
+	[ -z "$(curl -s -m 5 "http://${url#https://}/")" ]
+	timeout 20 cat <&6
+	exec 6>&-
+	eventually 20 fds_below "$(cat "$D/pid")" 200
 }
 
 @test "nothing is left of all that: no thread, no descriptor, no process in the guest" {
