@@ -81,6 +81,18 @@ int cgroup_setup(struct err *err)
 	return enable_controllers(CGROUP_PARENT, err);
 }
 
+/*
+ * The guest has no pool of huge pages: they are made of ordinary memory as they are asked for. They
+ * are not in a container's account of memory, so one has none unless its limits say so.
+ */
+static void forbid_hugepages(int cgroup)
+{
+	static const char *const files[] = {"hugetlb.2MB.max", "hugetlb.1GB.max"};
+	/* An exec's cgroup has no such files. */
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		write_file(cgroup, files[i], "0", NULL);
+}
+
 int cgroup_make(const char *name, int *ret_fd, struct err *err)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", CGROUP_PARENT, name);
@@ -94,6 +106,7 @@ int cgroup_make(const char *name, int *ret_fd, struct err *err)
 		rmdir(path);
 		return err->code;
 	}
+	forbid_hugepages(fd);
 	*ret_fd = fd;
 	return 0;
 }
@@ -212,6 +225,17 @@ static int limit_memory(int cgroup, const Bulkhead__Agent__Resources *r, struct 
 	return 0;
 }
 
+/* Lets huge pages of the size be made; how many is the cgroups' to bound. */
+static int allow_hugepages(const char *size, struct err *err)
+{
+	const char *kib = strcmp(size, "1GB") == 0 ? "1048576" : "2048";
+	_cleanup_free_ char *dir = str_printf("/sys/kernel/mm/hugepages/hugepages-%skB", kib);
+	_cleanup_close_ int fd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -ENOMEM;
+	if (fd < 0)
+		return err_set(err, -EOPNOTSUPP, "the machine has no huge pages of %s", size);
+	return write_file(fd, "nr_overcommit_hugepages", "1000000", err);
+}
+
 static int limit_hugepages(int cgroup, const Bulkhead__Agent__Resources *r, struct err *err)
 {
 	for (size_t i = 0; i < r->n_hugepages; i++) {
@@ -220,7 +244,8 @@ static int limit_hugepages(int cgroup, const Bulkhead__Agent__Resources *r, stru
 		if (strchr(size, 0x2f) || strlen(size) > 8)
 			return err_set(err, -EINVAL, "a huge page size of '%.16s'", size);
 		snprintf(name, sizeof(name), "hugetlb.%s.max", size);
-		if (write_number(cgroup, name, (int64_t)r->hugepages[i]->bytes, err) < 0)
+		if (write_number(cgroup, name, (int64_t)r->hugepages[i]->bytes, err) < 0 ||
+			(r->hugepages[i]->bytes && allow_hugepages(size, err) < 0))
 			return err->code;
 	}
 	return 0;

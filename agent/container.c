@@ -135,7 +135,10 @@ static void on_exit_of_init(void *userdata, pid_t pid, int status)
 	container_kill(c);
 	if (c->state == CONTAINER_CREATING) {
 		if (r == 0 || r == -EAGAIN)
-			err_set(&err, -EIO, "the container's init ended during its set-up");
+			err_set(&err, -EIO, "the container's init %s during its set-up",
+				cgroup_oom_kills(c->cgroup)
+					? "was killed for lack of memory (memory limit too low?)"
+					: "ended");
 		created(c, &err);
 		return;
 	}

@@ -131,16 +131,25 @@ struct groups {
 	unsigned depth;
 };
 
+/* libvirt's filter of devices, and the machine's own below the pod's, which may be anybody's. */
+static const char *id_in_name(const char *name)
+{
+	const char *libvirt = strstr(name, "-bh-");
+	if (libvirt)
+		return libvirt + strlen("-bh-");
+	return strncmp(name, "bulkhead-", 9) == 0 ? name + 9 : NULL;
+}
+
 static void look_at_group(struct fsck *fsck, const char *name, void *userdata)
 {
 	const struct groups *above = userdata;
 	_cleanup_free_ char *path = str_printf("%s/%s", above->path, name);
-	const char *machine = strstr(name, "-bh-");
+	const char *machine = id_in_name(name);
 	char id[FSCK_ID_LEN + 1];
 	struct stat st;
 	if (!path || above->depth == 0 || lstat(path, &st) < 0 || !S_ISDIR(st.st_mode))
 		return;
-	if (!machine || !fsck_id_in(machine + 4, id)) {
+	if (!machine || !fsck_id_in(machine, id)) {
 		struct groups here = {path, above->prefix, above->depth - 1};
 		fsck_each_entry(fsck, path, look_at_group, &here, NULL);
 		return;

@@ -14,6 +14,11 @@ void sizing_add(struct sizing_sum *sum, const Runtime__V1__LinuxContainerResourc
 	if (!resources)
 		return;
 	sum->memory_mib += mib_of(resources->memory_limit_in_bytes);
+	/* Huge pages are beside the limit of memory. */
+	for (size_t i = 0; i < resources->n_hugepage_limits; i++) {
+		uint64_t bytes = resources->hugepage_limits[i]->limit;
+		sum->memory_mib += mib_of(bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes);
+	}
 	if (resources->cpu_quota <= 0 || resources->cpu_period <= 0)
 		return;
 	if (resources->cpu_quota / resources->cpu_period >= VCPUS_MAX)

@@ -75,6 +75,17 @@ static void test_sum(void **state)
 		sizing_add(&sum, &half);
 	assert_int_equal(sizing_needed(&sum, NULL).memory_mib, 300 + SIZING_GUEST_MIB);
 	assert_int_equal(sizing_needed(&sum, NULL).vcpus, 2);
+	/* Huge pages come on top. */
+	Runtime__V1__HugepageLimit pages = RUNTIME__V1__HUGEPAGE_LIMIT__INIT;
+	Runtime__V1__HugepageLimit *limits[] = {&pages};
+	pages.limit = 16 * MIB;
+	none.hugepage_limits = limits;
+	none.n_hugepage_limits = 1;
+	sizing_add(&sum, &none);
+	assert_int_equal(sizing_needed(&sum, NULL).memory_mib, 316 + SIZING_GUEST_MIB);
+	pages.limit = UINT64_MAX;
+	sizing_add(&sum, &none);
+	assert_int_equal(sizing_needed(&sum, NULL).memory_mib, SIZING_MEMORY_MIB_MAX);
 }
 
 static void test_limits_on_the_host(void **state)

@@ -89,6 +89,21 @@ host_limit() {
 	is memory.high 44998656
 }
 
+@test "huge pages are there as far as a container's limit goes; without one there are none" {
+	# fallocate(2) makes the pages that a program gets by mmap(2).
+	script='mkdir /huge && mount -t hugetlbfs none /huge && fallocate -l 4194304 /huge/a && grep HugePages_Total /proc/meminfo
+		rm -f /huge/a; fallocate -l 8388608 /huge/b 2>/dev/null || echo no more'
+	id=$(run_script "$POD" huge "$script" '.linux = {security_context: {privileged: true},
+		resources: {hugepage_limits: [{page_size: "2MB", limit: 4194304}]}}')
+	finish "$id"
+	[ "$(output_of limited huge | tr -s ' ')" = "HugePages_Total: 2"$'\n'"no more" ]
+	none=$(run_script "$POD" none 'mkdir /huge && mount -t hugetlbfs none /huge && fallocate -l 2097152 /huge/a || echo none' \
+		'.linux.security_context.privileged = true')
+	finish "$none"
+	[ "$(output_of limited none)" = none ]
+	crictl rm "$id" "$none"
+}
+
 @test "UpdateContainerResources takes effect in the running container and is reported" {
 	crictl update --cpu-quota 10000 --cpu-period 50000 --cpu-share 1024 --memory 41943040 "$C"
 	is cpu.max "10000 50000"
@@ -158,8 +173,8 @@ guest_cpus() {
 	finish "$id"
 	[ "$(container_field "$id" .exitCode)" = 0 ]
 	[ "$(output_of limited large)" = 2 ]
-	# 40 MiB of C, 256 MiB and 64 MiB of the guest's: 168 MiB more than 192.
-	[ "$(guest_mib)" -eq $((before + 168)) ]
+	# 40 MiB of C with its 4 of huge pages, 256 MiB and 64 MiB of the guest's: 172 MiB more than 192.
+	[ "$(guest_mib)" -eq $((before + 172)) ]
 	[ "$(host_limit)" -gt "$((limit + 160))" ]
 	crictl rm "$id"
 }
@@ -168,20 +183,33 @@ guest_cpus() {
 	before=$(guest_mib)
 	restart_bulkheadd
 	crictl update --memory 369098752 --cpu-quota 220000 --cpu-period 100000 "$C"
-	[ "$(guest_mib)" -eq $((before + 352 + 64 - 360)) ]
+	[ "$(guest_mib)" -eq $((before + 352 + 4 + 64 - 364)) ]
 	[ "$(guest_cpus)" -eq 3 ]
 	is memory.max 369098752
 	# 384 MiB.
 	pod_request '\x20\x80\x80\x80\xc0\x01' 06 | raw UpdatePodSandboxResources
-	[ "$(guest_mib)" -eq $((before + 384 + 64 - 360)) ]
+	[ "$(guest_mib)" -eq $((before + 384 + 64 - 364)) ]
 	crictl update --memory 41943040 --cpu-quota 10000 "$C"
-	[ "$(guest_mib)" -eq $((before + 384 + 64 - 360)) ]
+	[ "$(guest_mib)" -eq $((before + 384 + 64 - 364)) ]
 }
 
 @test "limits of all containers together beyond the most that a machine may have are a warning, as on a small node" {
-	id=$(run_script "$POD" huge 'echo runs' '.linux.resources = {memory_limit_in_bytes: 4294967296}')
+	id=$(run_script "$POD" toomuch 'echo runs' '.linux.resources = {memory_limit_in_bytes: 4294967296}')
 	finish "$id"
-	[ "$(output_of limited huge)" = runs ]
+	[ "$(output_of limited toomuch)" = runs ]
 	grep -F "limits are more than the machine may have" "$D/log"
 	crictl rm "$id"
+}
+
+@test "a pod with the smallest limits boots and runs; a container with too little memory says so" {
+	local tiny
+	tiny=$(run_pod tiny '.linux.resources = {memory_limit_in_bytes: 4194304, cpu_shares: 2}')
+	id=$(run_script "$tiny" small 'echo runs' '.linux.resources = {memory_limit_in_bytes: 4194304}')
+	finish "$id"
+	[ "$(output_of tiny small)" = runs ]
+	run run_script "$tiny" smaller 'echo runs' '.linux.resources = {memory_limit_in_bytes: 65536}'
+	echo "$output"
+	[ "$status" -ne 0 ]
+	grep -F "memory limit" <<<"$output"
+	remove_pod "$tiny"
 }
