@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <sqlite3.h>
@@ -23,6 +24,8 @@
 #define APPLICATION_ID 0x62756c6b /* "bulk", in the file's header */
 #define SCHEMA_VERSION 1
 #define CACHE_KIB      1024
+#define LOCK_PAUSE_MS  50
+#define LOCK_PAUSES    100
 
 enum statement {
 	PUT,
@@ -84,6 +87,34 @@ static int query_number(struct store *s, const char *sql, sqlite3_int64 *ret, st
 	return r;
 }
 
+/* Whether the process that took the lock goes on; of one that was killed nothing but its name is
+ * left. */
+static bool owner_lives(const char *pid)
+{
+	_cleanup_free_ char *path = str_printf("/proc/%s/cmdline", pid);
+	_cleanup_free_ char *line = NULL;
+	size_t len = 0;
+	return path && fd_read_file(path, 1 << 16, &line, &len, NULL) == 0 && len > 0;
+}
+
+/*
+ * -EBUSY with the owner's process id. A child that is about to execute a program shares the lock,
+ * also of a process that was killed meanwhile: it lets go in a moment.
+ */
+static int wait_for_lock(int fd, char pid[16])
+{
+	const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000};
+	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		ssize_t n = pread(fd, pid, 15, 0);
+		pid[n > 0 ? n : 0] = '\0';
+		pid[strcspn(pid, "\n")] = '\0';
+		if (i == LOCK_PAUSES || !pid[0] || owner_lives(pid))
+			return -EBUSY;
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 /* Only one process may own the records. */
 static int take_lock(struct store *s, struct err *err)
 {
@@ -93,15 +124,12 @@ static int take_lock(struct store *s, struct err *err)
 	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (s->lock_fd < 0)
 		return err_errno(err, "open %s", path);
-	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		char pid[16] = "";
-		ssize_t n = pread(s->lock_fd, pid, sizeof(pid) - 1, 0);
-		pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
+	char pid[16] = "";
+	if (wait_for_lock(s->lock_fd, pid) < 0)
 		return err_set(err, -EBUSY,
 			"%s is in use by another bulkheadd (process %s); stop it first, or give "
 			"this one a state_dir of its own",
 			s->path, pid[0] ? pid : "unknown");
-	}
 	if (ftruncate(s->lock_fd, 0) < 0 || dprintf(s->lock_fd, "%d\n", (int)getpid()) < 0)
 		return err_errno(err, "write %s", path);
 	return 0;

@@ -155,6 +155,27 @@ static void a_second_owner_is_refused(void **state)
 	store_close(open_store(place->path));
 }
 
+/* The owner was killed, and a child of it that has not executed its program yet has its
+ * descriptors. */
+static void a_dead_owners_child_is_waited_for(void **state)
+{
+	struct place *place = *state;
+	pid_t owner = fork();
+	assert_true(owner >= 0);
+	if (owner == 0) {
+		struct store *store = NULL;
+		if (store_open(place->path, &store, NULL) < 0)
+			_exit(1);
+		if (fork() == 0)
+			usleep(300000);
+		_exit(0);
+	}
+	int status;
+	assert_int_equal(waitpid(owner, &status, 0), owner);
+	assert_int_equal(status, 0);
+	store_close(open_store(place->path));
+}
+
 static void assert_refused_untouched(const char *path, const char *expected)
 {
 	_cleanup_free_ char *before = NULL, *after = NULL;
@@ -317,6 +338,8 @@ int main(void)
 			each_goes_in_order_and_stops_at_an_error, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_transaction_is_all_or_nothing, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_second_owner_is_refused, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_dead_owners_child_is_waited_for, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_what_is_not_its_own, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_what_was_cut_short, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(refuses_what_was_overwritten, set_up, tear_down),
