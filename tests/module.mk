@@ -12,7 +12,7 @@ lint:
 lint-flags: $(GENERATED)
 	@echo -std=c11 $(CPPFLAGS) $(shell pkg-config --cflags $(LINT_PKGS))
 
-$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c container.c cri.c disk.c network.c process.c pull.c raw.c results.c),\
+$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c container.c cri.c disk.c exec.c network.c process.c pull.c raw.c results.c),\
 	cli rpc cri-proto common,grpc jansson libprotobuf-c)
 # In containers, of both.
 $(call guest_program,disk_load,tests/bench,tests/bench/guest/disk_load.c,)

@@ -24,6 +24,7 @@
 #include "tests/bench/clock.h"
 #include "tests/bench/cri.h"
 #include "tests/bench/disk.h"
+#include "tests/bench/exec.h"
 #include "tests/bench/network.h"
 #include "tests/bench/process.h"
 #include "tests/bench/pull.h"
@@ -46,7 +47,7 @@ static const char *const uname_command[] = {"uname", "-rv", NULL};
 struct bench {
 	/* As given. */
 	const char *socket, *images_socket, *image, *dir, *output, *unwire;
-	const char *large_image, *baseline_image;
+	const char *large_image, *baseline_image, *crictl;
 	uint64_t rounds, server_pid;
 	struct pull_bench pull;
 	struct disk_bench disk;
@@ -286,6 +287,15 @@ static int measure_containers(struct bench *bench, struct err *err)
 		r = container_measure(
 			&disk->ours, &disk->baseline, bench->dir, &bench->results, err);
 	}
+	if (r == 0) {
+		const struct exec_bench exec = {.ours = disk->ours,
+			.baseline = disk->baseline,
+			.our_socket = bench->socket,
+			.baseline_socket = bench->pull.baseline.socket,
+			.crictl = bench->crictl,
+			.dir = bench->dir};
+		r = exec_measure(&exec, &bench->results, err);
+	}
 	disk->ours.image = large;
 	if (r == 0)
 		r = disk_measure(disk, &bench->results, err);
@@ -372,6 +382,7 @@ int main(int argc, char **argv)
 			"for containerd, like --image"},
 		{"volume", 0, OPTION_STRING, &bench.disk.volume, "DIR",
 			"with disk_load and a file 'large'"},
+		{"crictl", 0, OPTION_STRING, &bench.crictl, "PROGRAM", "crictl"},
 		{"output", 0, OPTION_STRING, &bench.output, "FILE", "the results as JSON"},
 	};
 	struct err err = ERR_INIT;
@@ -381,8 +392,8 @@ int main(int argc, char **argv)
 		!bench.output || !bench.unwire || !bench.images_socket ||
 		!bench.pull.ours.directory || !bench.pull.baseline.socket ||
 		!bench.pull.baseline.directory || !bench.pull.first || !bench.pull.shared ||
-		!bench.large_image || !bench.baseline_image || !bench.disk.volume ||
-		bench.rounds == 0 || bench.rounds > RESULTS_SAMPLES_MAX) {
+		!bench.large_image || !bench.baseline_image || !bench.crictl ||
+		!bench.disk.volume || bench.rounds == 0 || bench.rounds > RESULTS_SAMPLES_MAX) {
 		fprintf(stderr, "%s%sbulkhead-bench takes all of these:\n", err.msg,
 			err.msg[0] ? "; " : "");
 		options_help(stderr, options, ARRAY_SIZE(options));

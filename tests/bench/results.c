@@ -33,6 +33,8 @@ static const struct row rows[] = {
 	{"container.start", "ms", NULL, BAR_NONE, 0},
 	{"container.create_start", "ms", "containerd.create_start", BAR_RATIO_TCG, 3.0},
 	{"exec.sync", "ms", NULL, BAR_NONE, 0},
+	{"exec.stream", "ms", "containerd.exec.stream", BAR_RATIO_TCG, 3.0},
+	{"exec.throughput", "MiB/s", "containerd.exec.throughput", BAR_LEAST, 0.3},
 	{"image.pull.cold", "ms", "containerd.pull.cold", BAR_RATIO, 1.0},
 	{"image.pull.shared", "ms", "containerd.pull.shared", BAR_RATIO, 1.0},
 	{"image.pull.memory", "MiB", NULL, BAR_MEDIAN, 300},
