@@ -172,8 +172,7 @@ static int machine_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
 	const Runtime__V1__LinuxContainerConfig *linux = cr->container->config->linux;
-	return grow_for_container(
-		cr->machine, cr->container, linux ? linux->resources : NULL, err);
+	return grow_for_container(cr->machine, cr->container, linux ? linux->resources : NULL, err);
 }
 
 static int layers_run(void *subject, struct err *err)

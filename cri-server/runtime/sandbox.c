@@ -19,11 +19,11 @@
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/mirror.h"
 
-#define CALL_MS     10000 /* an answer of the agent that needs no waiting in the guest */
+#define CALL_MS       10000 /* an answer of the agent that needs no waiting in the guest */
 #define RELEASE_TRIES 5
-#define POWEROFF_MS 3000  /* for the guest to end by itself */
-#define STRAY_MS    20    /* each event is a write, which all pods share */
-#define BUSY_MS     20    /* until a pod that somebody changes is looked at again */
+#define POWEROFF_MS   3000 /* for the guest to end by itself */
+#define STRAY_MS      20   /* each event is a write, which all pods share */
+#define BUSY_MS       20   /* until a pod that somebody changes is looked at again */
 
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,
 	const Runtime__V1__PodSandboxConfig *config, struct err *err)
@@ -211,8 +211,8 @@ static int release_network(void *subject, struct err *err)
 		return err_wrap(err, "release the network");
 	if (r < 0) {
 		log_event(sandbox->runtime->log, LOG_LEVEL_ERROR,
-			"network not released; the pod ends without, the next start tries again", "pod",
-			sandbox->id, "err", err->msg, NULL);
+			"network not released; the pod ends without, the next start tries again",
+			"pod", sandbox->id, "err", err->msg, NULL);
 		r = net_pod_abandon(sandbox->runtime->net, sandbox->id, err);
 		if (r < 0)
 			return err_wrap(err, "give up the network");

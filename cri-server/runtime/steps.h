@@ -36,7 +36,7 @@ struct step_table {
 /* A table by the name; the linker collects all for steps_print(). */
 #define STEP_TABLE(name, method_name, array)                                                       \
 	static const struct step_table name = {                                                    \
-		.method = method_name, .steps = array, .n = ARRAY_SIZE(array)};                    \
+		.method = (method_name), .steps = (array), .n = ARRAY_SIZE(array)};                \
 	static const struct step_table *const name##_entry                                         \
 		__attribute__((used, section("step_tables"))) = &name
 
