@@ -29,7 +29,7 @@
 	"console=ttyS0 quiet panic=-1 reboot=t noreplace-smp rcupdate.rcu_expedited=1 "            \
 	"dummy.numdummies=0"
 /* Emulated, the TSC is steady but the kernel cannot know, and falls back to the slow HPET. */
-#define KERNEL_ARGUMENTS_TCG " tsc=reliable no_timer_check"
+#define KERNEL_ARGUMENTS_TCG " tsc=reliable no_timer_check clearcpuid=erms"
 
 int hv_check_id(const char *id, struct err *err)
 {
