@@ -307,14 +307,29 @@ static struct net_interface own_interface(void)
 	};
 }
 
-static void only_own_frames_pass(void **state)
+struct case_of {
+	const char *what;
+	bool pass;
+	struct frame frame;
+};
+
+static void check_cases(const struct case_of *cases, size_t n)
 {
 	const struct net_interface interface = own_interface();
-	const struct {
-		const char *what;
-		bool pass;
-		struct frame frame;
-	} cases[] = {
+	struct wire wire;
+
+	if (!is_isolated)
+		skip();
+	join(&wire, &interface);
+	for (size_t i = 0; i < n; i++)
+		if (passes(&wire, &cases[i].frame) != cases[i].pass)
+			fail_msg("%s: %s", cases[i].what, cases[i].pass ? "dropped" : "passed");
+	part(&wire);
+}
+
+static void only_own_frames_pass(void **state)
+{
+	const struct case_of cases[] = {
 		{"IPv4", true, ip4(OWN_MAC, OWN_IP4)},
 		{"IPv4 of the second address", true, ip4(OWN_MAC, SECOND_IP4)},
 		{"forged MAC", false, ip4(OTHER_MAC, OWN_IP4)},
@@ -349,6 +364,15 @@ static void only_own_frames_pass(void **state)
 		{"cut ARP", false, cut(arp(OWN_MAC, OWN_MAC, OTHER_IP4), 30)},
 		{"VLAN tag", false, tagged(OWN_IP4)},
 		{"unknown protocol", false, ethernet(OWN_MAC, 0x88b5)},
+	};
+
+	(void)state;
+	check_cases(cases, ARRAY_SIZE(cases));
+}
+
+static void only_own_ipv6_passes(void **state)
+{
+	const struct case_of cases[] = {
 		{"IPv6", true, udp6(OWN_IP6)},
 		{"IPv6 longer than its frame", false, cut(udp6(OWN_IP6), 61)},
 		{"IPv6 of a version that is none", false, version6(0x40)},
@@ -385,16 +409,9 @@ static void only_own_frames_pass(void **state)
 		{"cut advertisement", false,
 			cut(nd(OWN_IP6, ND_NEIGHBOR_ADVERT, OTHER_IP6, 0, ""), 60)},
 	};
-	struct wire wire;
 
 	(void)state;
-	if (!is_isolated)
-		skip();
-	join(&wire, &interface);
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
-		if (passes(&wire, &cases[i].frame) != cases[i].pass)
-			fail_msg("%s: %s", cases[i].what, cases[i].pass ? "dropped" : "passed");
-	part(&wire);
+	check_cases(cases, ARRAY_SIZE(cases));
 }
 
 /* As many addresses as an interface can have: jumps are longer than a condition's reach. */
@@ -449,6 +466,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(only_own_frames_pass),
+		cmocka_unit_test(only_own_ipv6_passes),
 		cmocka_unit_test(many_addresses_pass),
 		cmocka_unit_test(refuses_what_is_no_address),
 	};

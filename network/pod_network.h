@@ -146,8 +146,9 @@ int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_inf
 int net_pod_teardown(struct net *net, const char *id, struct err *err);
 
 /*
- * For a pod whose DEL goes on failing: removes the namespace alone, by which the pod's links go. What
- * the plugins still hold is remembered: net_each_pod() finds it, and net_pod_teardown() tries again.
+ * For a pod whose DEL goes on failing: removes the namespace alone, by which the pod's links go.
+ * What the plugins still hold is remembered: net_each_pod() finds it, and net_pod_teardown() tries
+ * again.
  */
 int net_pod_abandon(struct net *net, const char *id, struct err *err);
 

@@ -216,8 +216,7 @@ static void test_changes(void **state)
 	expect_number(room, &heard->mtu, 1600);
 	inside(room, "ip link show tap0 | grep -q 'mtu 1600'");
 	/* One filter, however often it was put there. */
-	inside(room,
-		"[ $(tc filter show dev tap0 parent ffff: | grep -c 'bpf .*handle') = 1 ]");
+	inside(room, "[ $(tc filter show dev tap0 parent ffff: | grep -c 'bpf .*handle') = 1 ]");
 	inside(room, "ip link set eth0 down");
 	expect(room, heard->routes, "");
 	pthread_mutex_lock(&heard->lock);

@@ -67,7 +67,7 @@ static void arm_all(struct tunnel *t)
 {
 	struct connection *c;
 	LIST_FOREACH(c, &t->connections, link)
-	arm_local(c);
+		arm_local(c);
 }
 
 static void connection_free(struct connection *c)
@@ -106,10 +106,10 @@ static struct connection *find(const struct tunnel *t, uint32_t id, bool *ret_is
 {
 	struct connection *c;
 	LIST_FOREACH(c, &t->connections, link)
-	if (c->data_id == id || c->error_id == id) {
-		*ret_is_error = c->error_id == id;
-		return c;
-	}
+		if (c->data_id == id || c->error_id == id) {
+			*ret_is_error = c->error_id == id;
+			return c;
+		}
 	return NULL;
 }
 

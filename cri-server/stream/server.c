@@ -430,7 +430,7 @@ static void end_all(void *userdata)
 	struct stream_server *server = userdata;
 	struct session *session;
 	LIST_FOREACH(session, &server->sessions.list, link)
-	session_drop(session);
+		session_drop(session);
 }
 
 static void wait_for_sessions(struct sessions *sessions)

@@ -90,8 +90,8 @@ static void expect_end(int fd)
 }
 
 /*
- * In turns, each with a session of its own, whose target ends. What the first one takes is also what
- * the test itself does.
+ * In turns, each with a session of its own, whose target ends. What the first one takes is also
+ * what the test itself does.
  */
 static void attack(const struct fixture *fixture, const char *headers, const void *data, size_t len)
 {

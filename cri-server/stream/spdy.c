@@ -144,8 +144,8 @@ static struct stream *find(const struct spdy *spdy, uint32_t id)
 {
 	struct stream *stream;
 	LIST_FOREACH(stream, &spdy->streams, link)
-	if (stream->id == id)
-		return stream;
+		if (stream->id == id)
+			return stream;
 	return NULL;
 }
 
@@ -375,7 +375,7 @@ static int on_settings(struct spdy *spdy, struct err *err)
 		int64_t delta = window - spdy->initial_window;
 		struct stream *stream;
 		LIST_FOREACH(stream, &spdy->streams, link)
-		allow(&stream->window, delta);
+			allow(&stream->window, delta);
 		spdy->initial_window = window;
 		see_flow(spdy);
 	}

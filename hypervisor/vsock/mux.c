@@ -64,8 +64,7 @@ static size_t bucket_of(const struct vs_mux *mux, uint32_t host_port, uint32_t g
 struct vs_conn *vs_mux_find(struct vs_mux *mux, uint32_t host_port, uint32_t guest_port)
 {
 	struct vs_conn *conn;
-	LIST_FOREACH(conn, &mux->buckets[bucket_of(mux, host_port, guest_port)], bucket)
-	{
+	LIST_FOREACH(conn, &mux->buckets[bucket_of(mux, host_port, guest_port)], bucket) {
 		if (conn->host_port == host_port && conn->guest_port == guest_port)
 			return conn;
 	}
@@ -82,8 +81,7 @@ void vs_mux_enter(struct vs_mux *mux, struct vs_conn *conn)
 static bool host_port_is_used(const struct vs_mux *mux, uint32_t host_port)
 {
 	const struct vs_conn *conn;
-	LIST_FOREACH(conn, &mux->conns, all)
-	{
+	LIST_FOREACH(conn, &mux->conns, all) {
 		if (conn->has_ports && conn->host_port == host_port)
 			return true;
 	}

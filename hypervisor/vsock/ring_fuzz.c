@@ -285,8 +285,7 @@ static void check(const struct vs_device *device)
 	const struct vs_conn *conn;
 	if (mux->n_replies > VS_REPLIES_MAX || mux->n_conns > VS_CONNECTIONS_MAX)
 		abort();
-	LIST_FOREACH(conn, &mux->conns, all)
-	{
+	LIST_FOREACH(conn, &mux->conns, all) {
 		n++;
 		if (device->broken && conn->state != VS_CONN_HELLO)
 			abort();
