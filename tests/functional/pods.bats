@@ -122,6 +122,8 @@ listed() {
 }
 
 @test "four pods come up at the same time" {
+	# Its allocator is not told of fork(): a child that libvirt makes while another thread allocates may hang.
+	[ "${VARIANT:-release}" != asan ] || skip "gcc 12's AddressSanitizer and fork() in several threads"
 	for n in 1 2 3 4; do
 		run_pod "many$n" >"$D/many$n" 3>&- &
 	done

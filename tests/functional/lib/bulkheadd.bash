@@ -384,7 +384,7 @@ refused() {
 # ---- what the host has ----
 
 # "PID name" for each process of this directory's instances but bulkheadd itself: a second one is a
-# child that never came to run its program.
+# child that never came to run its program, and has a thread's name.
 own_processes() {
 	local proc name main
 	main=$(cat "$D/pid" 2>/dev/null) || true
@@ -392,8 +392,8 @@ own_processes() {
 		proc=${proc%/cmdline}
 		name=$(cat "$proc/comm" 2>/dev/null) || continue
 		[ "${proc#/proc/}" != "$main" ] || continue
-		case $name in
-		qemu* | bulkhead* | virtiofsd | skopeo) echo "${proc#/proc/} $name" ;;
+		case $name:$(readlink "$proc/exe") in
+		qemu* | bulkhead* | virtiofsd:* | skopeo:* | *:"$FT"/bin/bulkheadd*) echo "${proc#/proc/} $name" ;;
 		esac
 	done
 }
