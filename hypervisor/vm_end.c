@@ -141,14 +141,17 @@ static int remove_file(const char *dir, const char *id, const char *suffix, stru
 }
 
 /*
- * libvirt keeps the log of a transient machine for ever, and forgets the new copy of what it notes
- * down of one when it ends before it has renamed that.
+ * What libvirt leaves of a transient machine: the log always; the new copy of what it notes down of
+ * one that ended before that was renamed; and QEMU's process id, which libvirt's child writes even
+ * when its parent has died before it noted down that there is a process.
  */
 static int remove_files(const struct hv *hv, const char *id, struct err *err)
 {
 	int r = remove_file(hv->log_dir, id, ".log", err);
 
-	return r < 0 ? r : remove_file(hv->state_dir, id, ".xml.new", err);
+	if (r == 0)
+		r = remove_file(hv->state_dir, id, ".xml.new", err);
+	return r < 0 ? r : remove_file(hv->state_dir, id, ".pid", err);
 }
 
 static int remove_group(const char *path, const struct stat *st, int kind, struct FTW *walk)

@@ -311,7 +311,6 @@ static void test_machine_that_never_ran(void **state)
 	check(fd_read_file(record, 1 << 20, &text, NULL, &err), &err);
 	check(fd_read_file(pid_file, 32, &pid, NULL, &err), &err);
 	kill(atoi(pid), SIGKILL);
-	unlink(pid_file);
 	at = strstr(text, "<domstatus ");
 	assert_non_null(at);
 	unborn = str_printf("%.*s<domstatus state='paused' reason='starting up' pid='0'><job "
@@ -320,6 +319,7 @@ static void test_machine_that_never_ran(void **state)
 	check(fd_write_file(record, unborn, strlen(unborn), 0600, &err), &err);
 	assert_int_equal(run_again("--destroy", "qemu:///embed?root=" ROOT "/unborn"), 0);
 	assert_int_equal(access(record, F_OK), -1);
+	assert_int_equal(access(pid_file, F_OK), -1);
 }
 
 static void test_root_has_one_owner(void **state)
