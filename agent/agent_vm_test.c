@@ -18,12 +18,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/client/clock.h"
 #include "agent/vm_fixture.h"
 #include "common/buf.h"
 #include "common/fd.h"
 
 #define CALL_MS   30000
 #define OUTPUT_MS 30000
+#define SECOND_NS INT64_C(1000000000)
+#define HOUR_NS   (3600 * SECOND_NS)
 
 struct context {
 	struct vm vm;
@@ -499,6 +502,43 @@ static void test_stats(void **state)
 	remove_container(vm, "idle");
 }
 
+static int64_t guest_clock_ahead_ns(struct vm *vm, int64_t by_ns)
+{
+	Bulkhead__Agent__AdjustClockRequest request = BULKHEAD__AGENT__ADJUST_CLOCK_REQUEST__INIT;
+	struct err err = ERR_INIT;
+	ProtobufCMessage *message = NULL;
+	request.by_ns = by_ns;
+	must(agent_call(vm->agent, "AdjustClock", &request.base, CALL_MS, &message, &err), &err);
+	int64_t guest = ((Bulkhead__Agent__AdjustClockResponse *)message)->realtime_ns;
+	protobuf_c_message_free_unpacked(message, NULL);
+	return guest - clock_now_ns();
+}
+
+static void assert_clock_is_right(struct vm *vm)
+{
+	int64_t ahead_ns = guest_clock_ahead_ns(vm, 0);
+	print_message("the guest's clock is ahead by %d ms\n", (int)(ahead_ns / 1000000));
+	assert_in_range(ahead_ns + SECOND_NS, 0, SECOND_NS * 5 / 4);
+}
+
+/*
+ * The clock is right at boot; after the machine was paused, which its vsock device notices, so that
+ * the client connects anew; and where nobody notices, as when the host slept, with the next event.
+ */
+static void test_clock(void **state)
+{
+	struct vm *vm = VM(state);
+	struct err err = ERR_INIT;
+	assert_clock_is_right(vm);
+	must(vm_monitor(vm, "stop", &err), &err);
+	usleep(2000000);
+	must(vm_monitor(vm, "cont", &err), &err);
+	assert_clock_is_right(vm);
+	assert_true(guest_clock_ahead_ns(vm, -HOUR_NS) < -HOUR_NS / 2);
+	assert_int_equal(run_script(vm, "clock", "exit 0", ""), 0);
+	assert_clock_is_right(vm);
+}
+
 /* The client of a restarted host finds its containers and the events that it has not recorded. */
 static void test_reconnect(void **state)
 {
@@ -590,6 +630,7 @@ int main(void)
 		cmocka_unit_test(test_grandchild),
 		cmocka_unit_test(test_out_of_memory),
 		cmocka_unit_test(test_stats),
+		cmocka_unit_test(test_clock),
 		cmocka_unit_test(test_reconnect),
 		cmocka_unit_test(test_nothing_left),
 		cmocka_unit_test(test_power_off),

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/registry.h"
 #include "common/fd.h"
 
 /* One answer's: far below TTRPC_PAYLOAD_MAX with the longest ids. */
@@ -52,6 +53,7 @@ static void events_answer(struct events *events, struct ttrpc_call *call, uint64
 		response.n_events = n < EVENTS_PER_ANSWER ? n : EVENTS_PER_ANSWER;
 		response.events = events->queue + skip;
 	}
+	response.realtime_ns = realtime_ns();
 	ttrpc_reply(call, &response.base);
 }
 

@@ -7,14 +7,18 @@
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "agent/container.h"
 #include "agent/disk.h"
 #include "agent/netconf.h"
+#include "agent/registry.h"
 #include "common/fd.h"
 
+/* Less is made up for by running faster or slower, as NTP does. */
+#define CLOCK_STEP_NS   INT64_C(128000000)
 #define SCRATCH_TARGET  0
 #define SCRATCH_WAIT_MS 10000
 #define BACKLOG         64
@@ -90,6 +94,27 @@ int machine_set_clock(int64_t realtime_ns, struct err *err)
 	struct timespec now = {
 		.tv_sec = realtime_ns / 1000000000, .tv_nsec = realtime_ns % 1000000000};
 	return clock_settime(CLOCK_REALTIME, &now) < 0 ? err_errno(err, "set the clock") : 0;
+}
+
+int machine_adjust_clock(int64_t by_ns, int64_t *ret_realtime_ns, struct err *err)
+{
+	int64_t wanted;
+	int r = 0;
+	if (by_ns > -CLOCK_STEP_NS && by_ns < CLOCK_STEP_NS) {
+		const struct timeval by = {
+			.tv_sec = by_ns < 0 ? -1 : 0,
+			.tv_usec = by_ns / 1000 + (by_ns < 0 ? 1000000 : 0),
+		};
+		if (by_ns && adjtime(&by, NULL) < 0)
+			r = err_errno(err, "adjust the clock");
+	} else if (__builtin_add_overflow(realtime_ns(), by_ns, &wanted) || wanted < 0) {
+		r = err_set(err, -EINVAL, "a clock before 1970, or beyond all time");
+	} else {
+		r = machine_set_clock(wanted, err);
+	}
+	if (r == 0)
+		*ret_realtime_ns = realtime_ns();
+	return r;
 }
 
 /*

@@ -17,6 +17,8 @@ int machine_mount(struct err *err);
 
 /* server_ops. */
 int machine_set_clock(int64_t realtime_ns, struct err *err);
+/* What AdjustClock does. */
+int machine_adjust_clock(int64_t by_ns, int64_t *ret_realtime_ns, struct err *err);
 int machine_configure(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);
 
 /* Job: writes back what the file systems hold. */

@@ -23,7 +23,7 @@ AGENT_SOURCES += agent/forward.c
 
 $(call guest_program,bulkhead-agent,agent,agent/init.c $(AGENT_SOURCES) $(COMMON_SOURCES),$(AGENT_PKGS))
 $(call library,agent,$(AGENT_SOURCES))
-$(call library,agent-client,agent/client/client.c agent/client/stream.c agent/client/check.c \
+$(call library,agent-client,agent/client/client.c agent/client/stream.c agent/client/check.c agent/client/clock.c \
 	$(G)/agent/proto/agent.pb-c.c)
 
 # The root file system's tests need neither the server nor real disks.

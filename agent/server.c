@@ -38,7 +38,11 @@ static void method_hello(void *userdata, struct ttrpc_call *call, const Protobuf
 	struct err err = ERR_INIT;
 	struct utsname names;
 	int r = 0;
-	if (request->realtime_ns < 0)
+	if (request->version < AGENT_PROTOCOL_OLDEST)
+		r = err_set(&err, -EPROTO,
+			"the host speaks version %u of the protocol, this agent %d to %d",
+			request->version, AGENT_PROTOCOL_OLDEST, AGENT_PROTOCOL_VERSION);
+	else if (request->realtime_ns < 0)
 		r = err_set(
 			&err, -EINVAL, "a clock before 1970: %" PRId64 " ns", request->realtime_ns);
 	else if (request->realtime_ns)
@@ -50,11 +54,26 @@ static void method_hello(void *userdata, struct ttrpc_call *call, const Protobuf
 		return;
 	}
 	Bulkhead__Agent__HelloResponse response = BULKHEAD__AGENT__HELLO_RESPONSE__INIT;
-	response.version = AGENT_PROTOCOL_VERSION;
+	response.version = request->version < AGENT_PROTOCOL_VERSION ? request->version
+								     : AGENT_PROTOCOL_VERSION;
 	response.kernel_release = names.release;
 	response.boot_ns = server->boot_ns;
 	response.configured = server->state.configured;
 	ttrpc_reply(call, &response.base);
+}
+
+static void method_adjust_clock(
+	void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	const struct server *server = userdata;
+	const Bulkhead__Agent__AdjustClockRequest *request = (const void *)msg;
+	Bulkhead__Agent__AdjustClockResponse response =
+		BULKHEAD__AGENT__ADJUST_CLOCK_RESPONSE__INIT;
+	struct err err = ERR_INIT;
+	if (server->ops.adjust_clock(request->by_ns, &response.realtime_ns, &err) < 0)
+		ttrpc_fail(call, &err);
+	else
+		ttrpc_reply(call, &response.base);
 }
 
 /* NULL: no memory. */
@@ -202,6 +221,7 @@ static void method_power_off(void *userdata, struct ttrpc_call *call, const Prot
 
 static const struct ttrpc_method methods[] = {
 	{"Hello", method_hello},
+	{"AdjustClock", method_adjust_clock},
 	{"ConfigureSandbox", method_configure_sandbox},
 	{"UpdateInterfaces", method_update_interfaces},
 	{"CreateContainer", method_create_container},

@@ -19,6 +19,8 @@ struct server;
 
 struct server_ops {
 	int (*set_clock)(int64_t realtime_ns, struct err *err);
+	/* Moves it, unless by_ns is 0, and tells what it is now. */
+	int (*adjust_clock)(int64_t by_ns, int64_t *ret_realtime_ns, struct err *err);
 	/* In a child (process.h), with all that ConfigureSandbox asks for; may block. */
 	int (*configure)(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);
 	int (*update)(const Bulkhead__Agent__UpdateInterfacesRequest *before,

@@ -40,11 +40,35 @@ static void test_hello(void **state)
 	assert_false(hello->configured);
 	assert_true(strlen(hello->kernel_release) > 0);
 	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
+	assert_int_equal(call(state, "Hello", &request, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "the host speaks version 0"));
+	request.version = AGENT_PROTOCOL_VERSION;
 	request.realtime_ns = -1;
 	assert_int_equal(call(state, "Hello", &request, &err), -EINVAL);
 	request.realtime_ns = 1;
 	assert_int_equal(call(state, "Hello", &request, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "a strange time"));
+}
+
+static void assert_spoken(void **state, uint32_t host, uint32_t expected)
+{
+	struct test_client *context = *state;
+	struct err err = ERR_INIT;
+	ProtobufCMessage *response = NULL;
+	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
+	request.version = host;
+	assert_int_equal(
+		agent_call(context->agent, "Hello", &request.base, CALL_MS, &response, &err), 0);
+	assert_int_equal(((Bulkhead__Agent__HelloResponse *)response)->version, expected);
+	protobuf_c_message_free_unpacked(response, NULL);
+}
+
+/* What both can is spoken: an older host is answered in its version, a newer one in ours. */
+static void test_versions(void **state)
+{
+	assert_spoken(state, AGENT_PROTOCOL_OLDEST, AGENT_PROTOCOL_OLDEST);
+	assert_spoken(state, AGENT_PROTOCOL_VERSION, AGENT_PROTOCOL_VERSION);
+	assert_spoken(state, AGENT_PROTOCOL_VERSION + 1, AGENT_PROTOCOL_VERSION);
 }
 
 static void test_configure(void **state)
@@ -259,6 +283,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		SERVER_TEST(test_hello),
+		SERVER_TEST(test_versions),
 		SERVER_TEST(test_configure),
 		SERVER_TEST(test_unknown_ids),
 		SERVER_TEST(test_bad_containers),

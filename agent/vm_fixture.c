@@ -79,26 +79,52 @@ static int start_vsock(struct vm *vm, struct err *err)
 
 static int start_qemu(struct vm *vm, struct err *err)
 {
-	char scratch[160], layer[160], serial[160], vhost[160];
+	char scratch[160], layer[160], serial[160], vhost[160], monitor[160];
 	snprintf(scratch, sizeof(scratch),
 		"file=%s/scratch.img,format=raw,if=none,id=d0,discard=unmap", vm->dir);
 	snprintf(layer, sizeof(layer), "file=%s/layer.img,format=raw,if=none,id=d1,readonly=on",
 		vm->dir);
 	snprintf(serial, sizeof(serial), "file:%s/console", vm->dir);
 	snprintf(vhost, sizeof(vhost), "socket,id=vs,path=%s/vhost", vm->dir);
+	snprintf(monitor, sizeof(monitor), "unix:%s/monitor,server,nowait", vm->dir);
 	char *argv[] = {"qemu-system-x86_64", "-machine", "q35,accel=tcg,memory-backend=mem",
 		"-cpu", "max", "-smp", "1", "-m", "256", "-object",
 		"memory-backend-memfd,id=mem,size=256M,share=on", "-nodefaults", "-no-user-config",
 		"-display", "none", "-no-reboot", "-kernel", getenv("BULKHEAD_KERNEL"), "-initrd",
 		getenv("BULKHEAD_INITRAMFS"), "-append", "console=ttyS0 panic=-1 loglevel=4",
-		"-serial", serial, "-chardev", vhost, "-device", "vhost-user-vsock-pci,chardev=vs",
-		"-device", "virtio-rng-pci", "-device", "virtio-scsi-pci,id=scsi", "-drive",
-		scratch, "-device", "scsi-hd,drive=d0,bus=scsi.0,scsi-id=0,lun=0", "-drive", layer,
-		"-device", "scsi-hd,drive=d1,bus=scsi.0,scsi-id=1,lun=0", "-netdev", "user,id=n0",
-		"-device", "virtio-net-pci,netdev=n0,mac=" VM_MAC ",romfile=", NULL};
+		"-serial", serial, "-qmp", monitor, "-chardev", vhost, "-device",
+		"vhost-user-vsock-pci,chardev=vs", "-device", "virtio-rng-pci", "-device",
+		"virtio-scsi-pci,id=scsi", "-drive", scratch, "-device",
+		"scsi-hd,drive=d0,bus=scsi.0,scsi-id=0,lun=0", "-drive", layer, "-device",
+		"scsi-hd,drive=d1,bus=scsi.0,scsi-id=1,lun=0", "-netdev", "user,id=n0", "-device",
+		"virtio-net-pci,netdev=n0,mac=" VM_MAC ",romfile=", NULL};
 	vm->started_ms = ev_now_ms();
 	vm->qemu = start(argv, STDERR_FILENO);
 	return vm->qemu < 0 ? err_errno(err, "fork") : 0;
+}
+
+int vm_monitor(struct vm *vm, const char *command, struct err *err)
+{
+	static const char answered[] = "{\"return\"";
+	char path[128], byte;
+	_cleanup_close_ int fd = -EBADF;
+	snprintf(path, sizeof(path), "%s/monitor", vm->dir);
+	int r = fd_unix_connect(path, &fd, err);
+	if (r < 0)
+		return r;
+	if (dprintf(fd, "{\"execute\": \"qmp_capabilities\"} {\"execute\": \"%s\"}\n", command) < 0)
+		return err_errno(err, "write to QEMU's monitor");
+	size_t matched = 0;
+	for (int answers = 0; answers < 2;) {
+		if (read(fd, &byte, 1) != 1)
+			return err_errno(err, "read from QEMU's monitor");
+		matched = byte == answered[matched] ? matched + 1 : byte == answered[0];
+		if (answered[matched])
+			continue;
+		matched = 0;
+		answers++;
+	}
+	return 0;
 }
 
 /* "CONNECT <port>\n" → "OK …\n", or the end of the connection while nobody listens. */

@@ -56,5 +56,7 @@ int vm_connect(struct vm *vm, uint64_t after, struct err *err);
 /* Waits for the exit of a process; false after timeout_ms. */
 bool vm_wait_exit(struct vm *vm, const char *container_id, const char *process_id,
 	uint64_t timeout_ms, struct vm_event *ret);
+/* Has QEMU's monitor do a command without arguments, as "stop". */
+int vm_monitor(struct vm *vm, const char *command, struct err *err);
 /* Waits until QEMU has ended by itself. */
 bool vm_wait_off(struct vm *vm, uint64_t timeout_ms);

@@ -24,6 +24,7 @@
 
 #include "agent/client/check.h"
 #include "agent/client/client_internal.h"
+#include "agent/client/clock.h"
 #include "common/fd.h"
 #include "common/ttrpc.h"
 
@@ -45,7 +46,8 @@ struct agent {
 	struct ev_loop *loop;
 	struct agent_transport transport;
 	struct agent_callbacks callbacks;
-	uint64_t after; /* event thread's alone once it runs */
+	uint64_t after;           /* event thread's alone once it runs */
+	struct clock_watch clock; /* the event thread's */
 	Bulkhead__Agent__HelloResponse *hello;
 	pthread_t thread;
 
@@ -203,19 +205,19 @@ int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *
 static int say_hello(struct link *link, uint64_t timeout_ms, Bulkhead__Agent__HelloResponse **ret,
 	struct err *err)
 {
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
 	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
 	request.version = AGENT_PROTOCOL_VERSION;
-	request.realtime_ns = now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+	request.realtime_ns = clock_now_ns();
 	ProtobufCMessage *response = NULL;
 	int r = call(link, "Hello", &request.base, timeout_ms, &response, err);
 	if (r != 0)
 		return r;
 	Bulkhead__Agent__HelloResponse *hello = (Bulkhead__Agent__HelloResponse *)response;
-	if (hello->version != AGENT_PROTOCOL_VERSION)
-		r = err_set(err, -EPROTO, "the agent speaks version %u of the protocol, not %d",
-			hello->version, AGENT_PROTOCOL_VERSION);
+	if (hello->version < AGENT_PROTOCOL_OLDEST || hello->version > AGENT_PROTOCOL_VERSION)
+		r = err_set(err, -EPROTO,
+			"the agent speaks version %u of the protocol, this bulkheadd %d to %d; the "
+			"pod is of a build that is too far away: remove it",
+			hello->version, AGENT_PROTOCOL_OLDEST, AGENT_PROTOCOL_VERSION);
 	else if (strlen(hello->kernel_release) > RELEASE_BYTES_MAX)
 		r = err_set(err, -EPROTO, "the agent's kernel release is longer than %d bytes",
 			RELEASE_BYTES_MAX);
@@ -306,6 +308,8 @@ static int poll_events(struct agent *agent, struct err *err)
 	if (r != 0)
 		return r;
 	const Bulkhead__Agent__NextEventsResponse *events = (const void *)response;
+	if (agent->hello->version >= AGENT_PROTOCOL_CLOCK)
+		clock_watch(agent, &agent->clock, events->realtime_ns);
 	r = check_events(events, agent->after, err);
 	if (r == 0)
 		deliver(agent, events);

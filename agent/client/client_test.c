@@ -21,12 +21,14 @@
 
 #include "agent/client/check.h"
 #include "agent/client/client.h"
+#include "agent/client/clock.h"
 #include "agent/test_server.h"
 #include "common/fd.h"
 #include "common/ttrpc.h"
 
-#define CALL_MS  10000
-#define LIAR_MAX 64
+#define CALL_MS     10000
+#define LIAR_MAX    64
+#define LIAR_EVENTS 4
 
 /* What the liar answers with. */
 struct liar {
@@ -34,7 +36,11 @@ struct liar {
 	const char *release;
 	uint64_t first_sequence;
 	size_t n_events;
+	bool one_by_one; /* in answers of their own */
 	int32_t exit_code;
+	_Atomic int64_t ahead_ns; /* of its clock */
+	bool stuck;               /* its clock cannot be moved */
+	atomic_int n_clock_calls;
 	struct ev_loop *loop;
 	struct ttrpc_service service;
 	struct ttrpc_call *waiting[LIAR_MAX];
@@ -219,15 +225,15 @@ static void liar_events(void *userdata, struct ttrpc_call *call, const ProtobufC
 {
 	struct liar *liar = userdata;
 	const Bulkhead__Agent__NextEventsRequest *request = (const void *)msg;
-	Bulkhead__Agent__Event events[4];
-	Bulkhead__Agent__Event *pointers[4];
+	Bulkhead__Agent__Event events[LIAR_EVENTS];
+	Bulkhead__Agent__Event *pointers[LIAR_EVENTS];
 	Bulkhead__Agent__Exit exit = BULKHEAD__AGENT__EXIT__INIT;
 	exit.code = liar->exit_code;
 	Bulkhead__Agent__NextEventsResponse response = BULKHEAD__AGENT__NEXT_EVENTS_RESPONSE__INIT;
 	response.events = pointers;
 	for (size_t i = 0; i < liar->n_events; i++) {
 		uint64_t sequence = liar->first_sequence + i;
-		if (sequence <= request->after)
+		if (sequence <= request->after || (liar->one_by_one && response.n_events))
 			continue;
 		bulkhead__agent__event__init(&events[i]);
 		events[i].sequence = sequence;
@@ -235,6 +241,7 @@ static void liar_events(void *userdata, struct ttrpc_call *call, const ProtobufC
 		events[i].exit = &exit;
 		pointers[response.n_events++] = &events[i];
 	}
+	response.realtime_ns = clock_now_ns() + atomic_load(&liar->ahead_ns);
 	if (response.n_events)
 		ttrpc_reply(call, &response.base);
 	else if (liar->n_waiting < LIAR_MAX) /* as in a long poll */
@@ -250,10 +257,24 @@ static void liar_list(void *userdata, struct ttrpc_call *call, const ProtobufCMe
 	ttrpc_fail(call, &err);
 }
 
+static void liar_clock(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	struct liar *liar = userdata;
+	const Bulkhead__Agent__AdjustClockRequest *request = (const void *)msg;
+	Bulkhead__Agent__AdjustClockResponse response =
+		BULKHEAD__AGENT__ADJUST_CLOCK_RESPONSE__INIT;
+	if (!liar->stuck)
+		atomic_fetch_add(&liar->ahead_ns, request->by_ns);
+	response.realtime_ns = clock_now_ns() + atomic_load(&liar->ahead_ns);
+	ttrpc_reply(call, &response.base);
+	atomic_fetch_add(&liar->n_clock_calls, 1);
+}
+
 static const struct ttrpc_method liar_methods[] = {
 	{"Hello", liar_hello},
 	{"NextEvents", liar_events},
 	{"ListContainers", liar_list},
+	{"AdjustClock", liar_clock},
 };
 
 struct liar_connection {
@@ -320,9 +341,12 @@ static void test_bad_hello(void **state)
 	struct context *context = *state;
 	struct err err = ERR_INIT;
 	struct liar *liar = use_liar(context);
-	liar->version = 2;
+	liar->version = AGENT_PROTOCOL_VERSION + 1;
 	assert_int_equal(open_agent(context, &err), -EPROTO);
-	assert_non_null(strstr(err.msg, "version 2"));
+	assert_non_null(strstr(err.msg, "the agent speaks version"));
+	liar->version = AGENT_PROTOCOL_OLDEST - 1;
+	assert_int_equal(open_agent(context, &err), -EPROTO);
+	assert_non_null(strstr(err.msg, "remove it"));
 	liar->version = AGENT_PROTOCOL_VERSION;
 	liar->release = "6.1\033[2J";
 	assert_int_equal(open_agent(context, &err), -EPROTO);
@@ -340,6 +364,74 @@ static void test_events_in_order(void **state)
 	assert_int_equal(open_agent(context, &err), 0);
 	assert_true(wait_for(&context->n_events, 3));
 	assert_int_equal(atomic_load(&context->n_events), 3);
+}
+
+/* A guest that stood still, or whose clock somebody has set, gets the host's time with the next
+ * event. */
+static void assert_clock_is_set(struct context *context, int64_t ahead_ns)
+{
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->n_events = 1;
+	atomic_store(&liar->ahead_ns, ahead_ns);
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&context->n_events, 1)); /* after the clock */
+	assert_in_range(atomic_load(&liar->n_clock_calls), 4, 4);
+	assert_in_range(atomic_load(&liar->ahead_ns) + INT64_C(10000000000), 0, 20000000000);
+}
+
+static void test_clock_behind(void **state)
+{
+	assert_clock_is_set(*state, -INT64_C(3600000000000));
+}
+
+static void test_clock_ahead(void **state)
+{
+	assert_clock_is_set(*state, INT64_C(60000000000));
+}
+
+static void test_clock_right(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->n_events = 1;
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&context->n_events, 1));
+	assert_int_equal(atomic_load(&liar->ahead_ns), 0);
+}
+
+/* An agent that lies about its clock with every event does not keep the host busy. */
+static void test_clock_stuck(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->n_events = LIAR_EVENTS;
+	liar->stuck = true;
+	liar->one_by_one = true;
+	atomic_store(&liar->ahead_ns, INT64_MAX / 2);
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&context->n_events, LIAR_EVENTS));
+	uint64_t seconds = (ev_now_ms() - begin) / 1000;
+	assert_in_range(atomic_load(&liar->n_clock_calls), 4, 4 * (seconds + 1));
+}
+
+/* The agent of a pod that a build before this one has started. */
+static void test_older_agent(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->version = AGENT_PROTOCOL_OLDEST;
+	liar->n_events = 2;
+	atomic_store(&liar->ahead_ns, INT64_C(60000000000));
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_int_equal(agent_hello(context->agent)->version, AGENT_PROTOCOL_OLDEST);
+	assert_true(wait_for(&context->n_events, 2));
+	assert_int_equal(list(context, &err), -ENOSPC);
+	assert_int_equal(atomic_load(&liar->n_clock_calls), 0);
 }
 
 /* What the agent says about an error ends in logs and on terminals. */
@@ -426,6 +518,11 @@ int main(void)
 		CLIENT_TEST(test_errors),
 		CLIENT_TEST(test_bad_hello),
 		CLIENT_TEST(test_events_in_order),
+		CLIENT_TEST(test_clock_behind),
+		CLIENT_TEST(test_clock_ahead),
+		CLIENT_TEST(test_clock_right),
+		CLIENT_TEST(test_clock_stuck),
+		CLIENT_TEST(test_older_agent),
 		CLIENT_TEST(test_text_is_cleaned),
 		CLIENT_TEST(test_false_events),
 		cmocka_unit_test(test_check_events),

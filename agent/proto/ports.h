@@ -3,7 +3,13 @@
  */
 #pragma once
 
-#define AGENT_PROTOCOL_VERSION 1
+/*
+ * The newest version and the oldest that this build speaks. The agent of a pod is of the build that
+ * started it; a host that comes later speaks the agent's version. 2: AdjustClock.
+ */
+#define AGENT_PROTOCOL_VERSION 2
+#define AGENT_PROTOCOL_OLDEST  1
+#define AGENT_PROTOCOL_CLOCK   2
 #define AGENT_CONTROL_PORT     1024
 #define AGENT_STREAM_PORT      1025
 

@@ -340,6 +340,8 @@ static int start_tls(
 
 /* libmicrohttpd tells of every client that breaks off: nothing that anybody acts on. */
 static void on_http_log(void *userdata, const char *format, va_list ap)
+	__attribute__((format(printf, 2, 0)));
+static void on_http_log(void *userdata, const char *format, va_list ap)
 {
 	const struct stream_server *server = userdata;
 	char text[512];
