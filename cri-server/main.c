@@ -168,6 +168,8 @@ static int run(
 	if (r == 0)
 		r = open_images(config, log, store, &daemon.images, err);
 	if (r == 0)
+		r = image_answers_new(&daemon.image_answers, err);
+	if (r == 0)
 		r = runtime_open(config, log, store, daemon.images, &daemon.runtime, err);
 	if (r == 0)
 		r = open_streams(config, log, &daemon.streams, err);
@@ -175,6 +177,7 @@ static int run(
 		r = serve(config, &daemon, stop, err);
 	stream_server_stop(daemon.streams);
 	runtime_close(daemon.runtime);
+	image_answers_free(daemon.image_answers);
 	img_close(daemon.images);
 	store_close(store);
 	return r;

@@ -70,6 +70,7 @@ int img_list_reserve(struct img *img, struct err *err)
 
 void img_list_put(struct img *img, struct img_image *image)
 {
+	atomic_fetch_add(&img->generation, 1);
 	size_t at = img_list_place(img, image->id);
 	if (at < img->n_images && strcmp(img->images[at]->id, image->id) == 0) {
 		img_image_unref(img->images[at]);
@@ -84,6 +85,7 @@ void img_list_put(struct img *img, struct img_image *image)
 
 void img_list_remove(struct img *img, size_t at)
 {
+	atomic_fetch_add(&img->generation, 1);
 	img_image_unref(img->images[at]);
 	img->n_images--;
 	memmove(img->images + at, img->images + at + 1,
@@ -122,6 +124,11 @@ int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err
 	*ret = images;
 	*ret_n = n;
 	return 0;
+}
+
+uint64_t img_generation(const struct img *img)
+{
+	return atomic_load(&img->generation);
 }
 
 /* ---- open and close ---- */

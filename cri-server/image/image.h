@@ -103,6 +103,8 @@ int img_find(struct img *img, const char *reference, struct img_image **ret, str
 /* All images, by id, a new array; free with img_list_free(). */
 int img_list(struct img *img, struct img_image ***ret, size_t *ret_n, struct err *err);
 void img_list_free(struct img_image **images, size_t n);
+/* Another number after each change of the list: a list asked for later than this is as new. */
+uint64_t img_generation(const struct img *img);
 
 /* Whether one of its names is pinned by the configuration. */
 bool img_is_pinned(const struct img *img, const struct img_image *image);

@@ -308,6 +308,34 @@ static void test_image_name(void **state)
 	img_image_unref(image);
 }
 
+static bool list_changed(struct place *p, uint64_t *generation)
+{
+	uint64_t before = *generation;
+	*generation = img_generation(p->img);
+	return *generation != before;
+}
+
+static void test_generation(void **state)
+{
+	struct place *p = begin(state);
+	char id[72], other[72];
+	uint64_t generation = img_generation(p->img);
+	add_named(p, 12, (const char *const[]){BUSY ":1", BUSY ":2", NULL}, NULL, id);
+	assert_true(list_changed(p, &generation));
+	add_named(p, 13, (const char *const[]){BUSY ":2", NULL}, NULL, other);
+	assert_true(list_changed(p, &generation));
+	assert_int_equal(img_note_spec(p->img, id, "spec", 4, &p->err), 0);
+	assert_true(list_changed(p, &generation));
+	struct img_image *image = find(p, id);
+	img_image_unref(image);
+	assert_null(find(p, "busybox:3"));
+	assert_false(list_changed(p, &generation));
+	removes(p, "busybox:1");
+	assert_true(list_changed(p, &generation));
+	removes(p, other);
+	assert_true(list_changed(p, &generation));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -326,6 +354,7 @@ int main(void)
 		image_test(test_pinned),
 		image_test(test_note_spec),
 		image_test(test_image_name),
+		image_test(test_generation),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

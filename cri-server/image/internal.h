@@ -37,6 +37,7 @@ struct img {
 	pthread_mutex_t lock;
 	struct img_image **images; /* ordered by id */
 	size_t n_images;
+	atomic_ullong generation; /* of the list; written with the lock held */
 	TAILQ_HEAD(, holder) holders;
 	TAILQ_HEAD(, pull) pulls;
 	TAILQ_HEAD(, conversion) conversions;

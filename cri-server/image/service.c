@@ -1,6 +1,7 @@
 #include "cri-server/image/service.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -221,6 +222,63 @@ static int answer_list(const struct img *img, struct img_image *const *images, s
 	return r;
 }
 
+/* ---- the list of all, kept ---- */
+
+struct image_answers {
+	pthread_mutex_t lock; /* protects what follows; held while an answer is made */
+	uint64_t generation;  /* of the list that it was made of, or an older one's */
+	struct rpc_answer all;
+};
+
+int image_answers_new(struct image_answers **ret, struct err *err)
+{
+	*ret = calloc(1, sizeof(**ret));
+	if (!*ret)
+		return err_nomem(err);
+	pthread_mutex_init(&(*ret)->lock, NULL);
+	return 0;
+}
+
+struct image_answers *image_answers_free(struct image_answers *answers)
+{
+	if (!answers)
+		return NULL;
+	rpc_answer_done(&answers->all);
+	pthread_mutex_destroy(&answers->lock);
+	free(answers);
+	return NULL;
+}
+
+static int answer_all(struct img *img, struct rpc_answer *ret, struct err *err)
+{
+	struct img_image **images;
+	size_t n;
+	int r = img_list(img, &images, &n, err);
+	if (r < 0)
+		return r;
+	r = answer_list(img, images, n, ret, err);
+	img_list_free(images, n);
+	return r;
+}
+
+static int list_all(struct rpc_call *call, struct rpc_answer *ret, struct err *err)
+{
+	const struct daemon *daemon = rpc_call_userdata(call);
+	struct image_answers *answers = daemon->image_answers;
+	int r = 0;
+	pthread_mutex_lock(&answers->lock);
+	uint64_t generation = img_generation(daemon->images);
+	if (!answers->all.data || answers->generation != generation) {
+		rpc_answer_done(&answers->all);
+		r = answer_all(daemon->images, &answers->all, err);
+		answers->generation = generation;
+	}
+	if (r == 0)
+		*ret = rpc_answer_share(&answers->all);
+	pthread_mutex_unlock(&answers->lock);
+	return r;
+}
+
 static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
 	struct rpc_answer *ret_response, struct err *err)
 {
@@ -235,14 +293,7 @@ static int list_images(struct rpc_call *call, const ProtobufCMessage *request,
 		img_image_unref(one);
 		return r;
 	}
-	struct img_image **images;
-	size_t n;
-	int r = img_list(img, &images, &n, err);
-	if (r < 0)
-		return r;
-	r = answer_list(img, images, n, ret_response, err);
-	img_list_free(images, n);
-	return r;
+	return list_all(call, ret_response, err);
 }
 
 static int remove_image(struct rpc_call *call, const ProtobufCMessage *request,

@@ -2,7 +2,8 @@
  * The answer of a handler: a message in its packed form, as it goes to the client.
  *
  * It is packed once, by respond(), while all that it is made of is still there; nobody unpacks or
- * copies it on its way.
+ * copies it on its way. Its bytes never change from then on, so any number of answers, on any
+ * thread, can have the same.
  */
 #pragma once
 
@@ -14,7 +15,7 @@
 
 struct rpc_answer {
 	const ProtobufCMessageDescriptor *type;
-	uint8_t *data; /* from malloc; {0}: none yet */
+	uint8_t *data; /* respond()'s; NULL: none yet */
 	size_t len;
 };
 
@@ -25,5 +26,10 @@ struct rpc_answer {
  */
 int respond(const ProtobufCMessage *response, struct rpc_answer *ret, struct err *err);
 
-/* Frees what it has. */
+/* Another answer with the same bytes, which live until all that have them are done. */
+struct rpc_answer rpc_answer_share(const struct rpc_answer *answer);
+
+/* Gives its bytes back, if it has any. */
 void rpc_answer_done(struct rpc_answer *answer);
+/* The same, for who took `data` over; NULL is allowed. */
+void rpc_answer_unref_data(void *data);

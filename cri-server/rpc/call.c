@@ -62,7 +62,7 @@ void rpc_call_log(const struct rpc_call *call, const struct rpc_reply *reply)
 		ok ? NULL : reply->err.msg, NULL);
 }
 
-/* Sends the reply, whose message it takes. The call may be gone when it returns. */
+/* Sends the reply, whose answer it takes. The call may be gone when it returns. */
 static void answer(struct rpc_call *call, struct rpc_reply *reply)
 {
 	rpc_call_log(call, reply);
@@ -76,7 +76,8 @@ static void answer(struct rpc_call *call, struct rpc_reply *reply)
 	grpc_slice text = grpc_slice_from_copied_string(reply->err.msg);
 
 	if (reply->status == GRPC_STATUS_OK) {
-		grpc_slice slice = grpc_slice_new(reply->message, reply->len, free);
+		grpc_slice slice = grpc_slice_new_with_user_data(reply->answer.data,
+			reply->answer.len, rpc_answer_unref_data, reply->answer.data);
 		message = grpc_raw_byte_buffer_create(&slice, 1);
 		grpc_slice_unref(slice);
 		ops[n++] = (grpc_op){

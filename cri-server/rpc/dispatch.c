@@ -183,6 +183,5 @@ void rpc_route_run(const struct rpc_route *route, struct rpc_call *call,
 		return;
 	}
 	reply->status = GRPC_STATUS_OK;
-	reply->message = answer.data;
-	reply->len = answer.len;
+	reply->answer = answer;
 }

@@ -22,9 +22,8 @@ struct rpc_route {
 /* What goes back to the client. */
 struct rpc_reply {
 	grpc_status_code status;
-	struct err err;   /* the message of a status other than OK */
-	uint8_t *message; /* the packed answer, from malloc; NULL: there is none */
-	size_t len;
+	struct err err;           /* the message of a status other than OK */
+	struct rpc_answer answer; /* of status OK */
 };
 
 /* -EINVAL: a row names no method of its descriptor, or one twice. */

@@ -112,17 +112,17 @@ static void test_run(void **state)
 	(void)state;
 	struct rpc_reply reply = call("\x0a\x02v1", 4);
 	assert_int_equal(reply.status, GRPC_STATUS_OK);
-	assert_int_equal(reply.len, 4);
-	assert_memory_equal(reply.message, "\x0a\x02v1", 4);
-	free(reply.message);
+	assert_int_equal(reply.answer.len, 4);
+	assert_memory_equal(reply.answer.data, "\x0a\x02v1", 4);
+	rpc_answer_done(&reply.answer);
 
 	reply = call("", 0); /* the handler answers Latin-1 */
-	assert_int_equal(reply.len, 6);
-	assert_memory_equal(reply.message,
+	assert_int_equal(reply.answer.len, 6);
+	assert_memory_equal(reply.answer.data,
 		"\x0a\x04"
 		"caf?",
 		6);
-	free(reply.message);
+	rpc_answer_done(&reply.answer);
 
 	reply = call("\x0a\x04"
 		     "fail",

@@ -138,6 +138,25 @@ static void test_scrub_lengths(void **state)
 	}
 }
 
+/* Whoever is done first, the others still have them. */
+static void test_shared_answer(void **state)
+{
+	(void)state;
+	Runtime__V1__VersionResponse version = RUNTIME__V1__VERSION_RESPONSE__INIT;
+	version.version = (char *)"v1";
+	struct rpc_answer first;
+	assert_int_equal(respond(&version.base, &first, NULL), 0);
+	struct rpc_answer second = rpc_answer_share(&first), third = rpc_answer_share(&second);
+	assert_ptr_equal(second.data, first.data);
+	rpc_answer_done(&first);
+	assert_null(first.data);
+	rpc_answer_unref_data(third.data);
+	assert_int_equal(second.len, 4);
+	assert_memory_equal(second.data, "\x0a\x02v1", 4);
+	rpc_answer_done(&second);
+	rpc_answer_done(&second);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -147,6 +166,7 @@ int main(void)
 		cmocka_unit_test(test_amplification),
 		cmocka_unit_test(test_scrub),
 		cmocka_unit_test(test_scrub_lengths),
+		cmocka_unit_test(test_shared_answer),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
