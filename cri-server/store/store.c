@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@
 #define CACHE_KIB      1024
 #define LOCK_PAUSE_MS  50
 #define LOCK_PAUSES    100
+#define LOCK_MAP_BYTES 1
 
 enum statement {
 	PUT,
@@ -52,7 +54,8 @@ static const ProtobufCMessageDescriptor *const descriptors[] = {
 
 struct store {
 	char *path;
-	int lock_fd; /* flock()ed for as long as we live */
+	int lock_fd;    /* flock()ed for as long as we live */
+	void *lock_map; /* of it, so that children before exec() have it whatever they close */
 	sqlite3 *db;
 	sqlite3_stmt *statements[STATEMENTS];
 	pthread_mutex_t lock; /* recursive; protects all above, and spans a transaction */
@@ -99,7 +102,8 @@ static bool owner_lives(const char *pid)
 
 /*
  * -EBUSY with the owner's process id. A child that is about to execute a program shares the lock,
- * also of a process that was killed meanwhile: it lets go in a moment.
+ * also of a process that was killed meanwhile: until it lets go, in a moment, it may still write
+ * what we are going to look at, as libvirt's writes QEMU's process id.
  */
 static int wait_for_lock(int fd, char pid[16])
 {
@@ -132,6 +136,9 @@ static int take_lock(struct store *s, struct err *err)
 			s->path, pid[0] ? pid : "unknown");
 	if (ftruncate(s->lock_fd, 0) < 0 || dprintf(s->lock_fd, "%d\n", (int)getpid()) < 0)
 		return err_errno(err, "write %s", path);
+	s->lock_map = mmap(NULL, LOCK_MAP_BYTES, PROT_NONE, MAP_SHARED, s->lock_fd, 0);
+	if (s->lock_map == MAP_FAILED)
+		return err_errno(err, "map %s", path);
 	return 0;
 }
 
@@ -260,6 +267,7 @@ static struct store *store_new(const char *path, struct err *err)
 		return NULL;
 	}
 	s->lock_fd = -EBADF;
+	s->lock_map = MAP_FAILED;
 	pthread_mutexattr_t attr;
 	pthread_mutexattr_init(&attr);
 	pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_RECURSIVE);
@@ -303,6 +311,8 @@ struct store *store_close(struct store *s)
 	for (size_t i = 0; i < STATEMENTS; i++)
 		sqlite3_finalize(s->statements[i]);
 	sqlite3_close(s->db);
+	if (s->lock_map != MAP_FAILED)
+		munmap(s->lock_map, LOCK_MAP_BYTES);
 	fd_close(s->lock_fd);
 	pthread_mutex_destroy(&s->lock);
 	free(s->path);

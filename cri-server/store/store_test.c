@@ -155,25 +155,31 @@ static void a_second_owner_is_refused(void **state)
 	store_close(open_store(place->path));
 }
 
-/* The owner was killed, and a child of it that has not executed its program yet has its
- * descriptors. */
+/* The owner was killed; a child of it that has not executed its program yet still does something,
+ * and has closed its descriptors. */
 static void a_dead_owners_child_is_waited_for(void **state)
 {
 	struct place *place = *state;
+	_cleanup_free_ char *late = str_printf("%s.late", place->path);
 	pid_t owner = fork();
 	assert_true(owner >= 0);
 	if (owner == 0) {
 		struct store *store = NULL;
 		if (store_open(place->path, &store, NULL) < 0)
 			_exit(1);
-		if (fork() == 0)
+		if (fork() == 0) {
+			close_range(3, ~0u, 0);
 			usleep(300000);
+			_exit(fd_write_file(late, "", 0, 0600, NULL) < 0);
+		}
 		_exit(0);
 	}
 	int status;
 	assert_int_equal(waitpid(owner, &status, 0), owner);
 	assert_int_equal(status, 0);
 	store_close(open_store(place->path));
+	assert_int_equal(access(late, F_OK), 0);
+	unlink(late);
 }
 
 static void assert_refused_untouched(const char *path, const char *expected)
