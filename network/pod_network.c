@@ -20,6 +20,7 @@
 #include "network/interface.h"
 #include "network/netlink.h"
 #include "network/netns.h"
+#include "network/orphans.h"
 #include "network/redirect.h"
 
 #define NETNS_PREFIX "bh-"
@@ -32,6 +33,7 @@ struct net {
 	char *netns_dir;
 	uint64_t plugin_timeout_ms;
 	bool antispoof;
+	struct orphans orphans;
 };
 
 struct net *net_close(struct net *net)
@@ -44,6 +46,7 @@ struct net *net_close(struct net *net)
 	free(net->bin_dirs);
 	free(net->cache_dir);
 	free(net->netns_dir);
+	orphans_done(&net->orphans);
 	free(net);
 	return NULL;
 }
@@ -71,6 +74,7 @@ int net_open(const struct net_config *config, struct net **ret, struct err *err)
 	r = fd_mkdir_all(net->cache_dir, 0700, err);
 	if (r < 0)
 		return r;
+	orphans_find(&net->orphans);
 	*ret = TAKE_PTR(net);
 	return 0;
 }
@@ -306,6 +310,7 @@ int net_pod_teardown(struct net *net, const char *id, struct err *err)
 	if (r < 0 && r != -ENOENT)
 		return r;
 	if (attachment) {
+		orphans_await(&net->orphans, id, net->plugin_timeout_ms);
 		r = run_del(net, attachment, err);
 		if (r < 0)
 			return r;

@@ -11,11 +11,16 @@ setup_file() {
 	cat >"$FT/plugins/gate" <<-END
 		#!/bin/bash
 		# fail-COMMAND: it fails; hold-COMMAND: it waits as long as that is there, and says in-COMMAND.
+		# lease: it keeps one for each pod there.
 		gate=$FT/gate
 		input=\$(cat)
 		[ ! -e "\$gate/fail-\$CNI_COMMAND" ] || { echo '{"code": 11, "msg": "not now"}'; exit 1; }
 		[ ! -e "\$gate/hold-\$CNI_COMMAND" ] || touch "\$gate/in-\$CNI_COMMAND"
 		while [ -e "\$gate/hold-\$CNI_COMMAND" ]; do sleep 0.05; done
+		case \$CNI_COMMAND in
+		ADD) [ ! -d "\$gate/lease" ] || touch "\$gate/lease/\$CNI_CONTAINERID" ;;
+		DEL) rm -f "\$gate/lease/\$CNI_CONTAINERID" ;;
+		esac
 		[ "\$CNI_COMMAND" != ADD ] || jq .prevResult <<<"\$input"
 	END
 	chmod 0755 "$FT/plugins/gate"
@@ -28,7 +33,7 @@ setup_file() {
 }
 
 teardown_file() {
-	rm -f "$FT"/gate/*
+	rm -rf "$FT"/gate/*
 	instance_teardown
 }
 
@@ -56,6 +61,25 @@ kill_within() {
 		start_bulkheadd
 		assert_host_unchanged
 	done
+}
+
+@test "a plugin that outlives bulkheadd is waited for: what it holds in the end is given back" {
+	mkdir "$FT/gate/lease"
+	touch "$FT/gate/hold-ADD"
+	pod_config outlived >"$FT/outlived.json"
+	crictl runp "$FT/outlived.json" >/dev/null 2>&1 3>&- &
+	eventually 60 test -e "$FT/gate/in-ADD"
+	kill_bulkheadd
+	{
+		sleep 1.5
+		rm -f "$FT/gate/hold-ADD" "$FT/gate/in-ADD"
+	} 3>&- &
+	start_bulkheadd
+	wait
+	eventually 30 eval '[ -z "$(crictl pods -q)" ]'
+	eventually 10 eval '[ -z "$(ls "$FT/gate/lease")" ]'
+	rmdir "$FT/gate/lease"
+	assert_host_unchanged
 }
 
 @test "bulkheadd killed within DEL leaves none either, once the pod is removed" {
