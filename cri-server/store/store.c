@@ -21,9 +21,8 @@
 
 #include "common/fd.h"
 #include "cri-server/store/records.pb-c.h"
+#include "cri-server/store/schema.h"
 
-#define APPLICATION_ID 0x62756c6b /* "bulk", in the file's header */
-#define SCHEMA_VERSION 1
 #define CACHE_KIB      1024
 #define LOCK_PAUSE_MS  50
 #define LOCK_PAUSES    100
@@ -65,29 +64,12 @@ struct store {
 
 static int db_error(struct store *s, const char *what, struct err *err)
 {
-	int primary = sqlite3_errcode(s->db) & 0xff;
-	int code = primary == SQLITE_FULL ? -ENOSPC : primary == SQLITE_NOMEM ? -ENOMEM : -EIO;
-	return err_set(err, code, "%s: %s: %s", s->path, what, sqlite3_errmsg(s->db));
+	return schema_error(s->db, s->path, what, err);
 }
 
 static int run(struct store *s, const char *sql, struct err *err)
 {
-	return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(s, sql, err);
-}
-
-/* The first column of the first row, a number. */
-static int query_number(struct store *s, const char *sql, sqlite3_int64 *ret, struct err *err)
-{
-	sqlite3_stmt *st;
-	if (sqlite3_prepare_v2(s->db, sql, -1, &st, NULL) != SQLITE_OK)
-		return db_error(s, sql, err);
-	int r = 0;
-	if (sqlite3_step(st) == SQLITE_ROW)
-		*ret = sqlite3_column_int64(st, 0);
-	else
-		r = db_error(s, sql, err);
-	sqlite3_finalize(st);
-	return r;
+	return schema_run(s->db, s->path, sql, err);
 }
 
 /* Whether the process that took the lock goes on; of one that was killed nothing but its name is
@@ -142,40 +124,6 @@ static int take_lock(struct store *s, struct err *err)
 	return 0;
 }
 
-static int refuse(const struct store *s, const char *what, struct err *err)
-{
-	return err_set(err, -EBADMSG,
-		"%s %s; it is left as it is. Restore it from a backup, or move it and its -wal and "
-		"-shm away to begin anew: pods that run are then removed",
-		s->path, what);
-}
-
-static int quick_check(struct store *s, struct err *err)
-{
-	sqlite3_stmt *st;
-	bool ok = false;
-	if (sqlite3_prepare_v2(s->db, "PRAGMA quick_check(1)", -1, &st, NULL) == SQLITE_OK) {
-		ok = sqlite3_step(st) == SQLITE_ROW &&
-		     strcmp((const char *)sqlite3_column_text(st, 0), "ok") == 0;
-		sqlite3_finalize(st);
-	}
-	return ok ? 0 : refuse(s, "is damaged, or not a database", err);
-}
-
-static int write_schema(struct store *s, const char *path, struct err *err)
-{
-	char sql[512];
-	if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW, NULL) !=
-		SQLITE_OK)
-		return db_error(s, "create", err);
-	snprintf(sql, sizeof(sql),
-		"BEGIN IMMEDIATE; PRAGMA application_id = %d; PRAGMA user_version = %d;"
-		"CREATE TABLE record (kind INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,"
-		" PRIMARY KEY (kind, id)) WITHOUT ROWID; COMMIT",
-		APPLICATION_ID, SCHEMA_VERSION);
-	return run(s, sql, err);
-}
-
 /* A new database, which appears under its name when it is whole. */
 static int create_database(struct store *s, struct err *err)
 {
@@ -190,34 +138,15 @@ static int create_database(struct store *s, struct err *err)
 	if (fd < 0)
 		return err_errno(err, "create %s", path);
 	fd = fd_close(fd); /* before SQLite has locks on it, which this would drop */
-	int r = write_schema(s, path, err);
+	int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW;
+	int r = sqlite3_open_v2(path, &s->db, flags, NULL) == SQLITE_OK
+			? schema_create(s->db, path, err)
+			: schema_error(s->db, path, "create", err);
 	sqlite3_close(s->db);
 	s->db = NULL;
 	if (r == 0 && rename(path, s->path) < 0)
 		r = err_errno(err, "rename %s", path);
 	return r;
-}
-
-static int check_schema(struct store *s, struct err *err)
-{
-	sqlite3_int64 application = 0, version = 0, tables = 0;
-	int r = quick_check(s, err);
-	if (r == 0)
-		r = query_number(s, "PRAGMA application_id", &application, err);
-	if (r == 0)
-		r = query_number(s, "PRAGMA user_version", &version, err);
-	if (r == 0)
-		r = query_number(s, "SELECT count(*) FROM sqlite_schema", &tables, err);
-	if (r < 0)
-		return r;
-	/* Ours appear whole, under their name: this one has lost what it had. */
-	if (!tables && !application && !version)
-		return refuse(s, "is empty", err);
-	if (application != APPLICATION_ID)
-		return refuse(s, "is a database of another program", err);
-	if (version > SCHEMA_VERSION)
-		return refuse(s, "was written by a newer bulkheadd", err);
-	return 0;
 }
 
 static int open_file(struct store *s, int mode, struct err *err)
@@ -226,7 +155,7 @@ static int open_file(struct store *s, int mode, struct err *err)
 	if (sqlite3_open_v2(s->path, &s->db, flags, NULL) != SQLITE_OK)
 		return db_error(s, "open", err);
 	sqlite3_busy_timeout(s->db, 5000);
-	return check_schema(s, err);
+	return schema_check(s->db, s->path, err);
 }
 
 static int prepare_statements(struct store *s, struct err *err)
@@ -244,6 +173,9 @@ static int open_database(struct store *s, struct err *err)
 	int r = access(s->path, F_OK) < 0 && errno == ENOENT ? create_database(s, err) : 0;
 	if (r == 0)
 		r = open_file(s, SQLITE_OPEN_READWRITE, err);
+	if (r == 0 && sqlite3_db_readonly(s->db, "main"))
+		r = err_set(err, -EROFS,
+			"%s can only be read: make it and its file system writable", s->path);
 	if (r < 0)
 		return r;
 	char cache[64];
@@ -253,6 +185,8 @@ static int open_database(struct store *s, struct err *err)
 		r = run(s, "PRAGMA synchronous = NORMAL", err);
 	if (r == 0)
 		r = run(s, cache, err);
+	if (r == 0)
+		r = schema_migrate(s->db, s->path, err);
 	return r < 0 ? r : prepare_statements(s, err);
 }
 

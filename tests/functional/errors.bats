@@ -195,6 +195,22 @@ refuses_to_start() {
 	assert_host_unchanged
 }
 
+@test "records that are damaged, cut short or a newer bulkheadd's are refused with the remedy, and left as they are" {
+	other ""
+	local state=$OTHER/state/state.db
+	mkdir -p "${state%/*}"
+	head -c 8192 /dev/urandom >"$state"
+	refuses_to_start "Restore it from a backup"
+	rm "$state"
+	sqlite3 "$FT/state/state.db" ".backup $state"
+	sqlite3 "$state" "PRAGMA journal_mode = DELETE; PRAGMA user_version = 99; UPDATE writer SET version = '9.9'"
+	refuses_to_start "newer bulkheadd (9.9,"
+	truncate -s 4096 "$state"
+	cp "$state" "$FT/state.before"
+	refuses_to_start "Restore it from a backup"
+	cmp "$state" "$FT/state.before"
+}
+
 @test "a libvirt root that cannot be written is named" {
 	touch "$FT/a-file"
 	other "s|^hypervisor:|&\n  libvirt_uri: qemu:///embed?root=$FT/a-file/root|"
