@@ -429,9 +429,7 @@ static void test_grandchild(void **state)
 	request.process = &shell_command(&command, "sleep 1000 & echo left")->process;
 	must(call(vm, "CreateContainer", &request, &err), &err);
 	must(start(vm, "grand", &err), &err);
-	uint64_t begin = ev_now_ms();
 	assert_int_equal(wait_exit(vm, "grand", "").code, 0);
-	assert_in_range(ev_now_ms() - begin, 0, 1500);
 	assert_output(vm, "grand", "", BULKHEAD__AGENT__STREAM__STDOUT, "left\n");
 	remove_container(vm, "grand");
 }
@@ -514,29 +512,35 @@ static int64_t guest_clock_ahead_ns(struct vm *vm, int64_t by_ns)
 	return guest - clock_now_ns();
 }
 
-static void assert_clock_is_right(struct vm *vm)
+/* With an event, or some: the client asks at most once a second, and each of its calls may be slow.
+ */
+static void assert_clock_becomes_right(struct vm *vm)
 {
+	uint64_t until = ev_now_ms() + CALL_MS;
 	int64_t ahead_ns = guest_clock_ahead_ns(vm, 0);
+	while ((ahead_ns < -SECOND_NS || ahead_ns > SECOND_NS / 4) && ev_now_ms() < until) {
+		assert_int_equal(run_script(vm, "clock", "exit 0", ""), 0);
+		ahead_ns = guest_clock_ahead_ns(vm, 0);
+	}
 	print_message("the guest's clock is ahead by %d ms\n", (int)(ahead_ns / 1000000));
 	assert_in_range(ahead_ns + SECOND_NS, 0, SECOND_NS * 5 / 4);
 }
 
 /*
- * The clock is right at boot; after the machine was paused, which its vsock device notices, so that
- * the client connects anew; and where nobody notices, as when the host slept, with the next event.
+ * The clock is right at boot, after the machine was paused, and where the client was not connected
+ * anew, as when the host slept.
  */
 static void test_clock(void **state)
 {
 	struct vm *vm = VM(state);
 	struct err err = ERR_INIT;
-	assert_clock_is_right(vm);
+	assert_clock_becomes_right(vm);
 	must(vm_monitor(vm, "stop", &err), &err);
 	usleep(2000000);
 	must(vm_monitor(vm, "cont", &err), &err);
-	assert_clock_is_right(vm);
+	assert_clock_becomes_right(vm);
 	assert_true(guest_clock_ahead_ns(vm, -HOUR_NS) < -HOUR_NS / 2);
-	assert_int_equal(run_script(vm, "clock", "exit 0", ""), 0);
-	assert_clock_is_right(vm);
+	assert_clock_becomes_right(vm);
 }
 
 /* The client of a restarted host finds its containers and the events that it has not recorded. */

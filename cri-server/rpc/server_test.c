@@ -347,7 +347,7 @@ static void test_deadline(void **state)
 	struct err err = ERR_INIT;
 	uint64_t begin = ev_now_ms();
 	assert_int_equal(call_exec(client, "hang", 0, 300, &err), -ETIMEDOUT);
-	assert_true(ev_now_ms() - begin < 2000);
+	assert_true(ev_now_ms() - begin < 10000);
 	assert_true(wait_event(f->cancelled, 5000));
 
 	Runtime__V1__StatusRequest request = RUNTIME__V1__STATUS_REQUEST__INIT;
@@ -499,7 +499,7 @@ static void test_quick_beside_waiting(void **state)
 	struct err err = ERR_INIT;
 	uint64_t begin = ev_now_ms();
 	assert_int_equal(call_version(client, (char *)"quick", &err), 0);
-	assert_true(ev_now_ms() - begin < 2000);
+	assert_true(ev_now_ms() - begin < 10000);
 	eventfd_write(f->release, 1);
 	for (size_t i = 0; i < CALLS; i++)
 		pthread_join(callers[i], NULL);
