@@ -197,6 +197,7 @@ static int clone_init(struct container *c, const Bulkhead__Agent__CreateContaine
 		const struct launch_init launch = {.request = request,
 			.filter = &c->filter,
 			.stdio = stdio,
+			.ids = c->host->ids,
 			.scratch = scratch,
 			.project = c->project,
 			.report = report,

@@ -24,6 +24,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "agent/ids.h"
 #include "agent/process.h"
 #include "agent/proto/agent.pb-c.h"
 #include "agent/stdio.h"
@@ -57,10 +58,11 @@ struct container_host;
 
 /*
  * cgroup2 is mounted at /sys/fs/cgroup. Enables controllers and makes the containers' parent
- * cgroup. The pod's PID namespace is made when a container first asks for it.
+ * cgroup. The pod's PID namespace is made when a container first asks for it. `ids` is the caller's
+ * and outlives it.
  */
-int container_host_new(
-	struct ev_loop *loop, struct reaper *reaper, struct container_host **ret, struct err *err);
+int container_host_new(struct ev_loop *loop, struct reaper *reaper, const struct ids *ids,
+	struct container_host **ret, struct err *err);
 struct container_host *container_host_free(struct container_host *host);
 
 struct container;

@@ -101,6 +101,7 @@ static int clone_exec(struct container_exec *e, const struct container *c,
 		const struct launch_exec launch = {.process = process,
 			.filter = &c->filter,
 			.stdio = stdio,
+			.ids = c->host->ids,
 			.init = c->pidfd,
 			.privileged = c->privileged,
 			.report = report};

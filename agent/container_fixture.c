@@ -265,7 +265,7 @@ static const char *prepare(const char *cgroup)
 		mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, NULL) < 0)
 		return "skipped: cannot make a cgroup namespace";
 	shell("cd /run && mkdir -p image/bin image/etc image/lib && cp " BUSYBOX " image/bin/ &&"
-	      "for a in sh cat ls id touch head wc grep tr sleep echo mknod ps tty mount; do"
+	      "for a in sh cat ls id touch head wc grep tr sleep echo mknod ps tty mount umount; do"
 	      " ln -s busybox image/bin/$a; done; echo lower > image/lib/where;"
 	      "printf 'root:x:0:0::/home/of/root:\\nweb:x:1000:1001::/srv/web:\\n' > "
 	      "image/etc/passwd;"
@@ -282,14 +282,14 @@ static const char *prepare(const char *cgroup)
 
 static int run_in_cgroup(const char *cgroup, int (*tests)(struct world *world))
 {
-	struct world world = {.skip = prepare(cgroup)};
+	struct world world = {.skip = prepare(cgroup), .ids = IDS_INIT};
 	struct err err = ERR_INIT;
-	if (!world.skip &&
-		(ev_loop_new(&world.loop, &err) < 0 ||
-			reaper_new(world.loop, &world.reaper, &err) < 0 ||
-			ev_timer_new(world.loop, WATCHDOG_MS, on_watchdog, NULL, &world.watchdog,
-				&err) < 0 ||
-			container_host_new(world.loop, world.reaper, &world.host, &err) < 0)) {
+	if (!world.skip && (ev_loop_new(&world.loop, &err) < 0 ||
+				   reaper_new(world.loop, &world.reaper, &err) < 0 ||
+				   ev_timer_new(world.loop, WATCHDOG_MS, on_watchdog, NULL,
+					   &world.watchdog, &err) < 0 ||
+				   container_host_new(world.loop, world.reaper, &world.ids,
+					   &world.host, &err) < 0)) {
 		fprintf(stderr, "%s\n", err.msg);
 		return 1;
 	}

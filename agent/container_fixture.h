@@ -15,6 +15,7 @@ struct world {
 	struct ev_loop *loop;
 	struct reaper *reaper;
 	struct container_host *host;
+	struct ids ids;
 	struct ev_source *watchdog;
 	const char *skip; /* why nothing can be tested here */
 };

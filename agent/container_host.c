@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -16,25 +17,28 @@
 #include "common/fd.h"
 
 /* The size that CRI runtimes give a pod's /dev/shm. */
-#define SHM_OPTIONS "mode=1777,size=67108864"
+#define SHM_OPTIONS "mode=1777,size=67108864,uid=%u,gid=%u"
 
-static int make_directories(struct err *err)
+static int make_directories(const struct ids *ids, struct err *err)
 {
+	char options[sizeof(SHM_OPTIONS) + 24];
+	snprintf(options, sizeof(options), SHM_OPTIONS, ids_uid(ids, 0), ids_gid(ids, 0));
 	if (fd_mkdir_all(ROOTFS_STAGE, 0700, err) < 0 || fd_mkdir_all(CONTAINER_SHM, 0700, err) < 0)
 		return err->code;
-	if (mount("shm", CONTAINER_SHM, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, SHM_OPTIONS) < 0)
+	if (mount("shm", CONTAINER_SHM, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
 		return err_errno(err, "mount %s", CONTAINER_SHM);
 	return 0;
 }
 
-int container_host_new(
-	struct ev_loop *loop, struct reaper *reaper, struct container_host **ret, struct err *err)
+int container_host_new(struct ev_loop *loop, struct reaper *reaper, const struct ids *ids,
+	struct container_host **ret, struct err *err)
 {
 	struct container_host *host = calloc(1, sizeof(*host));
 	if (!host)
 		return err_nomem(err);
 	*host = (struct container_host){.loop = loop,
 		.reaper = reaper,
+		.ids = ids,
 		.pidns = -EBADF,
 		.device_program = -EBADF,
 		.pause_pidfd = -EBADF};
@@ -44,7 +48,7 @@ int container_host_new(
 		err_errno(err, "open the PID namespace");
 	} else if (cgroup_setup(err) == 0 &&
 		   cgroup_devices_load(NULL, &host->device_program, err) == 0 &&
-		   make_directories(err) == 0) {
+		   make_directories(ids, err) == 0) {
 		*ret = host;
 		return 0;
 	}

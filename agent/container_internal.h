@@ -15,9 +15,10 @@
 struct container_host {
 	struct ev_loop *loop;
 	struct reaper *reaper;
-	int pidns;          /* the agent's own */
-	int device_program; /* cgroup_devices_load() */
-	pid_t pause;        /* init of the pod's PID namespace, 0: none */
+	const struct ids *ids; /* the caller's */
+	int pidns;             /* the agent's own */
+	int device_program;    /* cgroup_devices_load() */
+	pid_t pause;           /* init of the pod's PID namespace, 0: none */
 	int pause_pidfd;
 	uint32_t last_project;  /* of the container made last */
 	struct usage_rate rate; /* of all containers together */

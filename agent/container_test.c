@@ -102,6 +102,70 @@ static void test_user(void **state)
 	assert_false(run.exited);
 }
 
+/*
+ * Root of the pod's user namespace is a mere user of the guest, and finds what is his: the image's
+ * files, what he writes, his devices and terminals; what he mounts is in a namespace of his own.
+ */
+static void test_user_namespace(void **state)
+{
+	setup(state);
+	struct world *world = *state;
+	static const char script[] =
+		"id -u; id -g; tr -s ' ' < /proc/self/uid_map; tr -s ' ' < /proc/self/gid_map;"
+		"touch /new /lib/where; for f in / /lib/where /new /dev /dev/null /dev/shm "
+		"/proc/self/; do set -- $(ls -lnd $f); echo $f is $3:$4; done;"
+		"mount -t tmpfs none /lib && echo mounted; mount -t proc none /lib 2>&- || echo no "
+		"proc;"
+		"umount /proc 2>&- || echo locked; mknod /x c 1 3 2>&- || echo no node;"
+		"echo -500 2>&- > /proc/self/oom_score_adj || echo bound; sleep 100";
+	struct userns ns = USERNS_INIT;
+	struct request request;
+	struct run run, exec;
+	struct err err = ERR_INIT;
+	char out[OUTPUT_MAX];
+	world->ids.map = (struct userns_map){100000, 65536, 200000, 65536};
+	assert_int_equal(userns_new(&world->ids.map, false, &ns, &err), 0);
+	world->ids.userns = ns.user;
+	request_init(&request, "userns", script);
+	request.capabilities[0] = (char *)"CAP_SYS_ADMIN";
+	run_create(world, &request, &run);
+	run_start(&run);
+	static const char wanted[] =
+		"0\n0\n 0 100000 65536\n 0 200000 65536\n"
+		"/ is 0:0\n/lib/where is 0:0\n/new is 0:0\n/dev is 0:0\n/dev/null is 0:0\n"
+		"/dev/shm is 65534:65534\n/proc/self/ is 0:0\n"
+		"mounted\nno proc\nlocked\nno node\nbound\n";
+	/* As much as is wanted and no more: the program goes on. */
+	ssize_t n = 0;
+	for (size_t len = 0; len < sizeof(wanted) - 1; len += (size_t)n) {
+		n = read(run.out, out + len, sizeof(wanted) - 1 - len);
+		assert_true(n > 0);
+		out[len + (size_t)n] = '\0';
+	}
+	assert_string_equal(out, wanted);
+
+	run_exec(&run,
+		"id -u; tr -s ' ' < /proc/1/gid_map; touch /y; set -- $(ls -ln /y);"
+		"echo $3 $4",
+		&exec);
+	wait_for(world, &exec.exited);
+	read_output(exec.out, out);
+	assert_string_equal(out, "0\n 0 200000 65536\n0 0\n");
+	fd_close(exec.out);
+	container_exec_free(exec.exec);
+	run_remove(&run);
+
+	request_init(&request, "outside", "true");
+	request.user.has_uid = true;
+	request.user.uid = 70000;
+	run_create(world, &request, &run);
+	assert_int_equal(run.err.code, -EINVAL);
+	assert_non_null(strstr(run.err.msg, "user 70000"));
+	run_remove(&run);
+	userns_done(&ns);
+	world->ids = (struct ids)IDS_INIT;
+}
+
 static void test_read_only_root(void **state)
 {
 	setup(state);
@@ -384,6 +448,7 @@ static int run_tests_in(struct world *world)
 		cmocka_unit_test_prestate(test_output_and_exit_code, world),
 		cmocka_unit_test_prestate(test_surroundings, world),
 		cmocka_unit_test_prestate(test_user, world),
+		cmocka_unit_test_prestate(test_user_namespace, world),
 		cmocka_unit_test_prestate(test_read_only_root, world),
 		cmocka_unit_test_prestate(test_devices, world),
 		cmocka_unit_test_prestate(test_exec_errors, world),

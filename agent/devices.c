@@ -110,14 +110,17 @@ int devices_make(int dev, bool guest_nodes, struct err *err)
 	return r;
 }
 
-static int find_number(
-	const Bulkhead__Agent__Device *device, mode_t *ret_type, dev_t *ret_number, struct err *err)
+struct node {
+	mode_t type;
+	dev_t number;
+};
+
+static int find_node(const Bulkhead__Agent__Device *device, struct node *ret, struct err *err)
 {
 	char path[DISK_PATH_MAX];
 	struct stat st;
 	if (!device->disk) {
-		*ret_type = S_IFCHR;
-		*ret_number = makedev(device->major, device->minor);
+		*ret = (struct node){S_IFCHR, makedev(device->major, device->minor)};
 		return 0;
 	}
 	int r = disk_wait(device->target, DISK_TIMEOUT_MS, path, err);
@@ -125,13 +128,12 @@ static int find_number(
 		return r;
 	if (stat(path, &st) < 0)
 		return err_errno(err, "examine %s", path);
-	*ret_type = S_IFBLK;
-	*ret_number = st.st_rdev;
+	*ret = (struct node){S_IFBLK, st.st_rdev};
 	return 0;
 }
 
-static int make_node(
-	int root, const Bulkhead__Agent__Device *device, mode_t type, dev_t number, struct err *err)
+static int make_node(int root, const Bulkhead__Agent__Device *device, const struct node *node,
+	const struct ids *ids, struct err *err)
 {
 	const char *slash = strrchr(device->path, '/');
 	const char *name = slash ? slash + 1 : device->path;
@@ -146,32 +148,33 @@ static int make_node(
 	if (unlinkat(parent, name, 0) < 0 && errno != ENOENT)
 		return err_errno(err, "take the place of what is there");
 	mode_t mask = umask(0);
-	int r = mknodat(parent, name, type | (device->mode & 0777), number);
+	int r = mknodat(parent, name, node->type | (device->mode & 0777), node->number);
 	umask(mask);
-	if (r < 0 || fchownat(parent, name, device->uid, device->gid, AT_SYMLINK_NOFOLLOW) < 0)
+	if (r < 0 || fchownat(parent, name, ids_uid(ids, device->uid), ids_gid(ids, device->gid),
+			     AT_SYMLINK_NOFOLLOW) < 0)
 		return err_errno(err, "make the node");
 	return 0;
 }
 
 int devices_add(int root, const Bulkhead__Agent__CreateContainerRequest *request,
-	struct device_rules *rules, struct err *err)
+	const struct ids *ids, struct device_rules *rules, struct err *err)
 {
 	if (request->n_devices > DEVICE_RULES_MAX)
 		return err_set(err, -EINVAL, "%zu devices, at most %d are possible",
 			request->n_devices, DEVICE_RULES_MAX);
 	for (size_t i = 0; i < request->n_devices; i++) {
 		const Bulkhead__Agent__Device *device = request->devices[i];
-		mode_t type;
-		dev_t number;
-		if (find_number(device, &type, &number, err) < 0 ||
-			make_node(root, device, type, number, err) < 0)
+		struct node node;
+		if (find_node(device, &node, err) < 0 ||
+			make_node(root, device, &node, ids, err) < 0)
 			return err_wrap(err, "device %s", device->path);
-		rules->rules[i].type = type == S_IFBLK ? BPF_DEVCG_DEV_BLOCK : BPF_DEVCG_DEV_CHAR;
+		rules->rules[i].type =
+			node.type == S_IFBLK ? BPF_DEVCG_DEV_BLOCK : BPF_DEVCG_DEV_CHAR;
 		rules->rules[i].access = (device->read ? BPF_DEVCG_ACC_READ : 0) |
 					 (device->write ? BPF_DEVCG_ACC_WRITE : 0) |
 					 (device->make ? BPF_DEVCG_ACC_MKNOD : 0);
-		rules->rules[i].major = major(number);
-		rules->rules[i].minor = minor(number);
+		rules->rules[i].major = major(node.number);
+		rules->rules[i].minor = minor(node.number);
 		rules->n++;
 	}
 	return 0;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 
 #include "agent/cgroup.h"
+#include "agent/ids.h"
 #include "agent/proto/agent.pb-c.h"
 #include "common/err.h"
 
@@ -20,4 +21,4 @@ int devices_make(int dev, bool guest_nodes, struct err *err);
  * they may be used. Waits for disks. `rules` is empty before.
  */
 int devices_add(int root, const Bulkhead__Agent__CreateContainerRequest *request,
-	struct device_rules *rules, struct err *err);
+	const struct ids *ids, struct device_rules *rules, struct err *err);

@@ -78,6 +78,7 @@ static int run(struct init *init, uint64_t boot_ns, struct err *err)
 		.stream_fd = -EBADF,
 		.ops = {.set_clock = machine_set_clock,
 			.adjust_clock = machine_adjust_clock,
+			.enter = ids_enter,
 			.configure = machine_configure,
 			.update = netconf_update,
 			.power_off = on_power_off,

@@ -29,9 +29,10 @@
 #define EXIT_NOT_FOUND  127
 #define EXIT_CANNOT_RUN 126
 
-static void begin(const struct stdio_child *stdio, int report, int other)
+static void begin(const struct stdio_child *stdio, const struct ids *ids, int report, int other)
 {
-	const int all[] = {stdio->in, stdio->out, stdio->err, stdio->terminal, report, other};
+	const int all[] = {
+		stdio->in, stdio->out, stdio->err, stdio->terminal, report, other, ids->userns};
 	int keep[ARRAY_SIZE(all)];
 	unsigned n = 0;
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
@@ -62,12 +63,11 @@ static int enter_cwd(const char *cwd, struct err *err)
 }
 
 /* What init and exec have in common, once their streams are in place. */
-static int become_user(const Bulkhead__Agent__Process *process, bool privileged, bool filtered,
-	const struct user *user, struct err *err)
+static int become_user(const Bulkhead__Agent__Process *process, bool privileged,
+	struct security security, const struct user *user, struct err *err)
 {
-	struct security security = {.capabilities = security_all_capabilities(),
-		.no_new_privs = process->no_new_privs,
-		.filtered = filtered};
+	security.capabilities = security_all_capabilities();
+	security.no_new_privs = process->no_new_privs;
 	if (!privileged && security_capabilities(process->capabilities, process->n_capabilities,
 				   &security.capabilities, err) < 0)
 		return err->code;
@@ -112,14 +112,15 @@ static int init_root(
 	/* Now, not by the clone: the namespace's root is the cgroup in which this runs. */
 	if (unshare(CLONE_NEWCGROUP) < 0)
 		return err_errno(err, "unshare the cgroup namespace");
-	if (rootfs_begin(err) < 0 ||
-		rootfs_layers(request->layer_targets, request->n_layer_targets, err) < 0 ||
+	const struct ids *ids = launch->ids;
+	if (ids_make_as_root(ids, err) < 0 || rootfs_begin(err) < 0 ||
+		rootfs_layers(request->layer_targets, request->n_layer_targets, ids, err) < 0 ||
 		limit_writable_layer(launch, err) < 0 ||
 		rootfs_overlay(request->n_layer_targets, launch->scratch, launch->project, &root,
 			err) < 0 ||
-		mounts_populate(root, request, err) < 0 ||
-		devices_add(root, request, devices, err) < 0 ||
-		volumes_mount(root, request, err) < 0)
+		mounts_populate(root, request, ids, err) < 0 ||
+		devices_add(root, request, ids, devices, err) < 0 ||
+		volumes_mount(root, request, ids, err) < 0)
 		return err->code;
 	return rootfs_enter(root, err);
 }
@@ -130,13 +131,18 @@ static int init_prepare(const struct launch_init *launch, struct user *user,
 	const Bulkhead__Agent__CreateContainerRequest *request = launch->request;
 	const Bulkhead__Agent__Process *process = request->process;
 	if (init_root(launch, devices, err) < 0 || find_user_and_cwd(process, user, err) < 0 ||
-		stdio_child_install(launch->stdio, user->uid, err) < 0)
+		stdio_child_install(launch->stdio, ids_uid(launch->ids, user->uid), err) < 0)
 		return err->code;
 	if (process->terminal && mounts_console(err) < 0)
 		return err->code;
 	if (mounts_seal(request, err) < 0)
 		return err->code;
-	return become_user(process, request->privileged, launch->filter->len > 0, user, err);
+	/* What the namespace owns is its own: made by the guest's root, it would be out of reach.
+	 */
+	const struct security security = {.filtered = launch->filter->len > 0,
+		.userns = launch->ids->userns,
+		.unshare = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWCGROUP};
+	return become_user(process, request->privileged, security, user, err);
 }
 
 static int launch_ready_send(
@@ -155,7 +161,7 @@ void launch_init(const struct launch_init *launch)
 	struct err err = ERR_INIT;
 	struct user user;
 	struct device_rules devices = {0};
-	begin(launch->stdio, launch->report, launch->socket);
+	begin(launch->stdio, launch->ids, launch->report, launch->socket);
 	if (init_prepare(launch, &user, &devices, &err) < 0)
 		fail(launch->report, &err);
 	if (launch_ready_send(launch->socket, &user, &devices) < 0)
@@ -179,17 +185,20 @@ static int exec_prepare(const struct launch_exec *launch, struct user *user, str
 	if (setns(launch->init, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
 		return err_errno(err, "join the container's namespaces");
 	fd_close(launch->init);
-	if (find_user_and_cwd(launch->process, user, err) < 0 ||
-		stdio_child_install(launch->stdio, user->uid, err) < 0)
+	if (ids_make_as_root(launch->ids, err) < 0 ||
+		find_user_and_cwd(launch->process, user, err) < 0 ||
+		stdio_child_install(launch->stdio, ids_uid(launch->ids, user->uid), err) < 0)
 		return err->code;
-	return become_user(launch->process, launch->privileged, launch->filter->len > 0, user, err);
+	const struct security security = {
+		.filtered = launch->filter->len > 0, .userns = launch->ids->userns};
+	return become_user(launch->process, launch->privileged, security, user, err);
 }
 
 void launch_exec(const struct launch_exec *launch)
 {
 	struct err err = ERR_INIT;
 	struct user user;
-	begin(launch->stdio, launch->report, launch->init);
+	begin(launch->stdio, launch->ids, launch->report, launch->init);
 	if (exec_prepare(launch, &user, &err) == 0)
 		program_exec(launch->process, user.home, launch->filter, &err);
 	fail(launch->report, &err);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #include "agent/cgroup.h"
+#include "agent/ids.h"
 #include "agent/proto/agent.pb-c.h"
 
 #include "agent/security.h"
@@ -28,6 +29,7 @@ struct launch_init {
 	const Bulkhead__Agent__CreateContainerRequest *request;
 	const struct security_filter *filter;
 	const struct stdio_child *stdio;
+	const struct ids *ids;
 	const char *scratch; /* directory of the container's files, not made yet */
 	uint32_t project;    /* quota.h: whose account those files are */
 	int report;
@@ -40,6 +42,7 @@ struct launch_exec {
 	const Bulkhead__Agent__Process *process;
 	const struct security_filter *filter;
 	const struct stdio_child *stdio;
+	const struct ids *ids;
 	int init; /* pidfd of the container's init, whose namespaces are joined */
 	bool privileged;
 	int report;

@@ -151,11 +151,25 @@ static int mount_share(const char *tag, struct err *err)
 	return 0;
 }
 
+/* The files are root's as the containers see it, who may write them where the root may. */
+static int give_files(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
+{
+	static const char *const files[] = {
+		CONTAINER_RESOLV_CONF, CONTAINER_HOSTS, CONTAINER_HOSTNAME};
+	const Bulkhead__Agent__UserNamespace *ns = request->user_namespace;
+	for (size_t i = 0; ns && i < ARRAY_SIZE(files); i++)
+		if (chown(files[i], ns->uid, ns->gid) < 0 && errno != ENOENT)
+			return err_errno(err, "set the owner of %s", files[i]);
+	return 0;
+}
+
 int machine_configure(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
 {
 	int r = netconf_interfaces(request, err);
 	if (r == 0)
 		r = netconf_names(request, CONTAINER_FILES, err);
+	if (r == 0)
+		r = give_files(request, err);
 	if (r == 0)
 		r = netconf_sysctls(request, err);
 	if (r == 0)

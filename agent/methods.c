@@ -83,7 +83,9 @@ static int find_target(
 static int create(struct server_state *state, struct process *init,
 	const Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
 {
-	int r = state->host ? 0 : container_host_new(state->loop, state->reaper, &state->host, err);
+	int r = state->host ? 0
+			    : container_host_new(
+				      state->loop, state->reaper, &state->ids, &state->host, err);
 	if (r == 0)
 		r = stdio_new(state->loop, request->process, &init->stdio, err);
 	if (r < 0)

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "agent/ids.h"
 #include "agent/registry.h"
 #include "common/ttrpc.h"
 
@@ -13,6 +14,7 @@ struct server_state {
 	struct registry registry;
 	struct container_host *host; /* made by the first CreateContainer */
 	bool configured;
+	struct ids ids;
 };
 
 void method_create_container(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);

@@ -19,18 +19,12 @@
 #define STRICT        (NOSUID_NOEXEC | MOUNT_ATTR_NODEV)
 
 /* The tty group of every distribution; grantpt(3) expects it. */
-#define PTS_OPTIONS                                                                                \
-	{                                                                                          \
-		{"newinstance", NULL}, {"ptmxmode", "0666"}, {"mode", "0620"}, {"gid", "5"},       \
-		{                                                                                  \
-			NULL, NULL                                                                 \
-		}                                                                                  \
-	}
+#define TTY_GROUP 5
 
 struct mount_row {
 	const char *path;
 	const char *type;
-	struct mount_option options[5];
+	struct mount_option options[3];
 	unsigned attributes;
 	bool read_only; /* for those who are not privileged */
 };
@@ -44,7 +38,6 @@ static const struct mount_row rows[] = {
 		.type = "tmpfs",
 		.options = {{"mode", "0755"}, {"size", "65536k"}},
 		.attributes = MOUNT_ATTR_NOSUID},
-	{.path = "/dev/pts", .type = "devpts", .options = PTS_OPTIONS, .attributes = NOSUID_NOEXEC},
 	{.path = "/dev/mqueue", .type = "mqueue", .attributes = STRICT},
 };
 
@@ -81,6 +74,19 @@ static int mount_row(int root, const struct mount_row *row, bool privileged, str
 	if (point < 0)
 		return point;
 	return mount_attach(mount, point, err);
+}
+
+static int mount_terminals(int root, const struct ids *ids, struct err *err)
+{
+	char group[16];
+	snprintf(group, sizeof(group), "%u", ids_gid(ids, TTY_GROUP));
+	const struct mount_option options[] = {{"newinstance", NULL}, {"ptmxmode", "0666"},
+		{"mode", "0620"}, {"gid", group}, {NULL, NULL}};
+	_cleanup_close_ int mount = -EBADF;
+	if (mount_fs("devpts", options, NOSUID_NOEXEC, &mount, err) < 0)
+		return err->code;
+	_cleanup_close_ int point = mount_point(root, "/dev/pts", err);
+	return point < 0 ? point : mount_attach(mount, point, err);
 }
 
 /* Binds a file or directory of the guest; positive when there is none. */
@@ -152,8 +158,8 @@ static int mount_image_volumes(
 	return 0;
 }
 
-int mounts_populate(
-	int root, const Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
+int mounts_populate(int root, const Bulkhead__Agent__CreateContainerRequest *request,
+	const struct ids *ids, struct err *err)
 {
 	if (mount_image_volumes(root, request, err) < 0)
 		return err->code;
@@ -161,6 +167,8 @@ int mounts_populate(
 		if (mount_row(root, &rows[i], request->privileged, err) < 0)
 			return err_wrap(err, "%s", rows[i].path);
 	}
+	if (mount_terminals(root, ids, err) < 0)
+		return err_wrap(err, "/dev/pts");
 	if (bind(root, CONTAINER_SHM, "/dev/shm", true, false, err) < 0)
 		return err_wrap(err, "/dev/shm");
 	_cleanup_close_ int dev = root_open(root, "/dev", O_RDONLY | O_DIRECTORY);

@@ -10,11 +10,12 @@
  */
 #pragma once
 
+#include "agent/ids.h"
 #include "agent/proto/agent.pb-c.h"
 #include "common/err.h"
 
-int mounts_populate(
-	int root, const Bulkhead__Agent__CreateContainerRequest *request, struct err *err);
+int mounts_populate(int root, const Bulkhead__Agent__CreateContainerRequest *request,
+	const struct ids *ids, struct err *err);
 
 /* Puts the terminal that is standard input at /dev/console. */
 int mounts_console(struct err *err);

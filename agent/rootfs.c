@@ -33,14 +33,15 @@ int rootfs_begin(struct err *err)
 	return 0;
 }
 
-static int mount_layer(size_t index, uint32_t target, struct err *err)
+static int mount_layer(size_t index, uint32_t target, const struct ids *ids, struct err *err)
 {
 	char device[DISK_PATH_MAX];
 	if (disk_wait(target, DISK_TIMEOUT_MS, device, err) < 0)
 		return err->code;
 	const struct mount_option options[] = {{"source", device}, {"ro", NULL}, {NULL, NULL}};
 	_cleanup_close_ int layer = -EBADF;
-	if (mount_fs("erofs", options, MOUNT_ATTR_RDONLY, &layer, err) < 0)
+	if (mount_fs("erofs", options, MOUNT_ATTR_RDONLY, &layer, err) < 0 ||
+		ids_map_mount(ids, layer, err) < 0)
 		return err_wrap(err, "%s", device);
 	char name[16];
 	snprintf(name, sizeof(name), "%zu", index);
@@ -52,13 +53,13 @@ static int mount_layer(size_t index, uint32_t target, struct err *err)
 	return mount_attach(layer, point, err);
 }
 
-int rootfs_layers(const uint32_t *targets, size_t n, struct err *err)
+int rootfs_layers(const uint32_t *targets, size_t n, const struct ids *ids, struct err *err)
 {
 	if (n > ROOTFS_LAYERS_MAX)
 		return err_set(
 			err, -EINVAL, "%zu layers, at most %d are possible", n, ROOTFS_LAYERS_MAX);
 	for (size_t i = 0; i < n; i++) {
-		if (mount_layer(i, targets[i], err) < 0)
+		if (mount_layer(i, targets[i], ids, err) < 0)
 			return err_wrap(err, "layer %zu (disk %u)", i, targets[i]);
 	}
 	return 0;
@@ -160,12 +161,15 @@ int rootfs_overlay(
 }
 
 static int image_mount(
-	const uint32_t *targets, size_t n, const char *sub_path, int *ret_mount, struct err *err)
+	const Bulkhead__Agent__Mount *image, const struct ids *ids, int *ret_mount, struct err *err)
 {
 	char lower[1024], options[1100];
+	size_t n = image->n_layer_targets;
+	const char *sub_path = image->sub_path;
 	if (chdir(IMAGE_STAGE) < 0)
 		return err_errno(err, "enter the stage");
-	if (rootfs_layers(targets, n, err) < 0 || lower_dirs(n, lower, sizeof(lower), err) < 0)
+	if (rootfs_layers(image->layer_targets, n, ids, err) < 0 ||
+		lower_dirs(n, lower, sizeof(lower), err) < 0)
 		return err->code;
 	const char *top = "0";
 	if (n > 1) {
@@ -185,11 +189,11 @@ static int image_mount(
 }
 
 int rootfs_image(
-	const uint32_t *targets, size_t n, const char *sub_path, int *ret_mount, struct err *err)
+	const Bulkhead__Agent__Mount *image, const struct ids *ids, int *ret_mount, struct err *err)
 {
 	if (mount("tmpfs", IMAGE_STAGE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700") < 0)
 		return err_errno(err, "mount the stage");
-	int r = image_mount(targets, n, sub_path, ret_mount, err);
+	int r = image_mount(image, ids, ret_mount, err);
 	/* What it is made of stays as long as it does. */
 	if (chdir("/") < 0 || umount2(IMAGE_STAGE, MNT_DETACH) < 0)
 		return err_errno(err, "leave the stage");

@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/ids.h"
 #include "common/err.h"
 
 /* An existing directory of the guest's root. */
@@ -28,7 +29,7 @@
 int rootfs_begin(struct err *err);
 
 /* Waits for the disks of the SCSI targets and mounts their EROFS, read-only. */
-int rootfs_layers(const uint32_t *targets, size_t n, struct err *err);
+int rootfs_layers(const uint32_t *targets, size_t n, const struct ids *ids, struct err *err);
 
 /*
  * Overlays the n layers of the stage with <scratch>/upper and <scratch>/work, which are made and
@@ -39,11 +40,11 @@ int rootfs_overlay(
 	size_t n_layers, const char *scratch, uint32_t project, int *ret_root, struct err *err);
 
 /*
- * The file system of another image, or the directory or file at sub_path in it, read-only, as a
+ * The file system of another image, or the directory or file at its sub_path, read-only, as a
  * mount that is attached nowhere. Between rootfs_overlay() and rootfs_enter().
  */
-int rootfs_image(
-	const uint32_t *targets, size_t n, const char *sub_path, int *ret_mount, struct err *err);
+int rootfs_image(const Bulkhead__Agent__Mount *image, const struct ids *ids, int *ret_mount,
+	struct err *err);
 
 /*
  * Makes `root` (a mount) the process's root. No way is left to the guest's, whose mounts are gone

@@ -141,7 +141,8 @@ static void test_many_layers(void **state)
 	(void)state;
 	in_child(many_layers);
 	uint32_t targets[ROOTFS_LAYERS_MAX + 1] = {0};
-	assert_int_equal(rootfs_layers(targets, ARRAY_SIZE(targets), NULL), -EINVAL);
+	const struct ids ids = IDS_INIT;
+	assert_int_equal(rootfs_layers(targets, ARRAY_SIZE(targets), &ids, NULL), -EINVAL);
 }
 
 static void no_layers(void)

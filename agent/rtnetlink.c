@@ -206,6 +206,16 @@ int rtnl_link_set(
 	return r < 0 ? refused(err, r, "change the link") : 0;
 }
 
+int rtnl_link_move(struct rtnl *rtnl, int index, int namespace, struct err *err)
+{
+	struct request request;
+	struct ifinfomsg *info = request_init(&request, RTM_NEWLINK, 0, sizeof(struct ifinfomsg));
+	info->ifi_index = index;
+	request_add(&request, IFLA_NET_NS_FD, &namespace, sizeof(namespace));
+	int r = request_run(rtnl, &request);
+	return r < 0 ? refused(err, r, "move the link") : 0;
+}
+
 static size_t address_bytes(const struct rtnl_prefix *prefix)
 {
 	return prefix->family == AF_INET ? 4 : 16;

@@ -50,6 +50,9 @@ struct rtnl_link_change {
 int rtnl_link_set(
 	struct rtnl *rtnl, int index, const struct rtnl_link_change *change, struct err *err);
 
+/* Into the network namespace of the descriptor. */
+int rtnl_link_move(struct rtnl *rtnl, int index, int namespace, struct err *err);
+
 /* IPv6 addresses are usable at once: no duplicate detection. One that is there is success. */
 int rtnl_address_add(
 	struct rtnl *rtnl, int index, const struct rtnl_prefix *address, struct err *err);

@@ -7,6 +7,7 @@
 #include <linux/keyctl.h>
 #include <linux/seccomp.h>
 #include <linux/securebits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/capability.h>
@@ -132,6 +133,15 @@ static uint64_t until_exec(const struct security *security)
 	return privileged_load ? UINT64_C(1) << CAP_SYS_ADMIN : 0;
 }
 
+static int enter_userns(const struct security *security, struct err *err)
+{
+	if (security->userns <= 0)
+		return 0;
+	if (setns(security->userns, CLONE_NEWUSER) < 0)
+		return err_errno(err, "enter the pod's user namespace");
+	return unshare(security->unshare) < 0 ? err_errno(err, "unshare namespaces") : 0;
+}
+
 int security_apply(const struct user *user, const struct security *security, struct err *err)
 {
 	uint64_t ambient = security->ambient & security->capabilities;
@@ -140,7 +150,7 @@ int security_apply(const struct user *user, const struct security *security, str
 	/* Else the container would share the keys of whoever made the agent's session. */
 	if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL) < 0 && errno != ENOSYS)
 		return err_errno(err, "join a session keyring");
-	if (reset_limits(err) < 0)
+	if (reset_limits(err) < 0 || enter_userns(security, err) < 0)
 		return err->code;
 	if (prctl(PR_SET_SECUREBITS, SECUREBITS_DEFAULT) < 0)
 		return err_errno(err, "set securebits");

@@ -10,6 +10,9 @@
  * Without no_new_privs the kernel wants CAP_SYS_ADMIN for it, which is kept so long, outside of the
  * bounding set: the exec takes it away.
  *
+ * A user namespace is entered when the limits are set, which inside could not be raised; user,
+ * groups and capabilities are its own.
+ *
  * Called in the forked child.
  */
 #pragma once
@@ -40,6 +43,8 @@ struct security {
 	uint64_t ambient; /* of capabilities */
 	bool no_new_privs;
 	bool filtered; /* security_filter_load() follows */
+	int userns;    /* to be entered; 0 or negative: none */
+	int unshare;   /* then: CLONE_NEW…, of namespaces that it is to own */
 };
 
 /* In this order everything but no_new_privs is irrevocable at once; then comes exec. */

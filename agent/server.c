@@ -146,6 +146,15 @@ static void on_configured(void *userdata, const struct err *err)
 	ttrpc_reply(call, &response.base);
 }
 
+/* Once: a configuration that is repeated after a failure finds them. */
+static int enter_namespaces(struct server *server,
+	const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
+{
+	if (!request->user_namespace || server->state.ids.userns >= 0)
+		return 0;
+	return server->ops.enter(request, &server->state.ids, err);
+}
+
 static void method_configure_sandbox(
 	void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
@@ -160,6 +169,8 @@ static void method_configure_sandbox(
 	if (server->state.configured)
 		r = err_set(&err, -EEXIST, "the sandbox is configured already");
 	else
+		r = enter_namespaces(server, configuration.request, &err);
+	if (r == 0)
 		r = start_job(
 			server, &interfaces, configure_job, &configuration, on_configured, &err);
 	if (r < 0)
@@ -315,7 +326,7 @@ int server_new(const struct server_options *options, struct server **ret, struct
 	if (!server)
 		return err_nomem(err);
 	*server = (struct server){
-		.state = {.loop = options->loop, .reaper = options->reaper},
+		.state = {.loop = options->loop, .reaper = options->reaper, .ids = IDS_INIT},
 		.ops = options->ops,
 		.boot_ns = options->boot_ns,
 		.control_fd = TAKE_FD(control_fd),

@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+#include "agent/ids.h"
 #include "agent/process.h"
 #include "agent/proto/agent.pb-c.h"
 #include "common/err.h"
@@ -21,6 +22,9 @@ struct server_ops {
 	int (*set_clock)(int64_t realtime_ns, struct err *err);
 	/* Moves it, unless by_ns is 0, and tells what it is now. */
 	int (*adjust_clock)(int64_t by_ns, int64_t *ret_realtime_ns, struct err *err);
+	/* Before it, in the agent, where the request has a user namespace. */
+	int (*enter)(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct ids *ret,
+		struct err *err);
 	/* In a child (process.h), with all that ConfigureSandbox asks for; may block. */
 	int (*configure)(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err);
 	int (*update)(const Bulkhead__Agent__UpdateInterfacesRequest *before,

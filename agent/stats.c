@@ -74,7 +74,8 @@ void method_update_resources(void *userdata, struct ttrpc_call *call, const Prot
 	int r = 0;
 	if (!request->container_id[0]) {
 		if (!state->host) /* makes the cgroup of all */
-			r = container_host_new(state->loop, state->reaper, &state->host, &err);
+			r = container_host_new(
+				state->loop, state->reaper, &state->ids, &state->host, &err);
 		if (r == 0)
 			r = container_host_limit(request->resources, &err);
 	} else {

@@ -81,20 +81,21 @@ static int open_source(const Bulkhead__Agent__Mount *mount, struct err *err)
 }
 
 /* What is to be mounted, attached nowhere yet. */
-static int copy_source(const Bulkhead__Agent__Mount *mount, int *ret_tree, struct err *err)
+static int copy_source(
+	const Bulkhead__Agent__Mount *mount, const struct ids *ids, int *ret_tree, struct err *err)
 {
 	if (mount->from == BULKHEAD__AGENT__MOUNT_FROM__MOUNT_FROM_IMAGE)
-		return rootfs_image(mount->layer_targets, mount->n_layer_targets, mount->sub_path,
-			ret_tree, err);
+		return rootfs_image(mount, ids, ret_tree, err);
 	_cleanup_close_ int source = open_source(mount, err);
 	return source < 0 ? source : mount_copy(source, ret_tree, err);
 }
 
-static int mount_one(int root, const Bulkhead__Agent__Mount *mount, int *ret_tree, struct err *err)
+static int mount_one(int root, const Bulkhead__Agent__Mount *mount, const struct ids *ids,
+	int *ret_tree, struct err *err)
 {
 	_cleanup_close_ int tree = -EBADF;
 	struct stat st;
-	if (copy_source(mount, &tree, err) < 0)
+	if (copy_source(mount, ids, &tree, err) < 0)
 		return err->code;
 	if (fstat(tree, &st) < 0)
 		return err_errno(err, "examine the volume");
@@ -137,7 +138,8 @@ static const Bulkhead__Agent__Mount **sorted(
 	return list;
 }
 
-int volumes_mount(int root, const Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
+int volumes_mount(int root, const Bulkhead__Agent__CreateContainerRequest *request,
+	const struct ids *ids, struct err *err)
 {
 	size_t n = request->n_mounts;
 	if (n > MOUNTS_MAX)
@@ -149,7 +151,7 @@ int volumes_mount(int root, const Bulkhead__Agent__CreateContainerRequest *reque
 	size_t done = 0;
 	int r = 0;
 	for (; done < n && r == 0; done += r == 0) {
-		r = mount_one(root, list[done], &trees[done], err);
+		r = mount_one(root, list[done], ids, &trees[done], err);
 		if (r < 0)
 			err_wrap(err, "mount %s", list[done]->destination);
 	}

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "agent/ids.h"
 #include "agent/proto/agent.pb-c.h"
 #include "common/err.h"
 
@@ -14,8 +15,8 @@
  * Mounts all of them, those with shorter destinations first, so that each may be the place of
  * another, and makes them read-only when all have their place.
  */
-int volumes_mount(
-	int root, const Bulkhead__Agent__CreateContainerRequest *request, struct err *err);
+int volumes_mount(int root, const Bulkhead__Agent__CreateContainerRequest *request,
+	const struct ids *ids, struct err *err);
 
 int volumes_make(const Bulkhead__Agent__MakeVolumeRequest *request, struct err *err);
 int volumes_remove(const Bulkhead__Agent__RemoveVolumesRequest *request, struct err *err);

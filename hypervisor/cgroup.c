@@ -206,8 +206,10 @@ static int limit_v1(const struct cgroup_hierarchy *h, const char *dir,
 	if (r == 0 && h->cpu && limits->cpu_period_us)
 		r = write_number(dir, "cpu.cfs_period_us", (int64_t)limits->cpu_period_us, err);
 	/* -EINVAL: one above allows less, which holds for this too. */
-	if (r == 0 && h->cpu && limits->cpu_quota_us) {
-		r = write_number(dir, "cpu.cfs_quota_us", (int64_t)limits->cpu_quota_us, err);
+	if (r == 0 && h->cpu) {
+		int64_t quota = limits->cpu_quota_us ? (int64_t)limits->cpu_quota_us : -1;
+
+		r = write_number(dir, "cpu.cfs_quota_us", quota, err);
 		r = r == -EINVAL ? 0 : r;
 	}
 	return r;
@@ -216,16 +218,18 @@ static int limit_v1(const struct cgroup_hierarchy *h, const char *dir,
 static int limit_v2(const struct cgroup_hierarchy *h, const char *dir,
 	const struct hv_limits *limits, struct err *err)
 {
-	char text[48];
+	char text[48], quota[24] = "max";
 	int r = 0;
 
 	if (h->memory && limits->memory_mib)
 		r = write_number(dir, "memory.max", (int64_t)(limits->memory_mib << 20), err);
 	if (r == 0 && h->cpu && limits->cpu_shares)
 		r = write_number(dir, "cpu.weight", weight_of_shares(limits->cpu_shares), err);
-	if (r < 0 || !h->cpu || !limits->cpu_quota_us)
+	if (r < 0 || !h->cpu)
 		return r;
-	snprintf(text, sizeof(text), "%" PRIu64 " %" PRIu64, limits->cpu_quota_us,
+	if (limits->cpu_quota_us)
+		snprintf(quota, sizeof(quota), "%" PRIu64, limits->cpu_quota_us);
+	snprintf(text, sizeof(text), "%s %" PRIu64, quota,
 		limits->cpu_period_us ? limits->cpu_period_us : 100000);
 	return write_text(dir, "cpu.max", text, err);
 }

@@ -103,7 +103,7 @@ static void test_limits(void **state)
 		"v2/pods/a/cpu.max", "memory/pods/a/memory.limit_in_bytes",
 		"cpu,cpuacct/pods/a/cpu.shares", "cpu,cpuacct/pods/a/cpu.cfs_quota_us",
 		"cpu,cpuacct/pods/a/cpu.cfs_period_us", "cpuset/pods/a/x"};
-	const struct hv_limits limits = {.memory_mib = 3,
+	struct hv_limits limits = {.memory_mib = 3,
 		.cpu_shares = 1024,
 		.cpu_quota_us = 50000,
 		.cpu_period_us = 100000};
@@ -121,6 +121,12 @@ static void test_limits(void **state)
 	assert_file(f, "memory/pods/a/memory.limit_in_bytes", "3145728");
 	assert_file(f, "cpu,cpuacct/pods/a/cpu.shares", "1024");
 	assert_file(f, "cpu,cpuacct/pods/a/cpu.cfs_quota_us", "50000");
+	limits.cpu_quota_us = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		put(f, files[i], "");
+	assert_int_equal(cgroups_limit(&f->cgroups, "/pods/a", &limits, &err), 0);
+	assert_file(f, "v2/pods/a/cpu.max", "max 100000");
+	assert_file(f, "cpu,cpuacct/pods/a/cpu.cfs_quota_us", "-1");
 	/* One that lacks what is to be bounded is an error, not a machine without bounds. */
 	assert_int_equal(cgroups_limit(&f->cgroups, "/none", &limits, &err), -ENOENT);
 }

@@ -260,7 +260,25 @@ static int copy_tree(int source, unsigned flags, int *ret, struct err *err)
 	return 0;
 }
 
-int share_bind(const char *dir, const char *name, int source, unsigned flags, struct err *err)
+/* Below it too: all that is seen through the share has the same ids. */
+static int map_ids(int tree, const struct userns_map *map, struct err *err)
+{
+	struct userns ns = USERNS_INIT;
+	int r = userns_new(map, false, &ns, err);
+
+	if (r < 0)
+		return r;
+	struct mount_attr attr = {.attr_set = MOUNT_ATTR_IDMAP, .userns_fd = (uint64_t)ns.user};
+	if (mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof(attr)) < 0)
+		r = err_errno(err,
+			"failed to set MOUNT_ATTR_IDMAP (maybe the file system used doesn't "
+			"support idmap mounts on this kernel?)");
+	userns_done(&ns);
+	return r;
+}
+
+int share_bind(
+	const char *dir, const char *name, const struct share_source *source, struct err *err)
 {
 	_cleanup_close_ int tree = -EBADF;
 	struct stat st;
@@ -268,11 +286,13 @@ int share_bind(const char *dir, const char *name, int source, unsigned flags, st
 
 	if (r < 0)
 		return r;
-	if (fstat(source, &st) < 0)
+	if (fstat(source->fd, &st) < 0)
 		return err_errno(err, "examine what is to be shared");
 	r = share_unbind(dir, name, err);
 	if (r == 0)
-		r = copy_tree(source, flags, &tree, err);
+		r = copy_tree(source->fd, source->flags, &tree, err);
+	if (r == 0 && source->map)
+		r = map_ids(tree, source->map, err);
 	if (r == 0)
 		r = make_point(dir, name, S_ISDIR(st.st_mode), err);
 	if (r == 0)

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "common/err.h"
+#include "common/userns.h"
 
 struct cgroup_place;
 struct share {
@@ -31,7 +32,13 @@ int share_start(const struct share *share, char **ret_socket, int *ret_log, stru
 int share_seal(const char *dir, struct err *err);
 
 /* See hv_vm_bind() and those after it. */
-int share_bind(const char *dir, const char *name, int source, unsigned flags, struct err *err);
+struct share_source {
+	int fd;
+	unsigned flags;
+	const struct userns_map *map; /* NULL: ids as they are */
+};
+int share_bind(
+	const char *dir, const char *name, const struct share_source *source, struct err *err);
 int share_writable(const char *dir, const char *name, struct err *err);
 int share_unbind(const char *dir, const char *name, struct err *err);
 int share_each(const char *dir, int (*fn)(void *userdata, const char *name), void *userdata,

@@ -471,9 +471,10 @@ int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err)
 	return 0;
 }
 
-int hv_vm_bind(struct hv_vm *vm, const char *name, int source, unsigned flags, struct err *err)
+int hv_vm_bind(struct hv_vm *vm, const char *name, int source, unsigned flags,
+	const struct userns_map *map, struct err *err)
 {
-	return share_bind(vm->dir, name, source, flags, err);
+	return share_bind(vm->dir, name, &(struct share_source){source, flags, map}, err);
 }
 
 int hv_vm_bind_writable(struct hv_vm *vm, const char *name, struct err *err)

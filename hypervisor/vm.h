@@ -24,6 +24,7 @@
 
 #include "common/err.h"
 #include "common/log.h"
+#include "common/userns.h"
 
 struct hv;
 struct hv_vm;
@@ -94,7 +95,10 @@ struct hv_nic {
 	const char *mac; /* "aa:bb:cc:dd:ee:ff" */
 };
 
-/* What all of a machine's processes together may take of the host; 0: no limit. */
+/*
+ * What all of a machine's processes together may take of the host. 0: no limit of CPU time; memory
+ * and shares: as they are.
+ */
 struct hv_limits {
 	uint64_t memory_mib;
 	uint64_t cpu_shares;
@@ -171,14 +175,16 @@ int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err);
  * Volumes: hv_vm_bind() shows the guest the tree of mounts at `source` (any descriptor of a file or
  * directory; borrowed) as <name> in the share's root, in place of what was there. It stays until
  * hv_vm_unbind() or the machine's end, whatever becomes of this process. Names: 1 to 64 of
- * [a-z0-9-]. Some milliseconds.
+ * [a-z0-9-]. With a map (or NULL) a file whose id is 0 on disk is the guest's map->uid, and so on;
+ * -EINVAL where a file system cannot do that. Some milliseconds.
  */
 enum {
 	HV_BIND_READ_ONLY = 1,       /* the topmost mount */
 	HV_BIND_READ_ONLY_BELOW = 2, /* all mounts */
 	HV_BIND_FOLLOW = 4, /* what is mounted below later, or unmounted, is so for the guest too */
 };
-int hv_vm_bind(struct hv_vm *vm, const char *name, int source, unsigned flags, struct err *err);
+int hv_vm_bind(struct hv_vm *vm, const char *name, int source, unsigned flags,
+	const struct userns_map *map, struct err *err);
 /* One that was bound with HV_BIND_READ_ONLY alone may be written from now on. */
 int hv_vm_bind_writable(struct hv_vm *vm, const char *name, struct err *err);
 /* Success also where there is none. */

@@ -277,6 +277,8 @@ static int configure_guest(struct bring_up *up, struct guest_interfaces *g, stru
 	Bulkhead__Agent__ConfigureSandboxRequest request =
 		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
 	Bulkhead__Agent__Dns dns = BULKHEAD__AGENT__DNS__INIT;
+	Bulkhead__Agent__UserNamespace userns = BULKHEAD__AGENT__USER_NAMESPACE__INIT;
+	struct userns_map map;
 	size_t n_sysctls = config->linux ? config->linux->n_sysctls : 0;
 	_cleanup_free_ Bulkhead__Agent__Sysctl *sysctls = calloc(n_sysctls + 1, sizeof(*sysctls));
 	_cleanup_free_ Bulkhead__Agent__Sysctl **pointers =
@@ -301,6 +303,13 @@ static int configure_guest(struct bring_up *up, struct guest_interfaces *g, stru
 	request.sysctls = pointers;
 	request.n_sysctls = n_sysctls;
 	request.share_tag = (char *)HV_SHARE_TAG;
+	if (userns_of_pod(config, &map)) {
+		userns.uid = map.uid;
+		userns.n_uids = map.n_uids;
+		userns.gid = map.gid;
+		userns.n_gids = map.n_gids;
+		request.user_namespace = &userns;
+	}
 	return agent_call(
 		up->machine->agent, "ConfigureSandbox", &request.base, CONFIGURE_MS, NULL, err);
 }

@@ -73,7 +73,7 @@ static int grow(struct machine *machine, const struct sandbox *sandbox, unsigned
 	unsigned had_mib = hv_vm_size(machine->vm)->memory_mib;
 	int r = ask_guest(machine, 0, &before, err);
 	if (r == 0 && memory_mib > had_mib) {
-		const struct hv_limits limits = sizing_limits(sandbox->config->linux, memory_mib);
+		const struct hv_limits limits = sizing_limits(sandbox_limits(sandbox), memory_mib);
 		r = hv_vm_limit(machine->vm, &limits, err);
 	}
 	if (r == 0)
@@ -90,7 +90,7 @@ static int fit(struct machine *machine, const struct sandbox *sandbox, const str
 	struct err *err)
 {
 	const struct hv_size *size = hv_vm_size(machine->vm);
-	const struct sizing needed = sizing_needed(sum, sandbox->config->linux);
+	const struct sizing needed = sizing_needed(sum, sandbox_limits(sandbox));
 	if (needed.vcpus <= machine->vcpus && needed.memory_mib <= size->memory_mib)
 		return 0;
 	unsigned vcpus = needed.vcpus > size->vcpus_max ? size->vcpus_max : needed.vcpus;
@@ -115,7 +115,7 @@ int grow_check(const struct machine *machine, const struct sandbox *sandbox,
 	const struct hv_size *size = hv_vm_size(machine->vm);
 	struct sizing_sum sum = {0};
 	sizing_add(&sum, resources);
-	unsigned needed = sizing_needed(&sum, sandbox->config->linux).memory_mib;
+	unsigned needed = sizing_needed(&sum, sandbox_limits(sandbox)).memory_mib;
 	if (needed <= size->memory_max_mib)
 		return 0;
 	return err_set(err, -ENOBUFS,

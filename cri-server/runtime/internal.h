@@ -22,6 +22,7 @@
 
 #include "agent/client/client.h"
 #include "common/loop.h"
+#include "common/userns.h"
 #include "cri-server/message.h"
 #include "cri-server/proto/cri.pb-c.h"
 #include "cri-server/runtime/fanout.h"
@@ -82,7 +83,8 @@ struct sandbox {
 	unsigned refs; /* runtime->lock */
 	bool gone;     /* runtime->lock; out of the index, only references are left */
 	char id[ID_LEN + 1];
-	Runtime__V1__PodSandboxConfig *config; /* never changes */
+	Runtime__V1__PodSandboxConfig *config;      /* never changes */
+	Runtime__V1__LinuxPodSandboxConfig *limits; /* op; as updated, NULL: never */
 	pthread_mutex_t op;
 	Bulkhead__Store__Sandbox *record;
 	struct machine *machine;               /* runtime->lock; NULL: none (yet, or any more) */
@@ -270,6 +272,9 @@ struct container *container_new(struct sandbox *sandbox, const char *id,
 /* By id or unique prefix, with a reference; NULL with -ENOENT or -EINVAL. */
 struct container *container_find(struct runtime *rt, const char *id, struct err *err);
 void container_unref(struct container *container);
+/* Resources and overhead, as created or as updated since; NULL: none. `op` is held. */
+const Runtime__V1__LinuxPodSandboxConfig *sandbox_limits(const struct sandbox *sandbox);
+
 /* As its record says. runtime->lock or `op` is held. */
 bool container_runs(const struct container *container);
 /* As created or as updated since; NULL: none. `op` or runtime->lock is held. */
@@ -335,11 +340,20 @@ int security_fill(Bulkhead__Agent__CreateContainerRequest *request, struct filte
 	const Runtime__V1__LinuxContainerSecurityContext *sc,
 	const Bulkhead__Store__ImageConfig *image, struct err *err);
 
-/* Of a pod's or a container's options: none but the node's, which are the guest's. */
-int security_check_userns(const Runtime__V1__NamespaceOption *ns, struct err *err);
 /* Whom the guest found it to run as. The record is not saved yet. */
 int security_record_user(Bulkhead__Store__Container *record,
 	const Bulkhead__Agent__CreateContainerResponse *answer, struct err *err);
+
+/* user_namespace.c: what a pod's or a container's options ask for, on their own. */
+int userns_check(const Runtime__V1__NamespaceOption *ns, struct err *err);
+/* Whether the pod, whose options were checked, has one; without, ret is all 0. */
+bool userns_of_pod(const Runtime__V1__PodSandboxConfig *config, struct userns_map *ret);
+/* A container's is its pod's; sc may be NULL. */
+int userns_check_container(const Runtime__V1__PodSandboxConfig *pod,
+	const Runtime__V1__LinuxContainerSecurityContext *sc, struct err *err);
+/* Whether the files of the mount are to be shown with the containers' ids. */
+int userns_check_mount(const Runtime__V1__PodSandboxConfig *pod, const Runtime__V1__Mount *mount,
+	bool *ret_mapped, struct err *err);
 
 /* What an exec asks for; the rest is as the container's own process has it. */
 struct exec_spec {

@@ -108,7 +108,7 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 int machine_limit(struct machine *machine, const struct sandbox *sandbox, struct err *err)
 {
 	const struct hv_limits limits =
-		sizing_limits(sandbox->config->linux, hv_vm_size(machine->vm)->memory_mib);
+		sizing_limits(sandbox_limits(sandbox), hv_vm_size(machine->vm)->memory_mib);
 	return hv_vm_limit(machine->vm, &limits, err);
 }
 

@@ -31,6 +31,8 @@ struct entry {
 	char *path;
 	int wd;
 	bool dirty;
+	bool mapped; /* its ids, to `map` */
+	struct userns_map map;
 	struct entry *next;
 };
 
@@ -55,12 +57,24 @@ static struct entry *entry_free(struct entry *entry)
 	return NULL;
 }
 
+static void map_ids(
+	const struct userns_map *map, const Bulkhead__Agent__WriteVolumeRequest *request)
+{
+	for (size_t i = 0; i < request->n_entries; i++) {
+		Bulkhead__Agent__VolumeEntry *entry = request->entries[i];
+		entry->uid = userns_uid(map, entry->uid);
+		entry->gid = userns_gid(map, entry->gid);
+	}
+}
+
 static int push(struct mirror *mirror, struct entry *entry, struct err *err)
 {
 	Bulkhead__Agent__WriteVolumeRequest *request;
 	int r = mirror_read(entry->path, &request, err);
 	if (r < 0)
 		return r;
+	if (entry->mapped)
+		map_ids(&entry->map, request);
 	r = message_set_string(&request->name, entry->name, err);
 	if (r == 0)
 		r = agent_call(
@@ -211,7 +225,8 @@ static struct entry **find_entry(struct mirror *mirror, const char *name)
 }
 
 /* The lock is held. */
-static int watch(struct mirror *mirror, const char *name, const char *path, struct err *err)
+static int watch(struct mirror *mirror, const char *name, const char *path,
+	const struct userns_map *map, struct err *err)
 {
 	struct entry *entry = calloc(1, sizeof(*entry));
 	if (!entry)
@@ -222,6 +237,9 @@ static int watch(struct mirror *mirror, const char *name, const char *path, stru
 		entry_free(entry);
 		return err_nomem(err);
 	}
+	entry->mapped = map;
+	if (map)
+		entry->map = *map;
 	/* Before it is read, so that no change falls in between. */
 	entry->wd = inotify_add_watch(mirror->inotify, path, EVENTS);
 	int r = entry->wd < 0 ? err_errno(err, "watch %s", path) : push(mirror, entry, err);
@@ -236,10 +254,11 @@ static int watch(struct mirror *mirror, const char *name, const char *path, stru
 	return 0;
 }
 
-int mirror_add(struct mirror *mirror, const char *name, const char *path, struct err *err)
+int mirror_add(struct mirror *mirror, const char *name, const char *path,
+	const struct userns_map *map, struct err *err)
 {
 	pthread_mutex_lock(&mirror->lock);
-	int r = *find_entry(mirror, name) ? 0 : watch(mirror, name, path, err);
+	int r = *find_entry(mirror, name) ? 0 : watch(mirror, name, path, map, err);
 	pthread_mutex_unlock(&mirror->lock);
 	return r;
 }

@@ -15,6 +15,7 @@
 
 #include "agent/proto/agent.pb-c.h"
 #include "common/err.h"
+#include "common/userns.h"
 
 /* What a mirror holds at most; the guest's file system has room for old and new together. */
 #define MIRROR_BYTES_MAX   (3u << 20)
@@ -34,9 +35,10 @@ struct mirror *mirror_free(struct mirror *mirror);
 /*
  * Watches path and writes what it holds to the guest's volume `name`, which exists. Blocks for the
  * guest. One with the name that is watched already is success. -EFBIG: it holds more than a mirror
- * may; nothing is watched.
+ * may; nothing is watched. With a map (or NULL) its ids are those that a container sees.
  */
-int mirror_add(struct mirror *mirror, const char *name, const char *path, struct err *err);
+int mirror_add(struct mirror *mirror, const char *name, const char *path,
+	const struct userns_map *map, struct err *err);
 void mirror_remove(struct mirror *mirror, const char *name);
 
 /*

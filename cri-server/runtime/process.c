@@ -136,6 +136,9 @@ int process_for_container(const struct sandbox *sandbox, const Runtime__V1__Cont
 	if (r == 0)
 		r = resources_for_agent(linux ? linux->resources : NULL, &request->resources, err);
 	if (r == 0)
+		r = userns_check_container(
+			sandbox->config, linux ? linux->security_context : NULL, err);
+	if (r == 0)
 		r = security_fill(request, sandbox->runtime->filters,
 			linux ? linux->security_context : NULL, image, err);
 	if (r < 0) {

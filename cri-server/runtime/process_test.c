@@ -537,13 +537,18 @@ static void a_configuration_without_a_linux_part_is_enough(void **state)
 
 /* ---- what is not built ---- */
 
-static void user_namespaces_are_checked_and_refused(void **state)
+static void user_namespaces_are_checked_and_are_the_pods(void **state)
 {
 	(void)state;
 	struct fixture *f = fixture();
-	Runtime__V1__UserNamespace userns = RUNTIME__V1__USER_NAMESPACE__INIT;
+	Runtime__V1__UserNamespace userns = RUNTIME__V1__USER_NAMESPACE__INIT, pods;
 	Runtime__V1__IDMapping mapping = RUNTIME__V1__IDMAPPING__INIT,
 			       *mappings[] = {&mapping, &mapping};
+	Runtime__V1__LinuxPodSandboxConfig linux = RUNTIME__V1__LINUX_POD_SANDBOX_CONFIG__INIT;
+	Runtime__V1__LinuxSandboxSecurityContext sc =
+		RUNTIME__V1__LINUX_SANDBOX_SECURITY_CONTEXT__INIT;
+	Runtime__V1__NamespaceOption ns = RUNTIME__V1__NAMESPACE_OPTION__INIT;
+	struct userns_map map;
 	mapping.host_id = 100000;
 	mapping.length = 65536;
 	f->ns.userns_options = &userns;
@@ -552,8 +557,25 @@ static void user_namespaces_are_checked_and_refused(void **state)
 	userns.uids = userns.gids = mappings;
 	userns.n_uids = userns.n_gids = 1;
 	assert_refused(f, -EINVAL, "at once");
+
 	userns.mode = RUNTIME__V1__NAMESPACE_MODE__POD;
-	assert_refused(f, -EOPNOTSUPP, "hostUsers");
+	assert_refused(f, -EINVAL, "different from container");
+	f->pod.linux = &linux;
+	linux.security_context = &sc;
+	sc.namespace_options = &ns;
+	pods = userns;
+	ns.userns_options = &pods;
+	done(compose(f));
+	assert_true(userns_of_pod(&f->pod, &map));
+	assert_int_equal(map.uid, 100000);
+	assert_int_equal(map.n_gids, 65536);
+	f->sc.privileged = true;
+	assert_refused(f, -EINVAL, "privileged");
+	f->sc.privileged = false;
+	f->ns.userns_options = NULL;
+	assert_refused(f, -EINVAL, "different from container");
+	f->ns.userns_options = &userns;
+
 	userns.n_gids = 2;
 	assert_refused(f, -EINVAL, "one gid mapping is needed, there are 2");
 	userns.n_uids = 0;
@@ -561,10 +583,54 @@ static void user_namespaces_are_checked_and_refused(void **state)
 	userns.n_uids = userns.n_gids = 1;
 	mapping.container_id = 1;
 	assert_refused(f, -EINVAL, "id 0");
+	mapping.container_id = 0;
+	mapping.host_id = UINT32_MAX - 65535;
+	assert_refused(f, -EINVAL, "beyond the last id");
 	userns.mode = RUNTIME__V1__NAMESPACE_MODE__CONTAINER;
 	assert_refused(f, -EINVAL, "mode 1");
 	userns.mode = RUNTIME__V1__NAMESPACE_MODE__TARGET;
 	assert_refused(f, -EINVAL, "mode 3");
+}
+
+static void mounts_have_the_pods_ids_or_the_nodes(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	Runtime__V1__UserNamespace userns = RUNTIME__V1__USER_NAMESPACE__INIT;
+	Runtime__V1__IDMapping mapping = RUNTIME__V1__IDMAPPING__INIT, *mappings[] = {&mapping},
+			       other = RUNTIME__V1__IDMAPPING__INIT, *others[] = {&other};
+	Runtime__V1__LinuxPodSandboxConfig linux = RUNTIME__V1__LINUX_POD_SANDBOX_CONFIG__INIT;
+	Runtime__V1__LinuxSandboxSecurityContext sc =
+		RUNTIME__V1__LINUX_SANDBOX_SECURITY_CONTEXT__INIT;
+	Runtime__V1__Mount mount = RUNTIME__V1__MOUNT__INIT;
+	bool mapped = true;
+	mapping.host_id = 100000;
+	other.host_id = 200000;
+	mapping.length = other.length = 65536;
+	assert_int_equal(userns_check_mount(&f->pod, &mount, &mapped, &f->err), 0);
+	assert_false(mapped);
+	mount.uidmappings = mount.gidmappings = mappings;
+	mount.n_uidmappings = mount.n_gidmappings = 1;
+	assert_int_equal(userns_check_mount(&f->pod, &mount, &mapped, &f->err), -EINVAL);
+
+	userns.mode = RUNTIME__V1__NAMESPACE_MODE__POD;
+	userns.uids = userns.gids = mappings;
+	userns.n_uids = userns.n_gids = 1;
+	f->ns.userns_options = &userns;
+	f->pod.linux = &linux;
+	linux.security_context = &sc;
+	sc.namespace_options = &f->ns;
+	assert_int_equal(userns_check_mount(&f->pod, &mount, &mapped, &f->err), 0);
+	assert_true(mapped);
+	mount.n_gidmappings = 0;
+	assert_int_equal(userns_check_mount(&f->pod, &mount, &mapped, &f->err), -EINVAL);
+	mount.n_gidmappings = 1;
+	mount.gidmappings = others;
+	assert_int_equal(userns_check_mount(&f->pod, &mount, &mapped, &f->err), -EINVAL);
+	assert_non_null(strstr(f->err.msg, "otherwise"));
+	mount.n_uidmappings = mount.n_gidmappings = 0;
+	assert_int_equal(userns_check_mount(&f->pod, &mount, &mapped, &f->err), 0);
+	assert_false(mapped);
 }
 
 static void refuses_what_else_is_not_built(void **state)
@@ -694,7 +760,8 @@ int main(void)
 		cmocka_unit_test(apparmor_is_the_default_or_none),
 		cmocka_unit_test(pid_namespaces_are_the_pods_the_containers_or_the_guests),
 		cmocka_unit_test(a_configuration_without_a_linux_part_is_enough),
-		cmocka_unit_test(user_namespaces_are_checked_and_refused),
+		cmocka_unit_test(user_namespaces_are_checked_and_are_the_pods),
+		cmocka_unit_test(mounts_have_the_pods_ids_or_the_nodes),
 		cmocka_unit_test(refuses_what_else_is_not_built),
 		cmocka_unit_test(resources_are_carried_over),
 		cmocka_unit_test(negative_resources_are_no_limit),

@@ -45,6 +45,9 @@ static int load_sandbox(void *userdata, const char *id, const ProtobufCMessage *
 		return usable ? -ENOMEM : -EBADMSG;
 	bulkhead__store__sandbox__free_unpacked(sandbox->record, NULL);
 	sandbox->record = (Bulkhead__Store__Sandbox *)message_copy(message);
+	if (record->limits.len)
+		sandbox->limits = runtime__v1__linux_pod_sandbox_config__unpack(
+			NULL, record->limits.len, record->limits.data);
 	if (!sandbox->record) {
 		sandbox_unref(sandbox);
 		return -ENOMEM;

@@ -63,19 +63,77 @@ static int update_guest(
 	return r;
 }
 
-static int update_pod(struct sandbox *sandbox,
+/* The machine's cgroup on the host, and the guest's of all containers. */
+static int apply_to_pod(struct machine *machine, struct sandbox *sandbox,
 	const Runtime__V1__LinuxContainerResources *resources, struct err *err)
 {
-	struct machine *machine = sandbox_machine(sandbox, err);
-	if (!machine)
-		return -EBADFD;
-	int r = grow_check(machine, sandbox, resources, err);
-	if (r == 0)
+	int r = resources ? grow_check(machine, sandbox, resources, err) : 0;
+	if (r == 0 && resources)
 		r = grow_for_pod(machine, sandbox, resources, err);
 	if (r == 0)
-		r = tell_guest(machine, "", resources, err);
-	machine_unref(machine);
+		r = machine_limit(machine, sandbox, err);
+	return r < 0 || !resources ? r : tell_guest(machine, "", resources, err);
+}
+
+static int record_pod(struct sandbox *sandbox, struct err *err)
+{
+	size_t len = protobuf_c_message_get_packed_size(&sandbox->limits->base);
+	uint8_t *data = malloc(len + 1);
+	if (!data)
+		return err_nomem(err);
+	protobuf_c_message_pack(&sandbox->limits->base, data);
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	free(sandbox->record->limits.data);
+	sandbox->record->limits = (ProtobufCBinaryData){.data = data, .len = len};
+	int r = sandbox_save_locked(sandbox, err);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return r;
+}
+
+/* What it has, with what the request sets. NULL: no memory. */
+static Runtime__V1__LinuxPodSandboxConfig *merge_pod(
+	const struct sandbox *sandbox, const Runtime__V1__UpdatePodSandboxResourcesRequest *req)
+{
+	static const Runtime__V1__LinuxContainerResources nothing =
+		RUNTIME__V1__LINUX_CONTAINER_RESOURCES__INIT;
+	const Runtime__V1__LinuxPodSandboxConfig *has = sandbox_limits(sandbox);
+	Runtime__V1__LinuxPodSandboxConfig *merged = calloc(1, sizeof(*merged));
+	if (!merged)
+		return NULL;
+	runtime__v1__linux_pod_sandbox_config__init(merged);
+	merged->resources = resources_merge(
+		has ? has->resources : NULL, req->resources ? req->resources : &nothing);
+	merged->overhead = resources_merge(
+		has ? has->overhead : NULL, req->overhead ? req->overhead : &nothing);
+	if (merged->resources && merged->overhead)
+		return merged;
+	runtime__v1__linux_pod_sandbox_config__free_unpacked(merged, NULL);
+	return NULL;
+}
+
+/* `op` is held. What was refused is as if it had not been asked for. */
+static int update_pod(struct sandbox *sandbox,
+	const Runtime__V1__UpdatePodSandboxResourcesRequest *req, struct err *err)
+{
+	struct machine *machine = sandbox_machine(sandbox, err);
+	Runtime__V1__LinuxPodSandboxConfig *before = sandbox->limits, *merged;
+	if (!machine)
+		return -EBADFD;
+	merged = merge_pod(sandbox, req);
+	int r = merged ? 0 : err_nomem(err);
+	if (r == 0) {
+		sandbox->limits = merged;
+		r = apply_to_pod(machine, sandbox, req->resources, err);
+		if (r < 0) {
+			sandbox->limits = before;
+			before = merged;
+			machine_limit(machine, sandbox, NULL);
+		}
+		if (before)
+			runtime__v1__linux_pod_sandbox_config__free_unpacked(before, NULL);
+	}
+	machine_unref(machine);
+	return r < 0 ? r : record_pod(sandbox, err);
 }
 
 /* `op` is held. */
@@ -132,8 +190,10 @@ METHOD(resources_service_sandbox)
 	int r = sandbox_check_found(sandbox, err);
 	if (r == 0 && req->resources)
 		r = resources_check(req->resources, err);
-	if (r == 0 && req->resources)
-		r = update_pod(sandbox, req->resources, err);
+	if (r == 0 && req->overhead)
+		r = resources_check(req->overhead, err);
+	if (r == 0)
+		r = update_pod(sandbox, req, err);
 	pthread_mutex_unlock(&sandbox->op);
 	sandbox_unref(sandbox);
 	if (r < 0)

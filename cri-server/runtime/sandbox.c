@@ -53,12 +53,19 @@ static void sandbox_free(struct sandbox *sandbox)
 {
 	if (sandbox->config)
 		runtime__v1__pod_sandbox_config__free_unpacked(sandbox->config, NULL);
+	if (sandbox->limits)
+		runtime__v1__linux_pod_sandbox_config__free_unpacked(sandbox->limits, NULL);
 	if (sandbox->record)
 		bulkhead__store__sandbox__free_unpacked(sandbox->record, NULL);
 	if (sandbox->usage)
 		bulkhead__agent__stats_response__free_unpacked(sandbox->usage, NULL);
 	pthread_mutex_destroy(&sandbox->op);
 	free(sandbox);
+}
+
+const Runtime__V1__LinuxPodSandboxConfig *sandbox_limits(const struct sandbox *sandbox)
+{
+	return sandbox->limits ? sandbox->limits : sandbox->config->linux;
 }
 
 void sandbox_unref(struct sandbox *sandbox)

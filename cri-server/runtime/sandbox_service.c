@@ -52,7 +52,7 @@ static int check_linux(const Runtime__V1__LinuxPodSandboxConfig *linux, struct e
 		return err_set(err, -EOPNOTSUPP,
 			"hostNetwork: a pod that is a virtual machine cannot use the host's "
 			"network; give it a runtime class that uses runc");
-	if (security_check_userns(ns, err) < 0)
+	if (userns_check(ns, err) < 0)
 		return err->code;
 	if (linux && cgroup_parent_check(linux->cgroup_parent, err) < 0)
 		return err->code;

@@ -279,41 +279,6 @@ static int check_apparmor(const Runtime__V1__LinuxContainerSecurityContext *sc, 
 
 /* ---- namespaces ---- */
 
-static int check_mapping(
-	Runtime__V1__IDMapping *const *mappings, size_t n, const char *kind, struct err *err)
-{
-	if (n != 1)
-		return err_set(err, -EINVAL,
-			"user namespace: one %s mapping is needed, there are %zu", kind, n);
-	if (mappings[0]->container_id != 0 || mappings[0]->length == 0)
-		return err_set(err, -EINVAL, "user namespace: the %s mapping has no id 0", kind);
-	return 0;
-}
-
-int security_check_userns(const Runtime__V1__NamespaceOption *ns, struct err *err)
-{
-	const Runtime__V1__UserNamespace *userns = ns ? ns->userns_options : NULL;
-	if (!userns)
-		return 0;
-	if (userns->mode == RUNTIME__V1__NAMESPACE_MODE__NODE)
-		return userns->n_uids || userns->n_gids
-			       ? err_set(err, -EINVAL,
-					 "user namespace: mappings and the node's ids at once")
-			       : 0;
-	if (userns->mode != RUNTIME__V1__NAMESPACE_MODE__POD)
-		return err_set(err, -EINVAL,
-			"user namespace: mode %d is not supported, a pod has POD or NODE",
-			userns->mode);
-	int r = check_mapping(userns->uids, userns->n_uids, "uid", err);
-	if (r == 0)
-		r = check_mapping(userns->gids, userns->n_gids, "gid", err);
-	return r < 0 ? r
-		     : err_set(err, -EOPNOTSUPP,
-			       "hostUsers: false: the ids of a pod's machine are none of the "
-			       "node's already, and its volumes' file system cannot map ids; "
-			       "leave hostUsers out");
-}
-
 static int fill_namespaces(Bulkhead__Agent__CreateContainerRequest *request,
 	const Runtime__V1__NamespaceOption *ns, struct err *err)
 {
@@ -383,8 +348,6 @@ int security_fill(Bulkhead__Agent__CreateContainerRequest *request, struct filte
 	r = check_apparmor(sc, err);
 	if (r == 0 && !sc->privileged)
 		r = fill_paths(request, sc, err);
-	if (r == 0)
-		r = security_check_userns(sc->namespace_options, err);
 	return r < 0 ? r : fill_seccomp(request, filters, sc, capabilities, err);
 }
 

@@ -68,6 +68,7 @@ static int answer_status(struct runtime *rt, bool verbose,
 	}
 	features.supplemental_groups_policy = true;
 	handler_features.recursive_read_only_mounts = true;
+	handler_features.user_namespaces = true;
 	status.conditions = conditions;
 	status.n_conditions = 2;
 	response.status = &status;

@@ -23,6 +23,7 @@ struct volume_source {
 	bool submounts; /* something is mounted below path */
 	bool read_only; /* the host's mount is */
 	bool follows;   /* the host's mount is told of what is mounted below it later */
+	bool mapped;    /* the caller's: its ids are the containers' */
 
 	uint64_t size_bytes; /* of VOLUME_MEMORY */
 	/* Set: it is this character device, which every kernel has of its own; the rest is not. */

@@ -85,8 +85,6 @@ static int check_mount(const Runtime__V1__Mount *mount, struct err *err)
 	if (!private &&
 		mount->propagation != RUNTIME__V1__MOUNT_PROPAGATION__PROPAGATION_HOST_TO_CONTAINER)
 		return err_set(err, -EINVAL, "unknown propagation %d", mount->propagation);
-	if (mount->n_uidmappings || mount->n_gidmappings)
-		return err_set(err, -EOPNOTSUPP, "mounts with mapped ids: not built yet");
 	if (is_image(mount) && !mount->readonly)
 		return err_set(err, -EINVAL, "an image volume is read-only: readonly must be set");
 	if (is_image(mount) && mount->host_path[0])
@@ -117,7 +115,7 @@ static bool same_volume(const Volume *volume, const struct volume_source *source
 	if (source->submounts)
 		fixed |= HV_BIND_READ_ONLY | HV_BIND_READ_ONLY_BELOW;
 	if (volume->kind != source->kind || volume->device != source->st.st_dev ||
-		volume->inode != source->st.st_ino)
+		volume->inode != source->st.st_ino || volume->mapped != source->mapped)
 		return false;
 	if (volume->kind != BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND)
 		return true;
@@ -169,6 +167,7 @@ static int record_volume(struct sandbox *sandbox, const struct volume_source *so
 	volume->device = source->st.st_dev;
 	volume->inode = source->st.st_ino;
 	volume->flags = flags;
+	volume->mapped = source->mapped;
 	volume->writable = !(flags & HV_BIND_READ_ONLY);
 	int r = message_set_string(&volume->source, source->path, err);
 	pthread_mutex_lock(&sandbox->runtime->lock);
@@ -188,16 +187,17 @@ static int record_volume(struct sandbox *sandbox, const struct volume_source *so
 	return r;
 }
 
-/* A file system in the guest's memory; size 0: the share's directory of the name. */
-static int make_in_guest(struct machine *machine, const char *name, uint64_t size_bytes,
-	const struct stat *st, struct err *err)
+/* A file system in the guest's memory; size 0: the share's directory of the name. map: or NULL. */
+static int make_in_guest(struct machine *machine, const struct volume_source *source,
+	const struct userns_map *map, const char *name, uint64_t size_bytes, struct err *err)
 {
+	const struct stat *st = &source->st;
 	Bulkhead__Agent__MakeVolumeRequest request = BULKHEAD__AGENT__MAKE_VOLUME_REQUEST__INIT;
 	request.name = (char *)name;
 	request.size_bytes = size_bytes;
 	request.mode = st->st_mode & 07777;
-	request.uid = st->st_uid;
-	request.gid = st->st_gid;
+	request.uid = map ? userns_uid(map, st->st_uid) : st->st_uid;
+	request.gid = map ? userns_gid(map, st->st_gid) : st->st_gid;
 	return agent_call(machine->agent, "MakeVolume", &request.base, CALL_MS, NULL, err);
 }
 
@@ -205,19 +205,22 @@ static int make_volume(struct sandbox *sandbox, struct machine *machine, const V
 	const struct volume_source *source, struct err *err)
 {
 	char name[16];
+	struct userns_map pods;
+	const struct userns_map *map =
+		volume->mapped && userns_of_pod(sandbox->config, &pods) ? &pods : NULL;
 	volume_name(volume, name);
 	switch (volume->kind) {
 	case BULKHEAD__STORE__VOLUME_KIND__VOLUME_MEMORY:
-		return make_in_guest(machine, name, source->size_bytes, &source->st, err);
+		return make_in_guest(machine, source, map, name, source->size_bytes, err);
 	case BULKHEAD__STORE__VOLUME_KIND__VOLUME_MIRROR: {
-		int r = make_in_guest(machine, name, MIRROR_FS_BYTES, &source->st, err);
-		return r < 0 ? r : mirror_add(sandbox->mirror, name, volume->source, err);
+		int r = make_in_guest(machine, source, map, name, MIRROR_FS_BYTES, err);
+		return r < 0 ? r : mirror_add(sandbox->mirror, name, volume->source, map, err);
 	}
 	default: {
-		int r = hv_vm_bind(machine->vm, name, source->fd, volume->flags, err);
+		int r = hv_vm_bind(machine->vm, name, source->fd, volume->flags, map, err);
 		return r < 0 || !S_ISDIR(source->st.st_mode)
 			       ? r
-			       : make_in_guest(machine, name, 0, &source->st, err);
+			       : make_in_guest(machine, source, NULL, name, 0, err);
 	}
 	}
 }
@@ -385,6 +388,8 @@ static int attach_mount(struct container *c, struct machine *machine,
 	_cleanup_(volume_source_done) struct volume_source source = VOLUME_SOURCE_INIT;
 	Volume *volume = NULL;
 	int r = check_mount(mount, err);
+	if (r == 0)
+		r = userns_check_mount(c->sandbox->config, mount, &source.mapped, err);
 	if (r == 0 && is_image(mount))
 		return add_image(c, machine, mount, to, err);
 	if (r == 0)
@@ -490,10 +495,13 @@ int volumes_resume(struct sandbox *sandbox, struct machine *machine, struct err 
 	for (size_t i = 0; r == 0 && i < sandbox->record->n_volumes; i++) {
 		const Volume *volume = sandbox->record->volumes[i];
 		struct err failure = ERR_INIT;
+		struct userns_map pods;
+		const struct userns_map *map =
+			volume->mapped && userns_of_pod(sandbox->config, &pods) ? &pods : NULL;
 		char name[16];
 		volume_name(volume, name);
 		if (volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_MIRROR &&
-			mirror_add(sandbox->mirror, name, volume->source, &failure) < 0)
+			mirror_add(sandbox->mirror, name, volume->source, map, &failure) < 0)
 			log_event(sandbox->runtime->log, LOG_LEVEL_WARNING,
 				"volume not watched any more", "pod", sandbox->id, "volume",
 				volume->source, "err", failure.msg, NULL);

@@ -38,9 +38,9 @@ is() {
 	}
 }
 
-# pod_request RESOURCES [LENGTH]: an UpdatePodSandboxResourcesRequest for POD; RESOURCES as printf has bytes, of 5.
+# pod_request RESOURCES [LENGTH [MORE]]: an UpdatePodSandboxResourcesRequest for POD; RESOURCES as printf has bytes, of 5.
 pod_request() {
-	printf '\x0a\x20%s\x1a\x'"${2:-05}$1" "$POD"
+	printf '\x0a\x20%s\x1a\x'"${2:-05}$1${3:-}" "$POD"
 }
 
 # pod_processes: those of the machine on the host: QEMU, and helpers with their children.
@@ -149,6 +149,20 @@ host_limit() {
 	run raw UpdatePodSandboxResources < <(pod_request '\x20\x80\x80\x80\x80\x04' 06)
 	[ "$status" -eq 1 ]
 	grep -F "RESOURCE_EXHAUSTED" <<<"$output" | grep -F "memory_max_mib"
+	# The host's cgroup is as before the refusal, and follows what is taken: overhead of 320 MiB, 1024 shares, 95 ms of 100.
+	[ "$(host_limit)" -eq $((192 + 3 + 256)) ]
+	pod_request '\x18\x80\x08\x10\x98\xe6\x05\x08\xa0\x8d\x06' 0b '\x12\x06\x20\x80\x80\x80\xa0\x01' | raw UpdatePodSandboxResources
+	[ "$(host_limit)" -eq $((192 + 3 + 320)) ]
+	host_value cpu.shares cpu.weight | grep -xE '1024|39'
+	host_value cpu.cfs_quota_us cpu.max | grep -xE '95000( 100000)?'
+	# What is not said stays, after a restart too; a quota of -1 is none. Then the overhead of before, 160 MiB.
+	restart_bulkheadd
+	pod_request "\\x10\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x01" 0b | raw UpdatePodSandboxResources
+	host_value cpu.cfs_quota_us cpu.max | grep -xE -e '-1|max 100000'
+	host_value cpu.shares cpu.weight | grep -xE '1024|39'
+	[ "$(host_limit)" -eq $((192 + 3 + 320)) ]
+	pod_request '\x18\x80\x04' 03 '\x12\x05\x20\x80\x80\x80\x50' | raw UpdatePodSandboxResources
+	[ "$(host_limit)" -eq $((192 + 3 + 256)) ]
 	# -1: no limit any more.
 	pod_request "\\x20\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x01" 0b | raw UpdatePodSandboxResources
 	crictl rm -f "$id" "$over"

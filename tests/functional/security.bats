@@ -186,7 +186,6 @@ localhost() {
 	mappings='uids: [{host_id: 100000, container_id: 0, length: 65536}],
 		gids: [{host_id: 100000, container_id: 0, length: 65536}]'
 	userns='.linux.security_context.namespace_options.userns_options ='
-	refused Unimplemented hostUsers run_pod bad "$userns {mode: 0, $mappings}"
 	refused Unknown "mode 1" run_pod bad "$userns {mode: 1, $mappings}"
 	refused Unknown "one uid mapping" run_pod bad "$userns {mode: 0}"
 	refused Unimplemented hostNetwork run_pod bad '.linux.security_context.namespace_options.network = 2'

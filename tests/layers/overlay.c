@@ -31,6 +31,7 @@ int main(int argc, char **argv)
 {
 	struct err error = ERR_INIT;
 	uint32_t targets[ROOTFS_LAYERS_MAX];
+	const struct ids ids = IDS_INIT;
 	size_t n = (size_t)argc - 1;
 	int root;
 	if (n > ROOTFS_LAYERS_MAX)
@@ -41,7 +42,7 @@ int main(int argc, char **argv)
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 		mount("tmpfs", "/run", "tmpfs", 0, NULL) < 0 || mkdir(ROOTFS_STAGE, 0700) < 0)
 		err(1, "make mounts");
-	if (rootfs_begin(&error) < 0 || rootfs_layers(targets, n, &error) < 0 ||
+	if (rootfs_begin(&error) < 0 || rootfs_layers(targets, n, &ids, &error) < 0 ||
 		rootfs_overlay(n, "/run/scratch", 0, &root, &error) < 0 ||
 		rootfs_enter(root, &error) < 0)
 		errx(1, "%s", error.msg);
