@@ -48,6 +48,7 @@ mount_of() {
 	# Its user is found in the image's files, as everywhere.
 	[ "$(once 'id -u; echo x >/tmp/x; stat -c %u /tmp/x /proc/self/' \
 		'.linux.security_context.run_as_user = {value: 1234}')" = "$(printf '1234\n1234\n1234')" ]
+	[ "$(once 'stat -c %u:%g "$(tty)"' '.tty = true' | tr -d '\r')" = 0:5 ]
 }
 
 @test "volumes have their own ids where the client maps them, and nobody's where it does not" {
@@ -60,14 +61,15 @@ mount_of() {
 	chmod 0400 "$KUBELET/kubernetes.io~secret/s/key"
 	mount -t tmpfs -o size=1m,mode=0770,gid=1001 tmpfs "$KUBELET/kubernetes.io~empty-dir/memory"
 	script='stat -c "%n %u:%g" /own /own/web /own/root /nobody/root /s/key /m
-		cat /own/root /own/web /s/key; touch /m/new; cat /nobody/root || echo denied
-		echo new >/own/sub/new; mkdir /own/dir; chown 1000:1001 /own/dir; su -s /bin/true nobody || true; stat -c "%n %u:%g" /own/sub/new /m/new'
+		cat /own/root /own/web /s/key; touch /m/new; stat -c "%n %u:%g" /k/kubernetes.io~empty-dir/memory /i/bin; cat /nobody/root || echo denied
+		echo new >/own/sub/new; mkdir /own/dir; chown 1000:1001 /own/dir; stat -c "%n %u:%g" /own/sub/new /m/new'
 	id=$(run_script "$POD" c "$script" "$USERNS | .mounts = [$(mount_of /own "$V/own"), $(mount_of /nobody "$V/own" ''),
 		$(mount_of /s "$KUBELET/kubernetes.io~secret/s" "readonly: true, $MAPPED"),
-		$(mount_of /m "$KUBELET/kubernetes.io~empty-dir/memory")]")
+		$(mount_of /m "$KUBELET/kubernetes.io~empty-dir/memory"), $(mount_of /k "$KUBELET"),
+		{container_path: \"/i\", image: {image: \"$IMAGE\"}, readonly: true}]")
 	[ "$(finish "$id")" = 0 ]
 	[ "$(output_of pod c)" = "$(printf '%s\n' "/own 0:0" "/own/web 1000:1001" "/own/root 0:0" "/nobody/root 65534:65534" \
-		"/s/key 0:0" "/m 0:1001" root web key denied "/own/sub/new 0:0" "/m/new 0:0")" ]
+		"/s/key 0:0" "/m 0:1001" root web key "/k/kubernetes.io~empty-dir/memory 0:1001" "/i/bin 0:0" denied "/own/sub/new 0:0" "/m/new 0:0")" ]
 	crictl rm "$id"
 	# On the host the files are whose they were and would be without a pod.
 	[ "$(stat -c %u:%g "$V/own/sub/new" "$V/own/dir" "$V/own/root")" = "$(printf '0:0\n1000:1001\n0:0')" ]
