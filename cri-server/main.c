@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -133,6 +134,14 @@ static void raise_fd_limit(const struct log *log)
 			strerror(errno), NULL);
 }
 
+/* Its memory has credentials and containers' environments. */
+static void forbid_core(const struct log *log)
+{
+	if (setrlimit(RLIMIT_CORE, &(struct rlimit){0}) < 0 || prctl(PR_SET_DUMPABLE, 0) < 0)
+		log_event(log, LOG_LEVEL_WARNING, "core dumps not forbidden", "err",
+			strerror(errno), NULL);
+}
+
 static int serve(
 	const struct config *config, struct daemon *daemon, const sigset_t *stop, struct err *err)
 {
@@ -213,6 +222,7 @@ int main(int argc, char **argv)
 			err_set(&err, r, "log_level '%s': it can be error, warning, info or debug",
 				config->log_level);
 		raise_fd_limit(&log);
+		forbid_core(&log);
 		if (r == 0)
 			r = run(config, &log, &stop, &err);
 		config_free(config);

@@ -23,6 +23,8 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -68,6 +70,10 @@ static int drop_rights(const char *name, struct err *err)
 		return err_set(err, -ENOENT, "There is no user %s", name);
 	if (setgroups(0, NULL) < 0 || setgid(user->pw_gid) < 0 || setuid(user->pw_uid) < 0)
 		return err_errno(err, "Become user %s", name);
+	/* Secrets that a guest prints are in the file alone. */
+	if (setrlimit(RLIMIT_CORE, &(struct rlimit){0}) < 0 ||
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_errno(err, "Give up privileges");
 	return 0;
 }
 

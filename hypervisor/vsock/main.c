@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <linux/vm_sockets.h>
 #include <signal.h>
 #include <stdio.h>
@@ -161,11 +162,8 @@ static void on_client(void *userdata, uint32_t events)
 			NULL);
 }
 
-static int say_ready(struct err *err)
+static int say_ready(int null, struct err *err)
 {
-	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null < 0)
-		return err_errno(err, "open /dev/null");
 	/* Closed for the one who waits, but never free to become a socket. */
 	int r = fd_write_all(STDOUT_FILENO, "ready\n", strlen("ready\n"), err);
 	if (r == 0 && (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0))
@@ -173,9 +171,26 @@ static int say_ready(struct err *err)
 	return r;
 }
 
+/* Where sockets that the guest asks for are, from now on. */
+static int confine(const char *listen_path, const char **ret_prefix, struct err *err)
+{
+	char dir[PATH_MAX];
+	const char *slash = strrchr(listen_path, '/');
+	if (snprintf(dir, sizeof(dir), "%.*s/", slash ? (int)(slash - listen_path) : 1,
+		    slash ? listen_path : ".") >= (int)sizeof(dir))
+		return err_set(err, -ENAMETOOLONG, "--listen %s", listen_path);
+	int r = vs_sandbox_confine(dir, err);
+	*ret_prefix = r == 0 && slash ? slash + 1 : listen_path;
+	return r < 0 ? r : 0;
+}
+
 static int start(struct server *server, const struct options *options, struct err *err)
 {
+	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	const char *prefix;
 	struct passwd user;
+	if (null < 0)
+		return err_errno(err, "open /dev/null");
 	int r = look_up_user(options->user, &user, err);
 	if (r < 0)
 		return r;
@@ -185,8 +200,10 @@ static int start(struct server *server, const struct options *options, struct er
 	if (r == 0)
 		r = ev_loop_new(&server->loop, err);
 	if (r == 0)
-		r = vs_device_new(server->loop, &server->log, options->cid, options->listen_path,
-			&server->device, err);
+		r = confine(options->listen_path, &prefix, err);
+	if (r == 0)
+		r = vs_device_new(
+			server->loop, &server->log, options->cid, prefix, &server->device, err);
 	if (r == 0)
 		r = ev_io_new(server->loop, server->vhost_fd, EPOLLIN, on_vhost, server,
 			&server->vhost_io, err);
@@ -196,7 +213,7 @@ static int start(struct server *server, const struct options *options, struct er
 	if (r == 0)
 		r = vs_sandbox_drop_user(&user, err);
 	if (r == 0)
-		r = say_ready(err);
+		r = say_ready(null, err);
 	return r < 0 ? r : vs_sandbox_enter(err);
 }
 

@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <sys/capability.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -32,6 +34,20 @@ static int drop_capabilities(struct err *err)
 			prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EPERM)
 			return err_errno(err, "drop capability %d", cap);
 	}
+	return 0;
+}
+
+int vs_sandbox_confine(const char *dir, struct err *err)
+{
+	if (geteuid() != 0)
+		return 1;
+	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
+		return err_errno(err, "make namespaces");
+	/* What the host mounts from here on does not come in. */
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return err_errno(err, "make the mounts private");
+	if (chdir(dir) < 0 || chroot(".") < 0)
+		return err_errno(err, "make %s the root", dir);
 	return 0;
 }
 

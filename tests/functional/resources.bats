@@ -43,15 +43,6 @@ pod_request() {
 	printf '\x0a\x20%s\x1a\x'"${2:-05}$1${3:-}" "$POD"
 }
 
-# pod_processes: those of the machine on the host: QEMU, and helpers with their children.
-pod_processes() {
-	local pid
-	for pid in $(cat "$D/run/vm/$POD"/*.pid "$D/state/libvirt/run/qemu/bh-$POD.pid" | cut -d' ' -f1); do
-		echo "$pid"
-		tr ' ' '\n' <"/proc/$pid/task/$pid/children"
-	done
-}
-
 # host_value V1 V2: the setting of the machine's cgroup on the host, by its name in cgroup v1 or v2.
 host_value() {
 	find /sys/fs/cgroup -path "*$PARENT/bulkhead-$POD/$1" -exec cat {} \; -quit -o \
@@ -64,7 +55,7 @@ host_limit() {
 
 @test "QEMU and its helpers are in a cgroup below the pod's, limited to the guest's memory and the overhead" {
 	local pid n=0
-	for pid in $(pod_processes); do
+	for pid in $(pod_processes "$POD"); do
 		((++n))
 		grep -E "^[0-9]+:(|.*,)memory(,.*|):$PARENT/bulkhead-$POD\$|^0::$PARENT/bulkhead-$POD\$" "/proc/$pid/cgroup" ||
 			{ tr '\0' ' ' <"/proc/$pid/cmdline"; false; }

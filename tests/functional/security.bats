@@ -232,6 +232,63 @@ layer_sums() {
 	sha256sum "$D"/state/images/layers/*.erofs
 }
 
+# status_is PID FIELD VALUE...: what /proc says of the process.
+status_is() {
+	local value
+	value=$(sed -n "s/^$2:\t//p" "/proc/$1/status")
+	[[ " ${*:3} " == *" $value "* ]] || { echo "$(cat "/proc/$1/comm"): $2 is $value"; false; }
+}
+
+# has_own PID NAMESPACE...: apart from ours.
+has_own() {
+	local ns
+	for ns in "${@:2}"; do
+		[ "$(readlink "/proc/$1/ns/$ns")" != "$(readlink "/proc/self/ns/$ns")" ] ||
+			{ echo "$(cat "/proc/$1/comm") shares $ns"; false; }
+	done
+}
+
+@test "QEMU and its helpers: no capabilities, a filter, namespaces, only their pod's files, no core dumps" {
+	local pid name others seen=""
+	for pid in $(pod_processes "$POD") "$(cat "$D/pid")"; do
+		name=$(cat "/proc/$pid/comm")
+		seen+=" $name"
+		grep -E '^Max core file size +0 +0 ' "/proc/$pid/limits"
+		case $name in
+		bulkheadd) continue ;;
+		# chown, dac_override, fowner, fsetid, setgid, setuid, setfcap; its parent waits and has none.
+		virtiofsd) status_is "$pid" CapPrm 00000000800000db 0000000000000000 ;;
+		*)
+			status_is "$pid" CapPrm 0000000000000000
+			status_is "$pid" NoNewPrivs 1
+			[ "$(awk '/^Uid:/ {print $2}' "/proc/$pid/status")" -ne 0 ]
+			;;
+		esac
+		status_is "$pid" CapEff "$(sed -n 's/^CapPrm:\t//p' "/proc/$pid/status")"
+		if [ "$name" != bulkhead-consol ]; then
+			has_own "$pid" mnt
+		fi
+		case $name in
+		qemu*) status_is "$pid" Seccomp 2 ;;
+		bulkhead-vsock)
+			[ "${VARIANT:-release}" = asan ] || status_is "$pid" Seccomp 2
+			status_is "$pid" CapBnd 0000000000000000
+			has_own "$pid" net ipc uts
+			[ "$(readlink "/proc/$pid/root")" = "$D/run/vm/$POD" ]
+			;;
+		virtiofsd)
+			has_own "$pid" net
+			! grep -q '^CapPrm:.*[1-9a-f]' "/proc/$pid/status" || status_is "$pid" Seccomp 2
+			;;
+		esac
+		others=$(readlink "/proc/$pid"/fd/* | grep "^$D/" | grep -v -e "$POD" -e "^$D/state/images/layers/" || true)
+		[ -z "$others" ] || { echo "$name has $others open"; false; }
+	done
+	for name in qemu virtiofsd bulkhead-consol bulkheadd; do
+		[[ $seen == *" $name"* ]]
+	done
+}
+
 @test "a privileged container has all of its machine and reaches nothing of the host" {
 	layer_sums >"$FT/sums"
 	run with '{privileged: true, namespace_options: {pid: 2}}' '

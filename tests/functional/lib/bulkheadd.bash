@@ -185,6 +185,15 @@ start_bulkheadd() {
 	return 1
 }
 
+# pod_processes POD: those of its machine on the host: QEMU, and helpers with their children.
+pod_processes() {
+	local pid
+	for pid in $(cat "$D/run/vm/$1"/*.pid "$D/state/libvirt/run/qemu/bh-$1.pid" | cut -d' ' -f1); do
+		echo "$pid"
+		tr ' ' '\n' <"/proc/$pid/task/$pid/children"
+	done
+}
+
 bulkheadd_runs() {
 	local pid
 	pid=$(cat "$D/pid" 2>/dev/null) && grep -qs bulkheadd "/proc/$pid/cmdline"
