@@ -3,11 +3,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 #define MOUNTINFO_MAX  (8u << 20)
 #define FILE_MAX_BYTES 65536
 #define REMOVE_TRIES   200 /* 10 ms apart */
+#define OWNER_XATTR    "trusted.bulkhead"
 
 /* Whether the word is in a list that commas or blanks separate. */
 static bool has_word(const char *list, const char *word)
@@ -163,12 +166,32 @@ static int make_in(const struct cgroup_hierarchy *h, const char *path, struct er
 	return r;
 }
 
-int cgroups_make(const struct cgroups *cgroups, const char *path, struct err *err)
+static void note_owner(const struct cgroup_hierarchy *h, const char *path, const char *owner)
+{
+	_cleanup_free_ char *dir = str_printf("%s%s", h->mount, path);
+
+	if (dir)
+		setxattr(dir, OWNER_XATTR, owner, strlen(owner), 0);
+}
+
+bool cgroup_is_of(const char *dir, const char *owner)
+{
+	char noted[PATH_MAX];
+	ssize_t n = lgetxattr(dir, OWNER_XATTR, noted, sizeof(noted));
+
+	return n >= 0 && (size_t)n == strlen(owner) && memcmp(noted, owner, (size_t)n) == 0;
+}
+
+int cgroups_make(
+	const struct cgroups *cgroups, const char *path, const char *owner, struct err *err)
 {
 	int r = 0;
 
-	for (size_t i = 0; i < cgroups->n && r == 0; i++)
+	for (size_t i = 0; i < cgroups->n && r == 0; i++) {
 		r = make_in(&cgroups->items[i], path, err);
+		if (r == 0)
+			note_owner(&cgroups->items[i], path, owner);
+	}
 	return r;
 }
 

@@ -39,8 +39,15 @@ struct cgroup_place {
 int cgroups_read(const char *mountinfo, struct cgroups *ret, struct err *err);
 void cgroups_done(struct cgroups *cgroups);
 
-/* Makes it, and those above it that are missing. One that exists is success. */
-int cgroups_make(const struct cgroups *cgroups, const char *path, struct err *err);
+/*
+ * Makes it, and those above it that are missing. One that exists is success. The owner, the run_dir
+ * of who made it, is noted on it where the hierarchy takes notes: several bulkheadd may have theirs
+ * below one parent.
+ */
+int cgroups_make(
+	const struct cgroups *cgroups, const char *path, const char *owner, struct err *err);
+/* Whether the cgroup, a directory, has that note. */
+bool cgroup_is_of(const char *dir, const char *owner);
 /* Moves a process into it; its children begin there. */
 int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err);
 int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct hv_limits *limits,

@@ -112,7 +112,7 @@ static void test_limits(void **state)
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
 		put(f, files[i], "");
-	assert_int_equal(cgroups_make(&f->cgroups, "/pods/a", &err), 0);
+	assert_int_equal(cgroups_make(&f->cgroups, "/pods/a", "/run/a", &err), 0);
 	assert_file(f, "v2/cgroup.subtree_control", "+memory");
 	assert_int_equal(cgroups_limit(&f->cgroups, "/pods/a", &limits, &err), 0);
 	assert_file(f, "v2/pods/a/memory.max", "3145728");

@@ -29,7 +29,7 @@ int vm_cgroup_make(
 		return err_nomem(err);
 	r = fd_write_file(file, path, strlen(path), 0600, err);
 	if (r == 0)
-		r = cgroups_make(&vm->hv->cgroups, path, err);
+		r = cgroups_make(&vm->hv->cgroups, path, vm->hv->config.run_dir, err);
 	return r < 0 ? r : cgroups_limit(&vm->hv->cgroups, path, limits, err);
 }
 

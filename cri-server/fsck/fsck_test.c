@@ -16,6 +16,7 @@
 #include "cri-server/fsck/fsck.h"
 #include "cri-server/store/records.pb-c.h"
 #include "cri-server/store/store.h"
+#include "hypervisor/cgroup.h"
 
 #define READY    "11111111111111111111111111111111"
 #define STOPPED  "22222222222222222222222222222222"
@@ -223,6 +224,33 @@ static void a_process_that_nobody_knows_is_found(void **state)
 	fsck_report_free(report);
 }
 
+static void a_cgroup_that_nobody_knows_is_found_where_it_is_ours(void **state)
+{
+	struct node *node = *state;
+	struct cgroups cgroups = {0};
+	struct err err = ERR_INIT;
+	char parent[64], path[128];
+	assert_int_equal(cgroups_read("/proc/self/mountinfo", &cgroups, &err), 0);
+	snprintf(parent, sizeof(parent), "/fsck-test-%d", (int)getpid());
+	snprintf(path, sizeof(path), "%s/bulkhead-" UNKNOWN, parent);
+	bool able = cgroups.n > 0 && cgroups_make(&cgroups, path, node->run, &err) == 0;
+	_cleanup_free_ char *dir = able ? str_printf("%s%s", cgroups.items[0].mount, path) : NULL;
+	able = dir && cgroup_is_of(dir, node->run);
+	struct fsck_report *report = look(node);
+	if (able)
+		assert_true(found(report, path, "cgroup of a pod that has no record"));
+	fsck_report_free(report);
+	node->config.run_dir = "/run/another";
+	report = look(node);
+	cgroups_remove(&cgroups, path, NULL);
+	cgroups_remove(&cgroups, parent, NULL);
+	cgroups_done(&cgroups);
+	assert_findings(report, 0);
+	fsck_report_free(report);
+	if (!able)
+		skip(); /* not root, or hierarchies that take no notes */
+}
+
 static void records_that_contradict_each_other_are_found(void **state)
 {
 	struct node *node = *state;
@@ -311,6 +339,7 @@ int main(void)
 		TEST(what_a_pod_that_is_gone_left_is_found),
 		TEST(what_a_stopped_pod_still_has_is_found),
 		TEST(a_process_that_nobody_knows_is_found),
+		TEST(a_cgroup_that_nobody_knows_is_found_where_it_is_ours),
 		TEST(records_that_contradict_each_other_are_found),
 		TEST(images_and_their_files_are_compared),
 		TEST(only_what_lasts_is_kept),

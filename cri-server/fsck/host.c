@@ -13,6 +13,7 @@
 
 #include "common/fd.h"
 #include "cri-server/fsck/internal.h"
+#include "hypervisor/cgroup.h"
 
 #define COMMAND_LINE_MAX (1u << 20)
 #define CGROUP_DEPTH     16
@@ -155,8 +156,9 @@ static void look_at_group(struct fsck *fsck, const char *name, void *userdata)
 		return;
 	}
 	const struct fsck_record *pod = fsck_record(fsck, STORE_SANDBOX, id);
-	bool ours = fsck_libvirt_root(fsck->config) &&
-		    strncmp(name, above->prefix, strlen(above->prefix)) == 0;
+	bool ours = (fsck_libvirt_root(fsck->config) &&
+			    strncmp(name, above->prefix, strlen(above->prefix)) == 0) ||
+		    cgroup_is_of(path, fsck->config->run_dir);
 	if (!pod && ours)
 		fsck_find(fsck, FSCK_KINDS, path, "cgroup of a pod that has no record");
 	else if (pod && !fsck_allows(pod, FSCK_MACHINE))

@@ -121,17 +121,19 @@ listed() {
 	assert_host_unchanged
 }
 
-@test "four pods come up at the same time" {
+@test "twelve pods that are asked for at once come up, a bounded number at a time" {
 	# Its allocator is not told of fork(): a child that libvirt makes while another thread allocates may hang.
 	[ "${VARIANT:-release}" != asan ] || skip "gcc 12's AddressSanitizer and fork() in several threads"
-	for n in 1 2 3 4; do
+	local many=12 n ids
+	[ "${VARIANT:-release}" = release ] || many=4
+	for n in $(seq "$many"); do
 		run_pod "many$n" >"$D/many$n" 3>&- &
 	done
 	wait
-	ids=$(cat "$D"/many?)
-	[ "$(wc -w <<<"$ids")" -eq 4 ]
+	ids=$(cat "$D"/many*)
+	[ "$(wc -w <<<"$ids")" -eq "$many" ]
 	# shellcheck disable=SC2086
-	[ "$(for id in $ids; do pod_field "$id" .network.ip; done | sort -u | wc -l)" -eq 4 ]
+	[ "$(for id in $ids; do pod_field "$id" .network.ip; done | sort -u | wc -l)" -eq "$many" ]
 	for id in $ids; do
 		remove_pod "$id"
 	done
