@@ -289,6 +289,27 @@ has_own() {
 	done
 }
 
+@test "secrets are in no log, and in no file but the records; nobody else may read those, or write any" {
+	local id found
+	id=$(run_container "$POD" keeper '.envs = [{key: "TOKEN", value: "env-of-this-test"}]')
+	[ "$(crictl exec -s "$id" sh -c 'echo $TOKEN')" = env-of-this-test ]
+	run crictl pull --creds user:creds-of-this-test 127.0.0.1:1/nobody/there:latest
+	[ "$status" -ne 0 ]
+	[[ $output != *creds-of-this-test* ]]
+	# Of this directory: logs, records, sockets' places, what libvirt, QEMU and the helpers keep.
+	found=$(grep -rlasF -e env-of-this-test -e creds-of-this-test --exclude='*.ext4' \
+		--devices=skip "$D/state" "$D/run" "$D/log" "$D/logs" | grep -v "^$D/state/state.db\(-wal\|-shm\)\?$" || true)
+	[ -z "$found" ] || { echo "in $found"; false; }
+	run grep -aqF creds-of-this-test "$D"/state/state.db*
+	[ "$status" -eq 1 ]
+	[ "$(stat -c '%a %U' "$D"/state/state.db* | sort -u)" = "600 root" ]
+	# libvirt's sockets are its group's too.
+	found=$(find "$D/state" "$D/run" ! -type l ! -path '*/share/*' \( -perm /002 -o -perm /020 ! -path '*/libvirt/*' \) \
+		-printf '%m %p\n')
+	[ -z "$found" ] || { echo "can be written by others: $found"; false; }
+	crictl rm -f "$id"
+}
+
 @test "a privileged container has all of its machine and reaches nothing of the host" {
 	layer_sums >"$FT/sums"
 	run with '{privileged: true, namespace_options: {pid: 2}}' '
