@@ -1,12 +1,13 @@
 /*
  * How a sandbox comes up: the table of steps, each with its way back.
  *
- *	record → scratch disk → network (netns, CNI)  ─┐
- *	                        machine, paused      ─┴→ tap wired → boot, agent answers →
+ *	record → scratch disk → network (netns, CNI) ─┐
+ *	                        machine, paused     ─┴→ guest boots, agent answers ─┐
+ *	                                                tap wired                  ─┴→
  *	guest configured → ready
  *
- * The CNI plugins run on a thread of their own while the machine is made: each takes a good part of
- * what the other takes, and neither needs the other until the tap is wired. A machine is made with
+ * What is done for the network has a thread of its own (network_job.h): neither the making of the
+ * machine nor the plugins need the other, nor does the boot need the tap. A machine is made with
  * one NIC; in the rare case that the plugins made another number of interfaces it is made anew.
  */
 #include <errno.h>
@@ -21,7 +22,7 @@
 #include "cri-server/runtime/events.h"
 #include "cri-server/runtime/guest_network.h"
 #include "cri-server/runtime/internal.h"
-#include "cri-server/runtime/network_spec.h"
+#include "cri-server/runtime/network_job.h"
 
 #define CONFIGURE_MS 10000
 #define MKFS_MS      30000
@@ -37,13 +38,7 @@ struct bring_up {
 	struct machine *machine;
 	size_t n_nics;
 	bool leftover; /* an undo failed: the record stays, for RemovePodSandbox to try again */
-	/* The network's thread: all below is its own until it is joined. */
-	pthread_t network_thread;
-	bool network_runs;
-	struct net_pod_info *network;
-	int network_result;
-	uint64_t network_ns;
-	struct err network_err;
+	struct network_job network;
 };
 
 static int record_run(void *subject, struct err *err)
@@ -106,65 +101,17 @@ static void scratch_undo(void *subject)
 		unlink(up->scratch);
 }
 
-/* What a restarted process must know of the network, for status. */
-static int record_network(struct sandbox *sandbox, const struct net_pod_info *info, struct err *err)
-{
-	Bulkhead__Store__Sandbox *record = sandbox->record;
-	size_t n = 0;
-	int r = message_set_string(&record->netns, info->netns, err);
-	if (r < 0)
-		return r;
-	while (info->ips[n])
-		n++;
-	record->ips = calloc(n + 1, sizeof(char *));
-	if (!record->ips)
-		return err_nomem(err);
-	for (; record->n_ips < n; record->n_ips++) {
-		record->ips[record->n_ips] = strdup(info->ips[record->n_ips]);
-		if (!record->ips[record->n_ips])
-			return err_nomem(err);
-	}
-	return 0;
-}
-
-static int set_up_network(struct bring_up *up, struct err *err)
-{
-	_cleanup_(network_spec_done) struct network_spec spec = {0};
-	int r = network_spec_fill(&spec, up->sandbox->id, up->sandbox->config, err);
-	return r < 0 ? r : net_pod_setup(up->rt->net, &spec.pod, &up->network, err);
-}
-
-static void *network_main(void *arg)
-{
-	struct bring_up *up = arg;
-	uint64_t begin = steps_now_ns();
-	up->network_result = set_up_network(up, &up->network_err);
-	up->network_ns = steps_now_ns() - begin;
-	return NULL;
-}
-
 static int network_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
-	int r = pthread_create(&up->network_thread, NULL, network_main, up);
-	if (r)
-		return err_set(err, -r, "start a thread: %s", strerror(r));
-	up->network_runs = true;
-	return 0;
-}
-
-static void join_network(struct bring_up *up)
-{
-	if (up->network_runs)
-		pthread_join(up->network_thread, NULL);
-	up->network_runs = false;
+	return network_job_begin(&up->network, err);
 }
 
 static void network_undo(void *subject)
 {
 	struct bring_up *up = subject;
 	struct err err = ERR_INIT;
-	join_network(up);
+	network_job_done(&up->network);
 	if (net_pod_teardown(up->rt->net, up->sandbox->id, &err) < 0) {
 		up->leftover = true;
 		log_event(up->rt->log, LOG_LEVEL_ERROR, "network not released", "pod",
@@ -193,6 +140,7 @@ static void create_undo(void *subject)
 {
 	struct bring_up *up = subject;
 	struct err err = ERR_INIT;
+	network_job_wait(&up->network, &err); /* its taps */
 	sandbox_drop_machine(up->sandbox);
 	up->machine = machine_unref(up->machine);
 	if (hv_vm_destroy(up->rt->hv, up->sandbox->id, &err) < 0) {
@@ -207,33 +155,13 @@ static void create_undo(void *subject)
 static int join_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
-	join_network(up);
-	up->sandbox->times.ns[NETWORK_STEP] = up->network_ns;
-	if (up->network_result < 0) {
-		*err = up->network_err;
-		return err->code;
-	}
-	up->sandbox->plugins_ns = up->network->plugins_ns;
-	return record_network(up->sandbox, up->network, err);
-}
-
-static int wire_run(void *subject, struct err *err)
-{
-	struct bring_up *up = subject;
-	if (up->network->n_interfaces != up->n_nics) {
+	int r = network_job_join(&up->network, err);
+	up->sandbox->times.ns[NETWORK_STEP] = up->network.plugins_step_ns;
+	if (r == 0 && up->network.info->n_interfaces != up->n_nics) {
 		create_undo(up);
-		int r = create_machine(up, up->network->n_interfaces, err);
-		if (r < 0)
-			return r;
+		r = create_machine(up, up->network.info->n_interfaces, err);
 	}
-	for (size_t i = 0; i < up->network->n_interfaces; i++) {
-		char tap[16];
-		machine_tap_name(up->sandbox->id, i, tap);
-		int r = net_pod_attach_tap(up->rt->net, up->sandbox->id, up->network, i, tap, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	return r < 0 ? r : network_job_wire(&up->network, err);
 }
 
 static int boot_run(void *subject, struct err *err)
@@ -246,6 +174,12 @@ static int boot_run(void *subject, struct err *err)
 	uint64_t left_ms = rpc_call_time_left_ms(up->call);
 	return machine_connect(
 		up->machine, up->sandbox, 0, left_ms < timeout_ms ? left_ms : timeout_ms, err);
+}
+
+static int wire_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	return network_job_wait(&up->network, err);
 }
 
 /* The kubelet's DNS configuration, or where it gives none the CNI plugins'. */
@@ -291,7 +225,7 @@ static int configure_guest(struct bring_up *up, struct guest_interfaces *g, stru
 		sysctls[i].key = config->linux->sysctls[i]->key;
 		sysctls[i].value = config->linux->sysctls[i]->value;
 	}
-	fill_dns(&dns, config, up->network);
+	fill_dns(&dns, config, up->network.info);
 	/* A pod's name may be longer than a host's: kubelets cut it off, other clients leave it to
 	 * us. */
 	char hostname[64];
@@ -318,8 +252,8 @@ static int configure_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
 	struct guest_interfaces *g = NULL;
-	int r = guest_interfaces_new(
-		up->sandbox->id, up->network->interfaces, up->network->n_interfaces, &g, err);
+	int r = guest_interfaces_new(up->sandbox->id, up->network.info->interfaces,
+		up->network.info->n_interfaces, &g, err);
 	if (r == 0)
 		r = configure_guest(up, g, err);
 	guest_interfaces_free(g);
@@ -334,7 +268,7 @@ static int ready_run(void *subject, struct err *err)
 		r = volumes_resume(up->sandbox, up->machine, err);
 	if (r < 0)
 		return r;
-	network_follow(up->sandbox, up->machine, up->network);
+	network_follow(up->sandbox, up->machine, up->network.info);
 
 	pthread_mutex_lock(&up->rt->lock);
 	up->sandbox->machine = TAKE_PTR(up->machine);
@@ -365,8 +299,8 @@ static const struct step bring_up_steps[] = {
 	[NETWORK_STEP] = {"network", network_run, network_undo},
 	{"create", create_run, create_undo},
 	{"join", join_run, NULL},
-	{"wire", wire_run, NULL}, /* a tap goes with its machine */
 	{"boot", boot_run, NULL},
+	{"wire", wire_run, NULL}, /* a tap goes with its machine */
 	{"configure", configure_run, NULL},
 	{"ready", ready_run, ready_undo},
 };
@@ -431,11 +365,15 @@ int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *conf
 		sandbox_unref(sandbox);
 		return r;
 	}
-	struct bring_up up = {.rt = rt, .sandbox = sandbox, .call = call, .handler = handler};
+	struct bring_up up = {.rt = rt,
+		.sandbox = sandbox,
+		.call = call,
+		.handler = handler,
+		.network = {.rt = rt, .sandbox = sandbox}};
 	r = steps_run(&bring_up_table, &up, caller_gone, &sandbox->times, err);
 	if (r == -ENOENT) /* a plugin, a kernel: nothing that the client named */
 		r = err->code = -EIO;
-	net_pod_info_free(up.network);
+	network_job_done(&up.network);
 	free(up.scratch);
 	bool nothing_left = r < 0 && !up.leftover;
 	if (nothing_left)

@@ -118,7 +118,10 @@ static int measure_raw(struct bench *bench, struct err *err)
 	return r < 0 ? r : results_add(&bench->results, "raw.memory", mib, err);
 }
 
-/* What RunPodSandbox does for the network but for what the plugins themselves take. */
+/*
+ * What RunPodSandbox does for the network but for what the plugins themselves take. Of the wiring,
+ * which runs beside the boot, that is the wait for it.
+ */
 static int add_network_setup(struct bench *bench, const json_t *info, struct err *err)
 {
 	const json_t *steps = json_object_get(info, "bringUpMs");
