@@ -31,7 +31,16 @@ struct net_watcher {
 	pthread_t thread;
 };
 
-/* The loop's thread alone has it once it was posted. */
+struct reading {
+	struct net_interface *interfaces;
+	size_t n;
+	bool antispoof;
+};
+
+/*
+ * The loop's thread alone has it once it was posted; but while `telling`, the reading, `told` and
+ * `err` are the teller's.
+ */
 struct net_watch {
 	struct net_watcher *watcher;
 	struct net_watch_options options; /* without netns and known */
@@ -39,9 +48,13 @@ struct net_watch {
 	struct nl_sock *sock;
 	struct ev_source *io, *timer;
 	char *state; /* what the guest was told last, as text; NULL: nothing yet */
-	bool pending, failing;
+	bool pending, failing, ended;
 	uint64_t read_ms; /* when it was read last */
-	struct err err;   /* of begin() */
+	pthread_t teller;
+	char *telling; /* the state that the guest is being told; NULL: none */
+	struct reading reading;
+	int told;
+	struct err err; /* of begin() and of the teller */
 	int result;
 	sem_t done;
 };
@@ -62,12 +75,6 @@ static int open_in_netns(void *userdata, struct err *err)
 		return netlink_error(err, r, "listen to the pod's namespace");
 	return 0;
 }
-
-struct reading {
-	struct net_interface *interfaces;
-	size_t n;
-	bool antispoof;
-};
 
 /* The filter before all: what the guest has no right to any more goes first. */
 static int follow(struct nl_sock *sock, const struct reading *reading, size_t i, struct err *err)
@@ -150,30 +157,95 @@ static char *describe(const struct net_interface *interfaces, size_t n)
 
 /* ---- the loop's thread ---- */
 
-static int update(struct net_watch *watch, struct err *err)
+static void settle(struct net_watch *watch, int r, const struct err *err)
 {
-	struct reading reading = {.antispoof = watch->options.antispoof};
-	char *state;
+	if ((r < 0) != watch->failing)
+		watch->options.trouble(watch->options.userdata, r < 0 ? err : NULL);
+	watch->failing = r < 0;
+	if (r < 0) {
+		watch->pending = true;
+		ev_timer_set(watch->timer, RETRY_MS);
+	}
+}
+
+static void wait_for_rest(struct net_watch *watch)
+{
+	uint64_t since = ev_now_ms() - watch->read_ms;
+
+	ev_timer_set(watch->timer, since + SETTLE_MS >= REST_MS ? SETTLE_MS : REST_MS - since);
+}
+
+static void drop_reading(struct net_watch *watch)
+{
+	interfaces_free(watch->reading.interfaces, watch->reading.n);
+	watch->reading = (struct reading){.antispoof = watch->options.antispoof};
+}
+
+static void on_told(void *userdata)
+{
+	struct net_watch *watch = userdata;
+
+	pthread_join(watch->teller, NULL);
+	drop_reading(watch);
+	if (watch->told == 0) {
+		free(watch->state);
+		watch->state = TAKE_PTR(watch->telling);
+	}
+	free(TAKE_PTR(watch->telling));
+	if (watch->ended) {
+		sem_post(&watch->done);
+		return;
+	}
+	settle(watch, watch->told, &watch->err);
+	if (watch->told == 0 && watch->pending)
+		wait_for_rest(watch);
+}
+
+/* A job cannot be lost: without the memory for one it is tried again. */
+static void must_post(struct net_watch *watch, ev_fn fn)
+{
+	while (ev_post(watch->watcher->loop, fn, watch) < 0)
+		sched_yield();
+}
+
+static void *tell(void *userdata)
+{
+	struct net_watch *watch = userdata;
+
+	watch->told = watch->options.changed(
+		watch->options.userdata, watch->reading.interfaces, watch->reading.n, &watch->err);
+	must_post(watch, on_told);
+	return NULL;
+}
+
+/* Takes the state. */
+static int begin_telling(struct net_watch *watch, char *state, struct err *err)
+{
 	int r;
 
-	r = netns_call(watch->netns, read_in_netns, &reading, err);
+	watch->telling = state;
+	r = pthread_create(&watch->teller, NULL, tell, watch);
+	if (r == 0)
+		return 0;
+	free(TAKE_PTR(watch->telling));
+	return err_set(err, -r, "start a thread: %s", strerror(r));
+}
+
+static int update(struct net_watch *watch, struct err *err)
+{
+	_cleanup_free_ char *state = NULL;
+	int r;
+
+	r = netns_call(watch->netns, read_in_netns, &watch->reading, err);
 	if (r < 0)
 		return r;
-	state = describe(reading.interfaces, reading.n);
+	state = describe(watch->reading.interfaces, watch->reading.n);
 	if (!state)
-		r = err_nomem(err);
-	else if (!watch->state || strcmp(state, watch->state) != 0)
-		r = netns_call(watch->netns, follow_in_netns, &reading, err);
-	if (r == 0 && (!watch->state || strcmp(state, watch->state) != 0))
-		r = watch->options.changed(
-			watch->options.userdata, reading.interfaces, reading.n, err);
-	if (r == 0) {
-		free(watch->state);
-		watch->state = TAKE_PTR(state);
-	}
-	free(state);
-	interfaces_free(reading.interfaces, reading.n);
-	return r;
+		return err_nomem(err);
+	if (watch->state && strcmp(state, watch->state) == 0)
+		return 0;
+	r = netns_call(watch->netns, follow_in_netns, &watch->reading, err);
+	return r < 0 ? r : begin_telling(watch, TAKE_PTR(state), err);
 }
 
 static void on_timer(void *userdata)
@@ -185,19 +257,15 @@ static void on_timer(void *userdata)
 	watch->pending = false;
 	watch->read_ms = ev_now_ms();
 	r = update(watch, &err);
-	if ((r < 0) != watch->failing)
-		watch->options.trouble(watch->options.userdata, r < 0 ? &err : NULL);
-	watch->failing = r < 0;
-	if (r < 0) {
-		watch->pending = true;
-		ev_timer_set(watch->timer, RETRY_MS);
-	}
+	if (watch->telling)
+		return; /* on_told() goes on */
+	drop_reading(watch);
+	settle(watch, r, &err);
 }
 
 static void on_notification(void *userdata, uint32_t events)
 {
 	struct net_watch *watch = userdata;
-	uint64_t since = ev_now_ms() - watch->read_ms;
 	char buffer[RECEIVE_SIZE];
 	int i;
 
@@ -210,7 +278,8 @@ static void on_notification(void *userdata, uint32_t events)
 	if (watch->pending)
 		return;
 	watch->pending = true;
-	ev_timer_set(watch->timer, since + SETTLE_MS >= REST_MS ? SETTLE_MS : REST_MS - since);
+	if (!watch->telling)
+		wait_for_rest(watch);
 }
 
 static void begin(void *userdata)
@@ -235,7 +304,9 @@ static void end(void *userdata)
 
 	watch->io = ev_source_free(watch->io);
 	watch->timer = ev_source_free(watch->timer);
-	sem_post(&watch->done);
+	watch->ended = true;
+	if (!watch->telling)
+		sem_post(&watch->done);
 }
 
 static void *run(void *userdata)
@@ -284,9 +355,7 @@ struct net_watcher *net_watcher_free(struct net_watcher *watcher)
 
 static void on_loop(struct net_watch *watch, ev_fn fn)
 {
-	/* Without the memory for a job there is nothing to wait for, and nothing to say it with. */
-	while (ev_post(watch->watcher->loop, fn, watch) < 0)
-		sched_yield();
+	must_post(watch, fn);
 	while (sem_wait(&watch->done) < 0)
 		;
 }
@@ -310,6 +379,7 @@ int net_watch_new(struct net_watcher *watcher, const struct net_watch_options *o
 		return err_nomem(err);
 	watch->watcher = watcher;
 	watch->options = *options;
+	watch->reading.antispoof = options->antispoof;
 	watch->netns = -EBADF;
 	sem_init(&watch->done, 0, 0);
 	r = netns_open(options->netns, &watch->netns, err);

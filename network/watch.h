@@ -5,10 +5,11 @@
  *	kernel's notifications → a second's rest at least → all is read → is it another? → tap and
  *	filter follow → `changed` tells the guest
  *
- * A watcher is one thread with a loop for all pods; each pod has a netlink socket in its namespace,
- * which holds that alive until the watch is removed. Notifications only say that something
- * happened: what is so is always read whole, so that none can be missed. What could not be done is
- * tried again. Threads: any.
+ * A watcher is one thread with a loop for all pods; a guest is told on a thread of its own for as
+ * long as it takes, so that one that does not answer keeps no other waiting. Each pod has a netlink
+ * socket in its namespace, which holds that alive until the watch is removed. Notifications only
+ * say that something happened: what is so is always read whole, so that none can be missed. What
+ * could not be done is tried again. Threads: any.
  */
 #pragma once
 
@@ -22,8 +23,9 @@ struct net_watcher;
 struct net_watch;
 
 /*
- * What the interfaces are now, in the order of net_pod_info; one that is gone has no name. On the
- * watcher's thread, which meanwhile serves nobody else: bounded in time. What fails is repeated.
+ * What the interfaces are now, in the order of net_pod_info; one that is gone has no name. On a
+ * thread of the watch, one call at a time: bounded in time, as net_watch_free() waits for it. What
+ * fails is repeated.
  */
 typedef int (*net_changed_fn)(
 	void *userdata, struct net_interface *interfaces, size_t n, struct err *err);

@@ -12,6 +12,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -296,6 +298,70 @@ static void test_failure_is_repeated(void **state)
 	assert_int_equal(net_watch_new(room->watcher, &nowhere, &watch, &err), -ENOENT);
 }
 
+/* A guest that does not answer, until the test lets it. */
+struct mute {
+	sem_t asked, answer;
+	atomic_int calls;
+};
+
+static int on_changed_mute(
+	void *userdata, struct net_interface *interfaces, size_t n, struct err *err)
+{
+	struct mute *mute = userdata;
+
+	(void)interfaces;
+	(void)n;
+	(void)err;
+	atomic_fetch_add(&mute->calls, 1);
+	sem_post(&mute->asked);
+	sem_wait(&mute->answer);
+	return 0;
+}
+
+static void *free_watch(void *watch)
+{
+	return net_watch_free(watch);
+}
+
+static void test_mute_guest_keeps_no_other_waiting(void **state)
+{
+	struct room *room = *state;
+	struct heard *heard = &room->heard;
+	struct net_watch *mute_watch = NULL, *watch;
+	struct err err = ERR_INIT;
+	struct mute mute;
+	pthread_t thread;
+
+	if (!is_isolated)
+		skip();
+	sem_init(&mute.asked, 0, 0);
+	sem_init(&mute.answer, 0, 0);
+	atomic_init(&mute.calls, 0);
+	const struct net_watch_options options = {.netns = room->netns,
+		.changed = on_changed_mute,
+		.trouble = on_trouble,
+		.userdata = &mute};
+	assert_int_equal(net_watch_new(room->watcher, &options, &mute_watch, &err), 0);
+	sem_wait(&mute.asked);
+	watch = must_watch(room, NULL);
+	expect(room, heard->addresses, "10.1.0.2/24 ");
+	inside(room, "ip address add 10.2.0.2/24 dev eth0");
+	expect(room, heard->addresses, "10.1.0.2/24 10.2.0.2/24 ");
+	/* Asked once so far; when it answers, it hears what came meanwhile. */
+	assert_int_equal(atomic_load(&mute.calls), 1);
+	sem_post(&mute.answer);
+	sem_wait(&mute.asked);
+	assert_int_equal(atomic_load(&mute.calls), 2);
+	/* A watch that is removed meanwhile waits for the answer, alone. */
+	assert_int_equal(pthread_create(&thread, NULL, free_watch, mute_watch), 0);
+	inside(room, "ip address del 10.2.0.2/24 dev eth0");
+	expect(room, heard->addresses, "10.1.0.2/24 ");
+	sem_post(&mute.answer);
+	pthread_join(thread, NULL);
+	assert_int_equal(atomic_load(&mute.calls), 2);
+	net_watch_free(watch);
+}
+
 int main(void)
 {
 #define WATCH_TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
@@ -304,6 +370,7 @@ int main(void)
 		WATCH_TEST(test_what_is_known_is_not_told),
 		WATCH_TEST(test_storm),
 		WATCH_TEST(test_failure_is_repeated),
+		WATCH_TEST(test_mute_guest_keeps_no_other_waiting),
 	};
 
 	is_isolated = testing_isolate();

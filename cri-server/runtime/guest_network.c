@@ -6,7 +6,7 @@
 #include "cri-server/runtime/internal.h"
 #include "network/watch.h"
 
-/* A guest that is slow to answer keeps other pods' changes waiting so long. */
+/* A pod waits so long at its end for a guest that is slow to answer. */
 #define UPDATE_MS 5000
 
 struct network_follower {
@@ -97,7 +97,7 @@ int guest_interfaces_new(const char *sandbox_id, struct net_interface *interface
 	return 0;
 }
 
-/* On the watcher's thread. */
+/* On a thread of the watch. */
 static int tell_guest(void *userdata, struct net_interface *interfaces, size_t n, struct err *err)
 {
 	struct network_follower *follower = userdata;
