@@ -43,6 +43,7 @@ static const cyaml_schema_field_t network_fields[] = {
 	STRING("conf_dir", struct config_network, conf_dir),
 	STRING("bin_dirs", struct config_network, bin_dirs),
 	NUMBER("plugin_timeout_ms", struct config_network, plugin_timeout_ms),
+	STRING("redirect", struct config_network, redirect),
 	BOOLEAN("antispoof", struct config_network, antispoof),
 	CYAML_FIELD_END,
 };
@@ -237,6 +238,7 @@ static int fill_defaults(struct config *c, struct err *err)
 		  default_string(&c->streaming.address, "127.0.0.1") &&
 		  default_string(&c->network.conf_dir, "/etc/cni/net.d") &&
 		  default_string(&c->network.bin_dirs, "/opt/cni/bin:/usr/lib/cni") &&
+		  default_string(&c->network.redirect, "tcfilter") &&
 		  default_boolean(&c->network.antispoof, true);
 	if (ok && !c->socket)
 		c->socket = str_printf("%s/bulkhead.sock", c->run_dir);
@@ -272,24 +274,39 @@ static int check_handler(const struct config_handler *h, struct err *err)
 	return 0;
 }
 
+static int check_choice(
+	const char *key, const char *value, const char *const choices[], struct err *err)
+{
+	char text[64] = "";
+	for (size_t i = 0; choices[i]; i++) {
+		if (strcmp(value, choices[i]) == 0)
+			return 0;
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), "%s%s",
+			i == 0           ? ""
+			: choices[i + 1] ? ", "
+					 : " or ",
+			choices[i]);
+	}
+	return err_set(err, -EINVAL, "%s is '%s'; it can be %s", key, value, text);
+}
+
+static int check_choices(const struct config *c, struct err *err)
+{
+	static const char *const accelerators[] = {"auto", "kvm", "tcg", NULL};
+	static const char *const drivers[] = {"systemd", "cgroupfs", NULL};
+	static const char *const redirects[] = {"tcfilter", "macvtap", NULL};
+	int r = check_choice(
+		"hypervisor.accelerator", c->hypervisor.accelerator, accelerators, err);
+	if (r == 0)
+		r = check_choice("cgroup_driver", c->cgroup_driver, drivers, err);
+	return r < 0 ? r : check_choice("network.redirect", c->network.redirect, redirects, err);
+}
+
 static int check(const struct config *c, struct err *err)
 {
-	const char *const accelerators[] = {"auto", "kvm", "tcg"};
-	const char *const drivers[] = {"systemd", "cgroupfs"};
-	bool known = false;
-
-	for (size_t i = 0; i < ARRAY_SIZE(accelerators); i++)
-		known |= strcmp(c->hypervisor.accelerator, accelerators[i]) == 0;
-	if (!known)
-		return err_set(err, -EINVAL,
-			"hypervisor.accelerator is '%s'; it can be auto, kvm or tcg",
-			c->hypervisor.accelerator);
-	known = false;
-	for (size_t i = 0; i < ARRAY_SIZE(drivers); i++)
-		known |= strcmp(c->cgroup_driver, drivers[i]) == 0;
-	if (!known)
-		return err_set(err, -EINVAL, "cgroup_driver is '%s'; it can be systemd or cgroupfs",
-			c->cgroup_driver);
+	int r = check_choices(c, err);
+	if (r < 0)
+		return r;
 	if (c->streaming.port > UINT16_MAX)
 		return err_set(err, -EINVAL, "streaming.port is %u; the highest port is 65535",
 			c->streaming.port);
@@ -298,12 +315,9 @@ static int check(const struct config *c, struct err *err)
 			"streaming.tls_certificate and streaming.tls_key go together");
 	if (c->workers > 1024)
 		return err_set(err, -EINVAL, "workers is %u; the most is 1024", c->workers);
-	for (unsigned i = 0; i < c->n_handlers; i++) {
-		int r = check_handler(&c->handlers[i], err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
+	for (unsigned i = 0; r == 0 && i < c->n_handlers; i++)
+		r = check_handler(&c->handlers[i], err);
+	return r;
 }
 
 int config_load(const char *path, struct config **ret, struct err *err)

@@ -26,6 +26,7 @@ struct config_network {
 	char *conf_dir;
 	char *bin_dirs; /* colon-separated */
 	unsigned plugin_timeout_ms;
+	char *redirect;  /* tcfilter, macvtap */
 	bool *antispoof; /* never NULL after loading */
 };
 

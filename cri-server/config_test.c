@@ -91,8 +91,9 @@ static void refuses_with_the_reason(void **state)
 	} cases[] = {
 		{"sockte: /tmp/x\n", "sockte"},
 		{"run_dir: /a\nhypervisor:\n  acelerator: kvm\n", "line: 3"},
-		{"hypervisor:\n  accelerator: xen\n", "xen"},
-		{"cgroup_driver: none\n", "none"},
+		{"hypervisor:\n  accelerator: xen\n", "'xen'; it can be auto, kvm or tcg"},
+		{"cgroup_driver: none\n", "'none'; it can be systemd or cgroupfs"},
+		{"network:\n  redirect: bridge\n", "'bridge'; it can be tcfilter or macvtap"},
 		{"workers: many\n", "workers"},
 		{"runtime_handlers:\n  - name: a\n  - name: a\n", "twice"},
 		{"runtime_handlers:\n  - name: a\n    memory_mib: 8\n", "memory_mib"},

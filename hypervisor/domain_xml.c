@@ -362,7 +362,7 @@ static void write_nic(struct writer *writer, const struct domain_xml *domain,
 	open_element(writer, "interface");
 	attribute(writer, "type", "ethernet");
 	leaf(writer, "mac", "address", nic->mac, NULL);
-	leaf(writer, "target", "dev", nic->tap, NULL);
+	leaf(writer, "target", "dev", nic->tap, nic->made ? "managed" : NULL, "no", NULL);
 	leaf(writer, "model", "type", VIRTIO_MODEL, NULL);
 	write_nic_driver(writer, domain);
 	/* No boot ROM: it would be loaded and scanned for a machine that never boots from the net.

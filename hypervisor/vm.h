@@ -91,7 +91,8 @@ int hv_check(struct hv *hv, struct err *err);
 int hv_probe_kvm(char *reason, size_t size);
 
 struct hv_nic {
-	const char *tap; /* the tap's name on the host, made by libvirt in our network namespace */
+	const char *tap; /* its name in our network namespace */
+	bool made;       /* a macvtap, there already; else libvirt makes it */
 	const char *mac; /* "aa:bb:cc:dd:ee:ff" */
 };
 

@@ -3,8 +3,8 @@
  *
  * The guest owns its NIC and its kernel, so it can send whatever a process with CAP_NET_RAW could:
  * frames of another MAC, packets of another pod's address, ARP and neighbour discovery that divert
- * others' traffic, router advertisements, tagged and unknown frames. A classic BPF program on the
- * tap's ingress hook drops these before they are redirected into the pod's namespace:
+ * others' traffic, router advertisements, tagged and unknown frames. A classic BPF program
+ * where the tap's frames pass (network/redirect.h) drops these:
  *
  *	every frame   no VLAN tag, the interface's MAC as source, IPv4, IPv6 or ARP
  *	ARP           Ethernet and IPv4, sender of the interface's MAC and addresses (or no address)
@@ -19,7 +19,8 @@
  *
  * IPv6 link-local addresses are those of the MAC (EUI-64), as the guest's kernel makes them.
  * An interface without addresses of a family may send none of it. A frame that ends before what is
- * compared is not redirected either: the namespace's stack gets it, to which it is not addressed.
+ * compared goes no further either: where it is redirected, the namespace's stack gets it, to which
+ *it is not addressed; where it would go on by itself, what the program does not take is dropped.
  * Sources: packet(7), bpf(2), RFC 826, 4861, 4862, 3810, 2710, 6980.
  */
 #pragma once
@@ -30,22 +31,22 @@
 
 #include "common/err.h"
 #include "network/pod_network.h"
+#include "network/redirect.h"
 
 /* As many instructions as the kernel takes: more than any interface needs. */
 #define ANTISPOOF_INSTRUCTIONS_MAX BPF_MAXINSNS
 
 /*
- * Writes the program for the interface, which sees a frame from its MAC header on and returns an
- * action of traffic control: drop, or ask the next filter. ret_n: its length. -EINVAL: the
- * interface's MAC or an address is not one.
+ * Writes the program for the interface, which sees a frame from its MAC header on and returns
+ * `dropped` or TC_ACT_UNSPEC, and 0 for a frame that ends too early. ret_n: its length. -EINVAL:
+ * the interface's MAC or an address is not one.
  */
-int antispoof_program(const struct net_interface *interface, struct sock_filter *ret_program,
-	size_t *ret_n, struct err *err);
+int antispoof_program(const struct net_interface *interface, uint32_t dropped,
+	struct sock_filter *ret_program, size_t *ret_n, struct err *err);
 
 /*
- * Puts the program before the redirection on the ingress hook of the link, which has its qdisc
- * (redirect_join()). One that is there is replaced at once. -ENOENT or -EOPNOTSUPP: the kernel has
- * no cls_bpf.
+ * Puts the program where what the guest sends by the joined tap passes. One that is there is
+ * replaced at once. -ENOENT or -EOPNOTSUPP: the kernel has no cls_bpf.
  */
-int antispoof_attach(
-	struct nl_sock *sock, int link, const struct net_interface *interface, struct err *err);
+int antispoof_attach(struct nl_sock *sock, const struct redirect_tap *tap,
+	const struct net_interface *interface, struct err *err);

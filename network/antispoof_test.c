@@ -237,24 +237,26 @@ struct wire {
 	int tap, far;
 };
 
-static void join(struct wire *w, const struct net_interface *interface)
+/* With either kind of tap. */
+static void join(struct wire *w, enum net_redirect kind, const struct net_interface *interface)
 {
+	struct redirect_tap tap = {.redirect = redirect_of(kind)};
 	struct err err = ERR_INIT;
-	int near_index, far_index, tap_index;
+	int near_index, far_index;
 
 	assert_int_equal(netlink_open(&w->sock, &err), 0);
 	assert_int_equal(rtnl_link_veth_add(w->sock, "bhnear", "bhfar", getpid()), 0);
-	w->tap = testing_tap("bhtap");
+	w->tap = tap.redirect->make ? testing_macvtap("bhtap", "bhnear") : testing_tap("bhtap");
 	near_index = netlink_link_index(w->sock, "bhnear", &err);
 	far_index = netlink_link_index(w->sock, "bhfar", &err);
-	tap_index = netlink_link_index(w->sock, "bhtap", &err);
+	tap.link = netlink_link_index(w->sock, "bhtap", &err);
 	assert_int_equal(interface_quieten("bhtap", true, &err), 0);
-	assert_int_equal(redirect_join(w->sock, near_index, tap_index, &err), 0);
-	if (antispoof_attach(w->sock, tap_index, interface, &err) < 0)
+	assert_int_equal(tap.redirect->join(w->sock, near_index, tap.link, &err), 0);
+	if (antispoof_attach(w->sock, &tap, interface, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(interface_up(w->sock, near_index, &err), 0);
 	assert_int_equal(interface_up(w->sock, far_index, &err), 0);
-	assert_int_equal(interface_up(w->sock, tap_index, &err), 0);
+	assert_int_equal(interface_up(w->sock, tap.link, &err), 0);
 	w->far = testing_packet_socket("bhfar");
 }
 
@@ -313,18 +315,25 @@ struct case_of {
 	struct frame frame;
 };
 
-static void check_cases(const struct case_of *cases, size_t n)
+static void check_cases_of(enum net_redirect kind, const struct case_of *cases, size_t n)
 {
 	const struct net_interface interface = own_interface();
 	struct wire wire;
 
-	if (!is_isolated)
-		skip();
-	join(&wire, &interface);
+	join(&wire, kind, &interface);
 	for (size_t i = 0; i < n; i++)
 		if (passes(&wire, &cases[i].frame) != cases[i].pass)
-			fail_msg("%s: %s", cases[i].what, cases[i].pass ? "dropped" : "passed");
+			fail_msg("%s: %s (%s)", cases[i].what, cases[i].pass ? "dropped" : "passed",
+				redirect_of(kind)->kind);
 	part(&wire);
+}
+
+static void check_cases(const struct case_of *cases, size_t n)
+{
+	if (!is_isolated)
+		skip();
+	check_cases_of(NET_REDIRECT_TCFILTER, cases, n);
+	check_cases_of(NET_REDIRECT_MACVTAP, cases, n);
 }
 
 static void only_own_frames_pass(void **state)
@@ -430,7 +439,7 @@ static void many_addresses_pass(void **state)
 	snprintf(interface.addresses[NET_ADDRESSES_MAX - 1], sizeof(interface.addresses[0]),
 		OWN_IP6 "/64");
 	interface.n_addresses = NET_ADDRESSES_MAX;
-	join(&wire, &interface);
+	join(&wire, NET_REDIRECT_TCFILTER, &interface);
 	for (size_t i = 0; i < NET_ADDRESSES_MAX - 1; i++) {
 		struct frame frame;
 
@@ -455,11 +464,11 @@ static void refuses_what_is_no_address(void **state)
 
 	(void)state;
 	snprintf(interface.addresses[1], sizeof(interface.addresses[1]), "fd13::a::/64");
-	assert_int_equal(antispoof_program(&interface, program, &n, &err), -EINVAL);
+	assert_int_equal(antispoof_program(&interface, 0, program, &n, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "fd13::a::/64"));
 	interface = own_interface();
 	snprintf(interface.mac, sizeof(interface.mac), "02:fe");
-	assert_int_equal(antispoof_program(&interface, program, &n, &err), -EINVAL);
+	assert_int_equal(antispoof_program(&interface, 0, program, &n, &err), -EINVAL);
 }
 
 int main(void)

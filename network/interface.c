@@ -19,6 +19,7 @@
 
 #include "common/fd.h"
 #include "network/netlink.h"
+#include "network/redirect.h"
 
 /* The whole state of the namespace, read once. */
 struct state {
@@ -364,11 +365,11 @@ int interfaces_read(struct nl_sock *sock, const char *first, struct net_interfac
  */
 static int tap_position(struct rtnl_link *link)
 {
-	const char *kind = rtnl_link_get_type(link), *alias = rtnl_link_get_ifalias(link);
+	const char *alias = rtnl_link_get_ifalias(link);
 	unsigned int position;
 	int used = 0;
 
-	if (!kind || strcmp(kind, "tun") != 0 || !alias ||
+	if (!redirect_of_kind(rtnl_link_get_type(link)) || !alias ||
 		sscanf(rtnl_link_get_name(link), INTERFACE_TAP "%2u%n", &position, &used) != 1 ||
 		rtnl_link_get_name(link)[used] || position >= NET_INTERFACES_MAX)
 		return -1;
@@ -438,9 +439,10 @@ int interface_up(struct nl_sock *sock, int index, struct err *err)
 	return interface_set(sock, index, &(struct interface_change){.up = true}, err);
 }
 
-static int set_ipv6(const char *name, const char *key, const char *value, struct err *err)
+static int set_sysctl(
+	const char *family, const char *name, const char *key, const char *value, struct err *err)
 {
-	_cleanup_free_ char *path = str_printf("/proc/sys/net/ipv6/conf/%s/%s", name, key);
+	_cleanup_free_ char *path = str_printf("/proc/sys/net/%s/conf/%s/%s", family, name, key);
 	_cleanup_close_ int fd = -EBADF;
 
 	if (!path)
@@ -456,19 +458,23 @@ static int set_ipv6(const char *name, const char *key, const char *value, struct
 /*
  * The CNI interface has the guest's MAC and addresses, IPv6 link-local included, and its stack is
  * deaf once redirection is on: it answers no ARP or neighbour solicitation, and the guest's
- * duplicate address detection does not meet it. What could still leave it are frames that timers
- * send: router solicitations stop with accept_ra, duplicate address detection after a change of
- * carrier with dad_transmits. Multicast listener reports remain; they name groups that the guest
- * is in as well. Addresses stay, as plugins' CHECK looks for them.
+ * duplicate address detection does not meet it. (A macvtap leaves it multicast: ARP is switched
+ * off, and to a solicitation it gives the guest's own answer once more.) What could still leave it
+ * are frames that timers send: router solicitations stop with accept_ra, duplicate address
+ * detection after a change of carrier with dad_transmits. Multicast listener reports remain; they
+ * name groups that the guest is in as well. Addresses stay, as plugins' CHECK looks for them.
  */
 int interface_quieten(const char *name, bool silent, struct err *err)
 {
 	int r;
 
 	if (silent)
-		return set_ipv6(name, "disable_ipv6", "1", err);
-	r = set_ipv6(name, "accept_ra", "0", err);
+		return set_sysctl("ipv6", name, "disable_ipv6", "1", err);
+	r = set_sysctl("ipv6", name, "accept_ra", "0", err);
 	if (r < 0)
 		return r;
-	return set_ipv6(name, "dad_transmits", "0", err);
+	r = set_sysctl("ipv6", name, "dad_transmits", "0", err);
+	if (r < 0)
+		return r;
+	return set_sysctl("ipv4", name, "arp_ignore", "8", err);
 }

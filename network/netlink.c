@@ -61,16 +61,23 @@ int netlink_error(struct err *err, int rc, const char *fmt, ...)
 	return err_set(err, netlink_errno(rc), "%s: %s", what, nl_geterror(rc));
 }
 
+int netlink_link(struct nl_sock *sock, const char *name, struct rtnl_link **ret, struct err *err)
+{
+	int r = rtnl_link_get_kernel(sock, 0, name, ret);
+
+	if (r == -NLE_OBJ_NOTFOUND || r == -NLE_NODEV)
+		return err_set(err, -ENODEV, "no network interface '%s'", name);
+	return r < 0 ? netlink_error(err, r, "look up network interface '%s'", name) : 0;
+}
+
 int netlink_link_index(struct nl_sock *sock, const char *name, struct err *err)
 {
 	struct rtnl_link *link;
 	int index, r;
 
-	r = rtnl_link_get_kernel(sock, 0, name, &link);
-	if (r == -NLE_OBJ_NOTFOUND || r == -NLE_NODEV)
-		return err_set(err, -ENODEV, "no network interface '%s'", name);
+	r = netlink_link(sock, name, &link, err);
 	if (r < 0)
-		return netlink_error(err, r, "look up network interface '%s'", name);
+		return r;
 	index = rtnl_link_get_ifindex(link);
 	rtnl_link_put(link);
 	return index;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <netlink/netlink.h>
+#include <netlink/route/link.h>
 
 #include "common/err.h"
 
@@ -21,6 +22,9 @@ static inline void netlink_closep(struct nl_sock **sock)
 /* Fills err with the text and libnl's own for rc (negative); returns the errno that fits. */
 int netlink_error(struct err *err, int rc, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* The link of the name, which the caller puts. -ENODEV: there is none. */
+int netlink_link(struct nl_sock *sock, const char *name, struct rtnl_link **ret, struct err *err);
 
 /* The index of a link; -ENODEV when there is none of that name. */
 int netlink_link_index(struct nl_sock *sock, const char *name, struct err *err);

@@ -3,8 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <net/if.h>
-#include <netlink/route/link.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,29 +10,16 @@
 #include <unistd.h>
 
 #include "common/fd.h"
-#include "network/antispoof.h"
 #include "network/attachment.h"
 #include "network/cni.h"
 #include "network/cni_config.h"
 #include "network/cni_result.h"
 #include "network/interface.h"
+#include "network/internal.h"
 #include "network/netlink.h"
 #include "network/netns.h"
 #include "network/orphans.h"
 #include "network/redirect.h"
-
-#define NETNS_PREFIX "bh-"
-
-/* Constant after net_open(): all state is in files and in the kernel. */
-struct net {
-	char *conf_dir;
-	char *bin_dirs;
-	char *cache_dir;
-	char *netns_dir;
-	uint64_t plugin_timeout_ms;
-	bool antispoof;
-	struct orphans orphans;
-};
 
 struct net *net_close(struct net *net)
 {
@@ -68,6 +53,7 @@ int net_open(const struct net_config *config, struct net **ret, struct err *err)
 	net->cache_dir = strdup(config->cache_dir);
 	net->netns_dir = strdup(config->netns_dir);
 	net->plugin_timeout_ms = config->plugin_timeout_ms;
+	net->redirect = redirect_of(config->redirect);
 	net->antispoof = config->antispoof;
 	if (!net->conf_dir || !net->bin_dirs || !net->cache_dir || !net->netns_dir)
 		return err_nomem(err);
@@ -141,9 +127,9 @@ static int check_id(const char *id, struct err *err)
 	return 0;
 }
 
-static char *netns_path(const struct net *net, const char *id)
+char *net_netns_path(const struct net *net, const char *id)
 {
-	return str_printf("%s/%s%s", net->netns_dir, NETNS_PREFIX, id);
+	return str_printf("%s/bh-%s", net->netns_dir, id);
 }
 
 /* On a thread in the pod's namespace: reads its interfaces into the info. */
@@ -238,6 +224,7 @@ static void undo_setup(struct net *net, const struct attachment *attachment)
 {
 	int r;
 
+	(void)net_remove_taps(attachment->id, NULL);
 	r = run_del(net, attachment, NULL);
 	(void)netns_delete(attachment->netns, NULL);
 	if (r == 0)
@@ -267,7 +254,7 @@ int net_pod_setup(struct net *net, const struct net_pod_spec *spec, struct net_p
 	r = check_id(spec->id, err);
 	if (r < 0)
 		return r;
-	netns = netns_path(net, spec->id);
+	netns = net_netns_path(net, spec->id);
 	if (!info || !netns)
 		return err_nomem(err);
 	if (strlen(netns) >= sizeof(info->netns))
@@ -303,11 +290,15 @@ int net_pod_teardown(struct net *net, const char *id, struct err *err)
 	r = check_id(id, err);
 	if (r < 0)
 		return r;
-	netns = netns_path(net, id);
+	netns = net_netns_path(net, id);
 	if (!netns)
 		return err_nomem(err);
 	r = attachment_load(net->cache_dir, id, &attachment, err);
 	if (r < 0 && r != -ENOENT)
+		return r;
+	/* Before DEL: it may give the interface below back to the host. */
+	r = net_remove_taps(id, err);
+	if (r < 0)
 		return r;
 	if (attachment) {
 		orphans_await(&net->orphans, id, net->plugin_timeout_ms);
@@ -328,81 +319,8 @@ int net_pod_abandon(struct net *net, const char *id, struct err *err)
 
 	if (r < 0)
 		return r;
-	netns = netns_path(net, id);
+	netns = net_netns_path(net, id);
 	return netns ? netns_delete(netns, err) : err_nomem(err);
-}
-
-struct tap_job {
-	const struct net_interface *interface;
-	bool antispoof;
-	char tap[IFNAMSIZ];
-};
-
-/* On a thread in the pod's namespace, the tap being there. */
-static int join_tap(void *userdata, struct err *err)
-{
-	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
-	const struct tap_job *job = userdata;
-	struct interface_change change;
-	int interface, tap, r;
-
-	r = netlink_open(&sock, err);
-	if (r < 0)
-		return r;
-	interface = netlink_link_index(sock, job->interface->name, err);
-	if (interface < 0)
-		return interface;
-	tap = netlink_link_index(sock, job->tap, err);
-	if (tap < 0)
-		return tap;
-	r = interface_quieten(job->tap, true, err);
-	if (r < 0)
-		return r;
-	r = interface_quieten(job->interface->name, false, err);
-	if (r < 0)
-		return r;
-	r = redirect_join(sock, interface, tap, err);
-	if (r < 0)
-		return r;
-	if (job->antispoof)
-		r = antispoof_attach(sock, tap, job->interface, err);
-	if (r < 0)
-		return r;
-	change = (struct interface_change){.alias = job->interface->name, .up = true};
-	return interface_set(sock, tap, &change, err);
-}
-
-int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_info *info,
-	size_t interface, const char *tap, struct err *err)
-{
-	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
-	_cleanup_free_ char *path = netns_path(net, id);
-	_cleanup_close_ int netns = -EBADF;
-	struct interface_place place;
-	struct tap_job job;
-	int r;
-
-	if (!path)
-		return err_nomem(err);
-	if (interface >= info->n_interfaces)
-		return err_set(err, -EINVAL, "pod %s has no interface %zu", id, interface);
-	r = netns_open(path, &netns, err);
-	if (r < 0)
-		return r;
-	r = netlink_open(&sock, err);
-	if (r < 0)
-		return r;
-	job.interface = &info->interfaces[interface];
-	job.antispoof = net->antispoof;
-	(void)snprintf(job.tap, sizeof(job.tap), INTERFACE_TAP "%u", (unsigned int)interface);
-	place = (struct interface_place){netns, job.tap, info->interfaces[interface].mtu};
-	r = interface_move(sock, tap, &place, err);
-	if (r < 0)
-		return r;
-	r = netns_call(netns, join_tap, &job, err);
-	if (r < 0)
-		err_wrap(err, "join %s to the machine's tap", job.interface->name);
-	return r;
 }
 
 /* A growing list of pod ids. */

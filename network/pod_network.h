@@ -9,6 +9,7 @@
  * namespace's own stack sees it.
  *
  *	net_pod_setup(): netns → CNI ADD → interfaces known      (result cached for DEL)
+ *	net_pod_make_tap(): where taps are not made with the machine, but before it
  *	net_pod_attach_tap(): tap into the netns, renamed, redirected
  *	net_pod_teardown(): CNI DEL → netns gone                  (idempotent, from any state)
  *
@@ -31,12 +32,18 @@
 
 struct net;
 
+enum net_redirect {
+	NET_REDIRECT_TCFILTER,
+	NET_REDIRECT_MACVTAP,
+};
+
 struct net_config {
 	const char *conf_dir;  /* "/etc/cni/net.d" */
 	const char *bin_dirs;  /* colon-separated, "/opt/cni/bin:/usr/lib/cni" */
 	const char *cache_dir; /* our results, for DEL: survives a reboot; made when missing */
 	const char *netns_dir; /* ours alone; made when missing */
 	uint64_t plugin_timeout_ms;
+	enum net_redirect redirect; /* how taps take interfaces over: network/redirect.h */
 	bool antispoof; /* a guest sends under its own MAC and addresses only: network/antispoof.h
 			 */
 };
@@ -134,12 +141,23 @@ struct net_pod_info *net_pod_info_free(struct net_pod_info *info);
 int net_pod_setup(struct net *net, const struct net_pod_spec *spec, struct net_pod_info **ret,
 	struct err *err);
 
+/* Of the machine's NIC for the pod's n-th interface, in our own namespace, until it is attached. */
+#define NET_TAP_NAME_SIZE 16
+void net_tap_name(const char *id, size_t n, char name[NET_TAP_NAME_SIZE]);
+
+/* Whether taps are there before the machine, by net_pod_make_tap(); else they are made with it. */
+bool net_makes_taps(const struct net *net);
+
+/* Makes the tap for the interface, in our own namespace. */
+int net_pod_make_tap(struct net *net, const char *id, const struct net_pod_info *info,
+	size_t interface, struct err *err);
+
 /*
  * Moves the tap (in our own namespace now) into the pod's, as "tap<N>" for the interface's
  * position, gives it the interface's MTU, brings both up, and joins them by redirection both ways.
  */
 int net_pod_attach_tap(struct net *net, const char *id, const struct net_pod_info *info,
-	size_t interface, const char *tap, struct err *err);
+	size_t interface, struct err *err);
 
 /* Runs DEL with the cached result and removes the namespace. Unknown pod, namespace gone: success.
  */

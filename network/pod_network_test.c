@@ -51,6 +51,11 @@
 	"[ \"$CNI_COMMAND\" = ADD ] && exec sed 's/.*\"prevResult\"://; s/}$//'\n"                 \
 	"echo '{\"code\": 11, \"msg\": \"later\"}'; exit 1\n"
 
+#define HOST_DEVICE_CONF                                                                           \
+	"{\"cniVersion\": \"%s\", \"name\": \"bhdevice\", \"type\": \"host-device\","              \
+	" \"device\": \"bhdev0\", \"ipam\": {\"type\": \"static\","                                \
+	"  \"addresses\": [{\"address\": \"10.213.3.2/24\"}]}}"
+
 struct room {
 	char *dir;
 	char *conf;
@@ -566,6 +571,7 @@ static bool is_cut_off(int tap)
 static void test_attach_tap(void **state)
 {
 	_cleanup_close_ int tap = -EBADF;
+	char name[NET_TAP_NAME_SIZE];
 	struct room *room = *state;
 	struct net_pod_info *info;
 	struct err err = ERR_INIT;
@@ -573,16 +579,43 @@ static void test_attach_tap(void **state)
 	need_plugins();
 	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
 	info = must_set_up(room, "pod1");
-	tap = testing_tap("bhtap0");
-	if (net_pod_attach_tap(room->net, "pod1", info, 0, "bhtap0", &err) < 0)
+	net_tap_name("pod1", 0, name);
+	tap = testing_tap(name);
+	if (net_pod_attach_tap(room->net, "pod1", info, 0, &err) < 0)
 		fail_msg("%s", err.msg);
-	assert_int_equal(if_nametoindex("bhtap0"), 0);
+	assert_int_equal(if_nametoindex(name), 0);
 	exchange_frames(tap, &info->interfaces[0]);
-	assert_int_equal(net_pod_attach_tap(room->net, "pod1", info, 0, "bhtap1", &err), -ENODEV);
-	assert_int_equal(net_pod_attach_tap(room->net, "pod1", info, 1, "bhtap1", &err), -EINVAL);
+	assert_int_equal(net_pod_attach_tap(room->net, "pod1", info, 0, &err), -ENODEV);
+	assert_int_equal(net_pod_attach_tap(room->net, "pod1", info, 1, &err), -EINVAL);
 	must_tear_down(room, "pod1");
 	assert_true(is_cut_off(tap));
 	net_pod_info_free(info);
+}
+
+/* As after a crash before the tap was attached: it must not stay on what DEL gives back. */
+static void test_teardown_removes_a_tap(void **state)
+{
+	static const char *const veth[] = {
+		"ip", "link", "add", "bhdev0", "type", "veth", "peer", "name", "bhdev1", NULL};
+	char name[NET_TAP_NAME_SIZE];
+	struct room *room = *state;
+	struct net_pod_info *info;
+
+	need_plugins();
+	write_config(room, "10-device.conf", HOST_DEVICE_CONF, "1.0.0");
+	free(testing_output(veth));
+	info = must_set_up(room, "pod1");
+	net_tap_name("pod1", 0, name);
+	_cleanup_free_ char *netns = str_printf("--net=%s", info->netns);
+	_cleanup_free_ char *own = str_printf("%d", getpid());
+	const char *const macvtap[] = {"nsenter", netns, "ip", "link", "add", "link", "eth0",
+		"name", name, "netns", own, "type", "macvtap", "mode", "passthru", NULL};
+	free(testing_output(macvtap));
+	assert_int_not_equal(if_nametoindex(name), 0);
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+	assert_int_not_equal(if_nametoindex("bhdev0"), 0);
+	assert_int_equal(if_nametoindex(name), 0);
 }
 
 /* BULKHEAD_NETWORK_CYCLES: so many pods one after the other, of which nothing may be left. */
@@ -667,6 +700,7 @@ int main(void)
 		POD_TEST(test_setup_twice),
 		POD_TEST(test_check),
 		POD_TEST(test_attach_tap),
+		POD_TEST(test_teardown_removes_a_tap),
 		POD_TEST(test_cycles),
 		POD_TEST(test_close_leaves_no_mount_but_of_pods),
 	};

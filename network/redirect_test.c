@@ -53,7 +53,7 @@ static void test_frames(void **state)
 	tap_index = netlink_link_index(sock, "bhtap", &err);
 	assert_true(near_index > 0 && far_index > 0 && tap_index > 0);
 	assert_int_equal(interface_quieten("bhtap", true, &err), 0);
-	if (redirect_join(sock, near_index, tap_index, &err) < 0)
+	if (redirect_tcfilter.join(sock, near_index, tap_index, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(interface_up(sock, near_index, &err), 0);
 	assert_int_equal(interface_up(sock, far_index, &err), 0);
@@ -68,7 +68,7 @@ static void test_frames(void **state)
 		assert_true(testing_expect_frame(tap, frame, sizes[i]));
 	}
 	/* Joined already: refused, and what is there goes on working. */
-	assert_int_equal(redirect_join(sock, near_index, tap_index, &err), -EEXIST);
+	assert_int_equal(redirect_tcfilter.join(sock, near_index, tap_index, &err), -EEXIST);
 	assert_int_equal(write(tap, frame, 60), 60);
 	assert_true(testing_expect_frame(far, frame, 60));
 }
@@ -88,8 +88,8 @@ static void test_half_join_is_undone(void **state)
 	b = testing_tap("bhtapb");
 	index_a = netlink_link_index(sock, "bhtapa", &err);
 	index_b = netlink_link_index(sock, "bhtapb", &err);
-	assert_true(redirect_join(sock, index_a, 99999, &err) < 0);
-	assert_int_equal(redirect_join(sock, index_a, index_b, &err), 0);
+	assert_true(redirect_tcfilter.join(sock, index_a, 99999, &err) < 0);
+	assert_int_equal(redirect_tcfilter.join(sock, index_a, index_b, &err), 0);
 }
 
 static int link_index(void *userdata, struct err *err)

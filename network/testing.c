@@ -16,6 +16,8 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -25,6 +27,7 @@
 #include "common/spawn.h"
 #include "network/interface.h"
 #include "network/netlink.h"
+#include "network/redirect.h"
 
 #define FRAME_TIMEOUT_MS 2000
 
@@ -103,6 +106,44 @@ int testing_tap(const char *name)
 	(void)snprintf(request.ifr_name, sizeof(request.ifr_name), "%s", name);
 	assert_int_equal(ioctl(fd, TUNSETIFF, &request), 0);
 	return fd;
+}
+
+/* In /dev nodes of all namespaces meet under one name; a sysfs of ours tells which device it is. */
+static int open_node(const char *name)
+{
+	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+	char *dir = testing_dir();
+	_cleanup_free_ char *device = NULL, *node = str_printf("%s/node", dir);
+	_cleanup_free_ char *text = NULL;
+	unsigned int major, minor;
+	struct err err = ERR_INIT;
+	size_t len;
+	int fd;
+
+	device = str_printf("%s/class/net/%s/macvtap/tap%u/dev", dir, name, if_nametoindex(name));
+	assert_int_equal(mount("sysfs", dir, "sysfs", 0, NULL), 0);
+	assert_int_equal(fd_read_file(device, 64, &text, &len, &err), 0);
+	assert_int_equal(sscanf(text, "%u:%u", &major, &minor), 2);
+	assert_int_equal(umount2(dir, MNT_DETACH), 0);
+	assert_int_equal(mknod(node, S_IFCHR | 0600, makedev(major, minor)), 0);
+	fd = open(node, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(ioctl(fd, TUNSETIFF, &request), 0);
+	testing_dir_remove(dir);
+	return fd;
+}
+
+int testing_macvtap(const char *name, const char *over)
+{
+	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
+	_cleanup_close_ int own = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	struct err err = ERR_INIT;
+
+	assert_int_equal(netlink_open(&sock, &err), 0);
+	if (redirect_macvtap.make(sock, (int)if_nametoindex(over),
+		    &(struct interface_place){own, name, 1500}, &err) < 0)
+		fail_msg("%s", err.msg);
+	return open_node(name);
 }
 
 int testing_packet_socket(const char *link)

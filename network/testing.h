@@ -28,6 +28,9 @@ char *testing_output(const char *const argv[]);
 /* A tap of the name, in the calling thread's namespace; closing the descriptor ends it. */
 int testing_tap(const char *name);
 
+/* Likewise a macvtap over the link, which lasts as long as that. */
+int testing_macvtap(const char *name, const char *over);
+
 /* A packet socket for all frames that arrive at the link, with a receive timeout. */
 int testing_packet_socket(const char *link);
 

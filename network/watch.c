@@ -18,6 +18,7 @@
 #include "network/interface.h"
 #include "network/netlink.h"
 #include "network/netns.h"
+#include "network/redirect.h"
 
 #define SETTLE_MS    100  /* changes come in groups: an address, then its route */
 #define REST_MS      1000 /* between two readings of one pod */
@@ -82,17 +83,16 @@ static int follow(struct nl_sock *sock, const struct reading *reading, size_t i,
 	const struct net_interface *interface = &reading->interfaces[i];
 	const struct interface_change change = {.mtu = interface->mtu};
 	char name[IFNAMSIZ];
-	int tap, r = 0;
+	struct redirect_tap tap;
+	int r;
 
 	if (!interface->name[0])
 		return 0;
 	(void)snprintf(name, sizeof(name), INTERFACE_TAP "%u", (unsigned int)i);
-	tap = netlink_link_index(sock, name, err);
-	if (tap < 0)
-		return tap;
-	if (reading->antispoof)
-		r = antispoof_attach(sock, tap, interface, err);
-	return r < 0 ? r : interface_set(sock, tap, &change, err);
+	r = redirect_find_tap(sock, name, &tap, err);
+	if (r == 0 && reading->antispoof)
+		r = antispoof_attach(sock, &tap, interface, err);
+	return r < 0 ? r : interface_set(sock, tap.link, &change, err);
 }
 
 static int read_in_netns(void *userdata, struct err *err)

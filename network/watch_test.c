@@ -111,7 +111,7 @@ static int make_tap(void *userdata, struct err *err)
 	assert_int_equal(netlink_open(&sock, err), 0);
 	interface = netlink_link_index(sock, "eth0", err);
 	tap = netlink_link_index(sock, "tap0", err);
-	assert_int_equal(redirect_join(sock, interface, tap, err), 0);
+	assert_int_equal(redirect_tcfilter.join(sock, interface, tap, err), 0);
 	return interface_set(
 		sock, tap, &(struct interface_change){.alias = "eth0", .up = true}, err);
 }

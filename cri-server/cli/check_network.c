@@ -36,37 +36,59 @@ static int make_tap(const char *name, int *ret_fd, struct err *err)
 	return 0;
 }
 
-/* In the child: two taps, joined as a pod's are; for antispoof with the filter before one of them.
- */
-static int try_wiring(bool antispoof, struct err *err)
+static int make_macvtap(struct nl_sock *sock, struct err *err)
+{
+	_cleanup_close_ int own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	const struct interface_place place = {own, "a", 1500};
+	if (own < 0)
+		return err_errno(err, "open /proc/self/ns/net");
+	return redirect_macvtap.make(sock, (int)if_nametoindex("b"), &place, err);
+}
+
+/* A tap "a" joined to an interface "b", which is a tap too, as a pod's are. */
+static int wire(struct nl_sock *sock, enum net_redirect kind, bool antispoof, struct err *err)
 {
 	const struct net_interface any = {
 		.mac = "02:00:00:00:00:01", .addresses = {"192.0.2.1/24"}, .n_addresses = 1};
+	struct redirect_tap tap;
+	int r = kind == NET_REDIRECT_MACVTAP ? make_macvtap(sock, err) : 0;
+	if (r == 0)
+		r = redirect_find_tap(sock, "a", &tap, err);
+	if (r == 0)
+		r = tap.redirect->join(sock, (int)if_nametoindex("b"), tap.link, err);
+	return r == 0 && antispoof ? antispoof_attach(sock, &tap, &any, err) : r;
+}
+
+/* In the child. */
+static int try_wiring(enum net_redirect kind, bool antispoof, struct err *err)
+{
 	_cleanup_close_ int a = -EBADF, b = -EBADF;
 	if (unshare(CLONE_NEWNET) < 0)
 		return err_errno(err, "make a network namespace");
-	int r = make_tap("a", &a, err);
-	if (r == 0)
-		r = make_tap("b", &b, err);
+	int r = make_tap("b", &b, err);
+	if (r == 0 && kind == NET_REDIRECT_TCFILTER)
+		r = make_tap("a", &a, err);
 	if (r < 0)
 		return r;
 	struct nl_sock *sock = nl_socket_alloc();
 	if (!sock || nl_connect(sock, NETLINK_ROUTE) < 0)
 		return err_set(err, -EIO, "open a netlink socket");
-	r = redirect_join(sock, (int)if_nametoindex("a"), (int)if_nametoindex("b"), err);
-	if (r == 0 && antispoof)
-		r = antispoof_attach(sock, (int)if_nametoindex("a"), &any, err);
+	r = wire(sock, kind, antispoof, err);
 	nl_socket_free(sock);
 	return r;
 }
 
 static void check_wiring(struct check *check, bool antispoof)
 {
-	const char *remedy = antispoof ? "modprobe cls_bpf (or build it into the kernel); or "
-					 "network.antispoof: false, where "
-					 "no guest is to be mistrusted"
-				       : "modprobe tun sch_ingress cls_u32 act_mirred (or build "
-					 "them into the kernel)";
+	const bool macvtap = strcmp(check->config->network.redirect, "macvtap") == 0;
+	const char *remedy =
+		antispoof ? "modprobe cls_bpf (or build it into the kernel); or "
+			    "network.antispoof: false, where "
+			    "no guest is to be mistrusted"
+		: macvtap
+			? "modprobe macvtap (or build it into the kernel), with a devtmpfs on /dev"
+			: "modprobe tun sch_ingress cls_u32 act_mirred (or build "
+			  "them into the kernel)";
 	const char *what = antispoof ? "antispoof" : "redirection";
 	struct err err = ERR_INIT;
 	int pipe_fds[2];
@@ -77,7 +99,8 @@ static void check_wiring(struct check *check, bool antispoof)
 	fflush(stdout);
 	pid_t pid = fork();
 	if (pid == 0) {
-		int r = try_wiring(antispoof, &err);
+		int r = try_wiring(
+			macvtap ? NET_REDIRECT_MACVTAP : NET_REDIRECT_TCFILTER, antispoof, &err);
 		if (r < 0)
 			fd_write_all(pipe_fds[1], err.msg, strlen(err.msg), NULL);
 		_exit(r < 0);
@@ -92,6 +115,7 @@ static void check_wiring(struct check *check, bool antispoof)
 	if (status == 0)
 		check_report(check, FINDING_OK, what, NULL,
 			antispoof ? "guests send under their own addresses only, by cls_bpf"
+			: macvtap ? "macvtaps over interfaces, in passthru mode"
 				  : "taps joined by tc ingress, u32 and mirred");
 	else
 		check_report(check, FINDING_MISSING, what, remedy, "%s",

@@ -131,9 +131,14 @@ static int create_machine(struct bring_up *up, size_t n_nics, struct err *err)
 	return machine_create(up->rt, up->sandbox->id, &spec, &up->machine, err);
 }
 
+/* A machine whose taps must be there before it waits for the plugins. */
 static int create_run(void *subject, struct err *err)
 {
-	return create_machine(subject, 1, err);
+	struct bring_up *up = subject;
+	if (!net_makes_taps(up->rt->net))
+		return create_machine(up, 1, err);
+	int r = network_job_make_taps(&up->network, err);
+	return r < 0 ? r : create_machine(up, up->network.info->n_interfaces, err);
 }
 
 static void create_undo(void *subject)

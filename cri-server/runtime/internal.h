@@ -173,8 +173,7 @@ int machine_find(struct runtime *rt, const char *sandbox_id, struct machine **re
 struct machine *machine_ref(struct machine *machine);
 /* The last one closes the agent's connection: never from an agent's callback. Returns NULL. */
 struct machine *machine_unref(struct machine *machine);
-/* The tap's name on the host and the NIC's MAC for the pod's n-th interface. */
-void machine_tap_name(const char *sandbox_id, size_t n, char name[16]);
+/* The NIC's MAC for the pod's n-th interface. */
 void machine_nic_mac(const char *sandbox_id, size_t n, char mac[18]);
 
 /* grow.c; `op` is held for both */

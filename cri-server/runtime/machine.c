@@ -15,11 +15,6 @@
 /* Each CPU that may come takes 150 KiB of the guest from the start. */
 #define VCPUS_MAX_DEFAULT 8
 
-void machine_tap_name(const char *sandbox_id, size_t n, char name[16])
-{
-	snprintf(name, 16, "bh%.10s%zx", sandbox_id, n % 16);
-}
-
 /* A locally administered address from the id: stable, and apart from every other pod's. */
 void machine_nic_mac(const char *sandbox_id, size_t n, char mac[18])
 {
@@ -63,11 +58,12 @@ int machine_create(struct runtime *rt, const char *sandbox_id, const struct mach
 	struct machine **ret, struct err *err)
 {
 	struct hv_nic nics[NET_INTERFACES_MAX];
-	char taps[NET_INTERFACES_MAX][16], macs[NET_INTERFACES_MAX][18];
+	char taps[NET_INTERFACES_MAX][NET_TAP_NAME_SIZE], macs[NET_INTERFACES_MAX][18];
 	for (size_t i = 0; i < spec->n_nics; i++) {
-		machine_tap_name(sandbox_id, i, taps[i]);
+		net_tap_name(sandbox_id, i, taps[i]);
 		machine_nic_mac(sandbox_id, i, macs[i]);
-		nics[i] = (struct hv_nic){.tap = taps[i], .mac = macs[i]};
+		nics[i] = (struct hv_nic){
+			.tap = taps[i], .made = net_makes_taps(rt->net), .mac = macs[i]};
 	}
 	_cleanup_free_ char *cgroup = NULL;
 	const Runtime__V1__LinuxPodSandboxConfig *linux = spec->config->linux;

@@ -28,11 +28,8 @@ static void *wire_main(void *arg)
 	struct network_job *job = arg;
 	const char *id = job->sandbox->id;
 	job->result = 0;
-	for (size_t i = 0; job->result == 0 && i < job->info->n_interfaces; i++) {
-		char tap[16];
-		machine_tap_name(id, i, tap);
-		job->result = net_pod_attach_tap(job->rt->net, id, job->info, i, tap, &job->err);
-	}
+	for (size_t i = 0; job->result == 0 && i < job->info->n_interfaces; i++)
+		job->result = net_pod_attach_tap(job->rt->net, id, job->info, i, &job->err);
 	return NULL;
 }
 
@@ -89,9 +86,12 @@ static int record(struct sandbox *sandbox, const struct net_pod_info *info, stru
 
 int network_job_join(struct network_job *job, struct err *err)
 {
+	if (job->joined)
+		return 0;
 	int r = network_job_wait(job, err);
 	if (r < 0)
 		return r;
+	job->joined = true;
 	job->sandbox->plugins_ns = job->info->plugins_ns;
 	return record(job->sandbox, job->info, err);
 }
@@ -101,4 +101,12 @@ void network_job_done(struct network_job *job)
 	struct err ignored = ERR_INIT;
 	network_job_wait(job, &ignored);
 	job->info = net_pod_info_free(job->info);
+}
+
+int network_job_make_taps(struct network_job *job, struct err *err)
+{
+	int r = network_job_join(job, err);
+	for (size_t i = 0; r == 0 && i < job->info->n_interfaces; i++)
+		r = net_pod_make_tap(job->rt->net, job->sandbox->id, job->info, i, err);
+	return r;
 }

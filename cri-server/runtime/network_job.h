@@ -28,6 +28,7 @@ struct network_job {
 	struct sandbox *sandbox;
 	pthread_t thread;
 	bool runs; /* then what follows is the thread's */
+	bool joined;
 	struct net_pod_info *info;
 	uint64_t plugins_step_ns; /* from the thread's beginning to the plugins' end */
 	int result;
@@ -35,8 +36,11 @@ struct network_job {
 };
 
 int network_job_begin(struct network_job *job, struct err *err);
-/* Waits for the plugins. What they made is in job->info and in the sandbox's record. */
+/* Waits for the plugins. What they made is in job->info and in the sandbox's record. It may be
+ * repeated. */
 int network_job_join(struct network_job *job, struct err *err);
+/* Before the machine is made, where net_makes_taps(): joins, and makes one for each interface. */
+int network_job_make_taps(struct network_job *job, struct err *err);
 /* After the machine is made, whose taps are in our namespace. */
 int network_job_wire(struct network_job *job, struct err *err);
 /* Waits for a thread that runs; its result, which is told once. */

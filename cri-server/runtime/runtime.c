@@ -229,6 +229,9 @@ static int open_network(struct runtime *rt, struct err *err)
 		.cache_dir = cache,
 		.netns_dir = netns,
 		.plugin_timeout_ms = rt->config->network.plugin_timeout_ms,
+		.redirect = strcmp(rt->config->network.redirect, "macvtap") == 0
+				    ? NET_REDIRECT_MACVTAP
+				    : NET_REDIRECT_TCFILTER,
 		.antispoof = *rt->config->network.antispoof,
 	};
 	int r = net_open(&config, &rt->net, err);
