@@ -120,6 +120,24 @@ static void test_nic_driver(void **state)
 	}
 }
 
+/* A tap that is there already is the caller's. */
+static void test_tap_that_was_made(void **state)
+{
+	const struct hv_nic made = {.tap = "tap0", .made = true, .mac = "52:54:00:00:00:01"};
+	struct hv_vm_spec spec = plain_spec;
+	struct domain_xml domain = plain;
+	_cleanup_free_ char *xml = NULL, *before = write_domain(&plain);
+
+	(void)state;
+	assert_xpath(before, "/domain/devices/interface[1]/target/@managed", "");
+	domain.spec = &spec;
+	spec.nics = &made;
+	spec.n_nics = 1;
+	xml = write_domain(&domain);
+	assert_xpath(xml, "/domain/devices/interface/target/@managed", "no");
+	assert_xpath(xml, "/domain/devices/interface/target/@dev", "tap0");
+}
+
 static void test_hostile_text_stays_text(void **state)
 {
 	struct hv_vm_spec spec = plain_spec;
@@ -338,6 +356,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cpu_is_read_at_once),
 		cmocka_unit_test(test_nic_driver),
+		cmocka_unit_test(test_tap_that_was_made),
 		cmocka_unit_test(test_hostile_text_stays_text),
 		cmocka_unit_test(test_text_that_xml_cannot_hold_is_refused),
 		cmocka_unit_test(test_disk_names),

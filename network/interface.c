@@ -333,6 +333,18 @@ static int read_matching(const struct state *state, const char *first, bool is_f
 	return 0;
 }
 
+/* Reads the namespace, and makes room for what is found in it. */
+static int begin_reading(struct nl_sock *sock, struct state *state,
+	struct net_interface **ret_interfaces, struct err *err)
+{
+	int r = state_read(sock, state, err);
+
+	if (r < 0)
+		return r;
+	*ret_interfaces = calloc(NET_INTERFACES_MAX, sizeof(**ret_interfaces));
+	return *ret_interfaces ? 0 : err_nomem(err);
+}
+
 int interfaces_read(struct nl_sock *sock, const char *first, struct net_interface **ret,
 	size_t *ret_n, struct err *err)
 {
@@ -341,12 +353,9 @@ int interfaces_read(struct nl_sock *sock, const char *first, struct net_interfac
 	size_t n = 0;
 	int r;
 
-	r = state_read(sock, &state, err);
+	r = begin_reading(sock, &state, &interfaces, err);
 	if (r < 0)
 		return r;
-	interfaces = calloc(NET_INTERFACES_MAX, sizeof(*interfaces));
-	if (!interfaces)
-		return err_nomem(err);
 	r = read_matching(&state, first, true, interfaces, &n, err);
 	if (r == 0)
 		r = read_matching(&state, first, false, interfaces, &n, err);
@@ -385,12 +394,9 @@ int interfaces_read_joined(
 	size_t n = 0;
 	int r;
 
-	r = state_read(sock, &state, err);
+	r = begin_reading(sock, &state, &interfaces, err);
 	if (r < 0)
 		return r;
-	interfaces = calloc(NET_INTERFACES_MAX, sizeof(*interfaces));
-	if (!interfaces)
-		return err_nomem(err);
 	for (object = nl_cache_get_first(state.links); r == 0 && object;
 		object = nl_cache_get_next(object)) {
 		int position = tap_position((struct rtnl_link *)object);

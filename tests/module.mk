@@ -30,6 +30,7 @@ $(call program,exec_load,tests/functional,tests/functional/exec_load.c cri-serve
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
 # For tests/functional/network.bats.
 $(call guest_program,frames,tests/functional,tests/functional/guest/frames.c,)
+$(call guest_program,sctp,tests/functional,tests/functional/guest/sctp.c,)
 # For `make bench` and network.bats.
 $(call guest_program,net_load,tests/functional,tests/functional/guest/net_load.c,)
 # For tests/functional/volumes.bats, mounted into its containers.

@@ -50,7 +50,7 @@ static int wire(struct nl_sock *sock, enum net_redirect kind, bool antispoof, st
 {
 	const struct net_interface any = {
 		.mac = "02:00:00:00:00:01", .addresses = {"192.0.2.1/24"}, .n_addresses = 1};
-	struct redirect_tap tap;
+	struct redirect_tap tap = {0};
 	int r = kind == NET_REDIRECT_MACVTAP ? make_macvtap(sock, err) : 0;
 	if (r == 0)
 		r = redirect_find_tap(sock, "a", &tap, err);

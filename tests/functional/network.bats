@@ -22,7 +22,8 @@ setup_file() {
 	HOST_PORT=$((20000 + RANDOM % 10000))
 	POD=$(run_pod one ".dns_config = {servers: [\"192.0.2.1\", \"192.0.2.2\"], searches: [\"a.example\"],
 		options: [\"ndots:3\"]} | .port_mappings = [{protocol: 0, container_port: 8080,
-		host_port: $HOST_PORT}, {protocol: 1, container_port: 8053, host_port: $HOST_PORT}]")
+		host_port: $HOST_PORT}, {protocol: 1, container_port: 8053, host_port: $HOST_PORT},
+		{protocol: 2, container_port: 9899, host_port: $HOST_PORT}]")
 	OTHER=$(run_pod two)
 	ID=$(run_container "$POD" main)
 	ADDRESS=$(pod_field "$POD" .network.ip)
@@ -172,6 +173,20 @@ lost_datagrams() {
 	remove_pod "$id"
 	run grep -e "--dport $((HOST_PORT + 2)) " <(iptables-save -t nat)
 	[ "$status" -eq 1 ]
+}
+
+@test "a host port of SCTP leads into the pod, whose kernel has it" {
+	sctp=$BUILD/tests/functional/sctp
+	outside() {
+		ip netns exec "$REMOTE" "$sctp" ask "10.216.${SUBNET##*.}.1" "$HOST_PORT"
+	}
+	[ "$(outside)" = closed ]
+	cp "$sctp" "$FT/bin/sctp"
+	server=$(run_script "$POD" sctp 'exec /sctp serve 9899' \
+		".mounts = [{host_path: \"$FT/bin/sctp\", container_path: \"/sctp\", readonly: true}]")
+	eventually 20 eval '[ "$(outside)" = open ]'
+	crictl rm -f "$server"
+	eventually 20 eval '[ "$(outside)" = closed ]'
 }
 
 @test "a megabyte passes unchanged in both directions" {
@@ -337,4 +352,38 @@ guest_lacks() {
 	eventually 20 eval 'crictl exec -s "$other" ip -4 route | grep -q default'
 	ping -c 1 -W 5 "$OTHER_ADDRESS"
 	crictl rm -f "$other"
+}
+
+# use_redirect KIND: of the pods that are made from now on.
+use_redirect() {
+	stop_bulkheadd
+	sed -i -e '/^  redirect:/d' -e "s|^network:|&\n  redirect: $1|" "$D/config.yaml"
+	start_bulkheadd
+}
+
+@test "a macvtap takes an interface over as well, behind the same filter" {
+	use_redirect macvtap
+	third=$(run_pod third)
+	# A pod keeps what it was made with.
+	use_redirect tcfilter
+	in_netns "$third" ip -d link show tap0 | grep -q "macvtap mode passthru"
+	third_address=$(pod_field "$third" .network.ip)
+	server=$(run_script "$third" server 'exec nc -ll -p 8080 -e echo hello' \
+		'.linux.security_context.capabilities = {add_capabilities: ["NET_ADMIN", "NET_RAW"]}')
+	eventually 20 eval '[ "$(inside nc -w 5 "$third_address" 8080 </dev/null)" = hello ]'
+	ping -6 -c 1 -W 5 "$(pod_field "$third" '.network.additionalIps[0].ip')"
+	claim_other_address "$server" "$(in_netns "$OTHER" ip -j link show eth0 | jq -r '.[0].address')"
+	# Changes follow, and the filter with them.
+	in_netns "$third" ip address add "$SUBNET.245/24" dev eth0
+	in_netns "$third" ip link set eth0 mtu 1300
+	eventually 20 eval 'crictl exec -s "$server" ip address show eth0 | grep -qF "$SUBNET.245/24"'
+	crictl exec -s "$server" ip link show eth0 | grep -q "mtu 1300"
+	ping -c 1 -W 5 "$SUBNET.245"
+	# bridge cannot take back an address that is not its own.
+	in_netns "$third" ip address del "$SUBNET.245/24" dev eth0
+	node=/dev/tap$(in_netns "$third" ip -j link show tap0 | jq '.[0].ifindex')
+	[ -c "$node" ]
+	remove_pod "$third"
+	eventually 10 [ ! -e "$node" ]
+	[ ! -e "/var/lib/cni/networks/$NET/$third_address" ]
 }
