@@ -7,7 +7,7 @@
 #include "network/pod_network.h"
 #include "network/redirect.h"
 
-/* Constant after net_open(), but for the orphans: all state is in files and in the kernel. */
+/* Constant after net_open(): all state is in files and in the kernel. */
 struct net {
 	char *conf_dir;
 	char *bin_dirs;
