@@ -12,11 +12,13 @@ lint:
 lint-flags: $(GENERATED)
 	@echo -std=c11 $(CPPFLAGS) $(shell pkg-config --cflags $(LINT_PKGS))
 
-$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c container.c cri.c disk.c exec.c network.c process.c pull.c raw.c results.c),\
+$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c container.c cri.c disk.c exec.c network.c process.c pull.c raw.c records.c results.c),\
 	cli rpc cri-proto common,grpc jansson libprotobuf-c)
 # In containers, of both.
 $(call guest_program,disk_load,tests/bench,tests/bench/guest/disk_load.c,)
 $(call program,fill_images,tests/bench,tests/bench/fill_images.c,store cri-proto common,sqlite3 libprotobuf-c)
+$(call program,fill_pods,tests/bench,tests/bench/fill_pods.c,store agent-client cri-proto common,\
+	sqlite3 libprotobuf-c)
 # For tests/functional/image-crash.bats.
 $(call program,image_check,tests/functional,tests/functional/image_check.c,store common,\
 	sqlite3 libcrypto libprotobuf-c)

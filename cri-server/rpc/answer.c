@@ -1,7 +1,9 @@
 #include "cri-server/rpc/answer.h"
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cri-server/rpc/message.h"
 
@@ -16,16 +18,41 @@ static struct bytes *bytes_of(void *data)
 	return (struct bytes *)((uint8_t *)data - offsetof(struct bytes, data));
 }
 
+static struct bytes *bytes_new(size_t len)
+{
+	struct bytes *bytes = malloc(sizeof(*bytes) + len);
+	if (bytes)
+		atomic_init(&bytes->users, 1);
+	return bytes;
+}
+
 int respond(const ProtobufCMessage *response, struct rpc_answer *ret, struct err *err)
 {
 	size_t len = protobuf_c_message_get_packed_size(response);
-	struct bytes *bytes = malloc(sizeof(*bytes) + len);
+	struct bytes *bytes = bytes_new(len);
 	if (!bytes)
 		return err_nomem(err);
-	atomic_init(&bytes->users, 1);
 	protobuf_c_message_pack(response, bytes->data);
 	rpc_message_scrub(response->descriptor, bytes->data, len);
 	*ret = (struct rpc_answer){.type = response->descriptor, .data = bytes->data, .len = len};
+	return 0;
+}
+
+int respond_joined(const ProtobufCMessageDescriptor *type, const struct rpc_answer *const *parts,
+	size_t n, struct rpc_answer *ret, struct err *err)
+{
+	size_t len = 0, at = 0;
+	for (size_t i = 0; i < n; i++)
+		len += parts[i]->len;
+	struct bytes *bytes = bytes_new(len);
+	if (!bytes)
+		return err_nomem(err);
+	for (size_t i = 0; i < n; i++) {
+		assert(parts[i]->type == type);
+		memcpy(bytes->data + at, parts[i]->data, parts[i]->len);
+		at += parts[i]->len;
+	}
+	*ret = (struct rpc_answer){.type = type, .data = bytes->data, .len = len};
 	return 0;
 }
 

@@ -26,6 +26,13 @@ struct rpc_answer {
  */
 int respond(const ProtobufCMessage *response, struct rpc_answer *ret, struct err *err);
 
+/*
+ * Answers with all of the parts together, which are of one type: what is repeated in it comes from
+ * one after the other. With none it is an empty message.
+ */
+int respond_joined(const ProtobufCMessageDescriptor *type, const struct rpc_answer *const *parts,
+	size_t n, struct rpc_answer *ret, struct err *err);
+
 /* Another answer with the same bytes, which live until all that have them are done. */
 struct rpc_answer rpc_answer_share(const struct rpc_answer *answer);
 

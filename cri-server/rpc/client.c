@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "common/buf.h"
 #include "common/fd.h"
 #include "cri-server/rpc/message.h"
 #include "cri-server/rpc/server.h"
@@ -108,23 +109,42 @@ static int pack(const ProtobufCMessage *request, grpc_byte_buffer **ret, struct 
 	return 0;
 }
 
+static int read_payload(grpc_byte_buffer *payload, struct buf *ret, struct err *err)
+{
+	grpc_byte_buffer_reader reader;
+	grpc_slice slice;
+	int r = 0;
+	if (!payload || !grpc_byte_buffer_reader_init(&reader, payload))
+		return err_set(err, -EBADMSG, "the server sent no response");
+	*ret = buf_init(RPC_MESSAGE_MAX);
+	size_t len = grpc_byte_buffer_length(reader.buffer_out);
+	if (len && !buf_reserve(ret, len))
+		r = -ENOMEM;
+	while (r == 0 && grpc_byte_buffer_reader_next(&reader, &slice)) {
+		r = buf_append(ret, GRPC_SLICE_START_PTR(slice), GRPC_SLICE_LENGTH(slice));
+		grpc_slice_unref(slice);
+	}
+	grpc_byte_buffer_reader_destroy(&reader);
+	if (r < 0)
+		buf_done(ret);
+	return r < 0 ? err_nomem(err) : 0;
+}
+
 static int unpack(const ProtobufCMessageDescriptor *type, grpc_byte_buffer *payload,
 	ProtobufCMessage **ret, struct err *err)
 {
-	grpc_byte_buffer_reader reader;
-	if (!payload || !grpc_byte_buffer_reader_init(&reader, payload))
-		return err_set(err, -EBADMSG, "the server sent no response");
-	grpc_slice data = grpc_byte_buffer_reader_readall(&reader);
-	grpc_byte_buffer_reader_destroy(&reader);
-
-	int r = rpc_message_check(type, GRPC_SLICE_START_PTR(data), GRPC_SLICE_LENGTH(data), err);
+	struct buf bytes;
+	int r = read_payload(payload, &bytes, err);
+	if (r < 0)
+		return r;
+	const uint8_t *data = (const uint8_t *)(bytes.len ? bytes.data : "");
+	r = rpc_message_check(type, data, bytes.len, err);
 	if (r == 0) {
-		*ret = protobuf_c_message_unpack(
-			type, NULL, GRPC_SLICE_LENGTH(data), GRPC_SLICE_START_PTR(data));
+		*ret = protobuf_c_message_unpack(type, NULL, bytes.len, data);
 		if (!*ret)
 			r = err_set(err, -EBADMSG, "cannot parse %s", type->short_name);
 	}
-	grpc_slice_unref(data);
+	buf_done(&bytes);
 	return r;
 }
 
@@ -173,15 +193,11 @@ static bool run_call(struct rpc_client *client, grpc_call *call, grpc_byte_buffe
 	return wait_batch(client, call);
 }
 
-static int settle(const struct answer *answer, bool interrupted, const char *method,
-	const ProtobufCMessageDescriptor *type, ProtobufCMessage **ret, struct err *err)
+static int settle(
+	const struct answer *answer, bool interrupted, const char *method, struct err *err)
 {
-	if (answer->status == GRPC_STATUS_OK) {
-		int r = unpack(type, answer->payload, ret, err);
-		if (r < 0)
-			err_wrap(err, "%s", method);
-		return r;
-	}
+	if (answer->status == GRPC_STATUS_OK)
+		return 0;
 	if (interrupted)
 		return err_set(err, -ECANCELED, "%s: interrupted", method);
 	size_t len = GRPC_SLICE_LENGTH(answer->details);
@@ -239,18 +255,42 @@ static int exchange_begin(struct exchange *e, struct rpc_client *client,
 	return 0;
 }
 
+static int call(struct rpc_client *client, struct exchange *e,
+	const ProtobufCServiceDescriptor *service, const ProtobufCMessage *request,
+	uint64_t timeout_ms, struct err *err)
+{
+	int r = exchange_begin(e, client, service, request, timeout_ms, err);
+	if (r < 0)
+		return r;
+	bool interrupted = run_call(client, e->call, e->message, &e->answer);
+	client->status = e->answer.status;
+	return settle(&e->answer, interrupted, e->method->name, err);
+}
+
 int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
 	ProtobufCMessage **ret_response, struct err *err)
 {
 	_cleanup_(exchange_done) struct exchange e = {
 		.method = protobuf_c_service_descriptor_get_method_by_name(service, method)};
-	int r = exchange_begin(&e, client, service, request, timeout_ms, err);
+	int r = call(client, &e, service, request, timeout_ms, err);
 	if (r < 0)
 		return r;
-	bool interrupted = run_call(client, e.call, e.message, &e.answer);
-	client->status = e.answer.status;
-	return settle(&e.answer, interrupted, method, e.method->output, ret_response, err);
+	r = unpack(e.method->output, e.answer.payload, ret_response, err);
+	return r < 0 ? err_wrap(err, "%s", method) : 0;
+}
+
+int rpc_client_call_packed(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
+	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms, struct buf *ret,
+	struct err *err)
+{
+	_cleanup_(exchange_done) struct exchange e = {
+		.method = protobuf_c_service_descriptor_get_method_by_name(service, method)};
+	int r = call(client, &e, service, request, timeout_ms, err);
+	if (r < 0)
+		return r;
+	r = read_payload(e.answer.payload, ret, err);
+	return r < 0 ? err_wrap(err, "%s", method) : 0;
 }
 
 static bool run_batch(struct rpc_client *client, grpc_call *call, const grpc_op *ops, size_t n)
@@ -310,7 +350,5 @@ int rpc_client_stream(struct rpc_client *client, const ProtobufCServiceDescripto
 	client->status = e.answer.status;
 	if (enough || r < 0)
 		return r;
-	return e.answer.status == GRPC_STATUS_OK
-		       ? 0
-		       : settle(&e.answer, interrupted, method, NULL, NULL, err);
+	return settle(&e.answer, interrupted, method, err);
 }

@@ -8,6 +8,7 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdint.h>
 
+#include "common/buf.h"
 #include "common/err.h"
 
 struct rpc_client;
@@ -33,6 +34,11 @@ void rpc_client_set_interrupt(struct rpc_client *client, int fd);
 int rpc_client_call(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
 	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms,
 	ProtobufCMessage **ret_response, struct err *err);
+
+/* The same with the response as it came, unchecked, in a new buffer, the caller's. */
+int rpc_client_call_packed(struct rpc_client *client, const ProtobufCServiceDescriptor *service,
+	const char *method, const ProtobufCMessage *request, uint64_t timeout_ms, struct buf *ret,
+	struct err *err);
 
 /*
  * Calls a method that answers with a stream: the sink gets each message, which it borrows, until

@@ -157,6 +157,39 @@ static void test_shared_answer(void **state)
 	rpc_answer_done(&second);
 }
 
+static void test_joined_answers(void **state)
+{
+	(void)state;
+	const ProtobufCMessageDescriptor *type =
+		&runtime__v1__list_pod_sandbox_response__descriptor;
+	struct rpc_answer parts[2], all;
+	const struct rpc_answer *pointers[2];
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		Runtime__V1__PodSandbox item = RUNTIME__V1__POD_SANDBOX__INIT, *items[] = {&item};
+		Runtime__V1__ListPodSandboxResponse one =
+			RUNTIME__V1__LIST_POD_SANDBOX_RESPONSE__INIT;
+		item.id = (char *)(i == 0 ? "first" : "second");
+		one.items = items;
+		one.n_items = 1;
+		assert_int_equal(respond(&one.base, &parts[i], NULL), 0);
+		pointers[i] = &parts[i];
+	}
+	assert_int_equal(respond_joined(type, pointers, 2, &all, NULL), 0);
+	rpc_answer_done(&parts[0]);
+	rpc_answer_done(&parts[1]);
+	Runtime__V1__ListPodSandboxResponse *got =
+		runtime__v1__list_pod_sandbox_response__unpack(NULL, all.len, all.data);
+	assert_non_null(got);
+	assert_int_equal(got->n_items, 2);
+	assert_string_equal(got->items[0]->id, "first");
+	assert_string_equal(got->items[1]->id, "second");
+	runtime__v1__list_pod_sandbox_response__free_unpacked(got, NULL);
+	rpc_answer_done(&all);
+	assert_int_equal(respond_joined(type, NULL, 0, &all, NULL), 0);
+	assert_int_equal(all.len, 0);
+	rpc_answer_done(&all);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -167,6 +200,7 @@ int main(void)
 		cmocka_unit_test(test_scrub),
 		cmocka_unit_test(test_scrub_lengths),
 		cmocka_unit_test(test_shared_answer),
+		cmocka_unit_test(test_joined_answers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

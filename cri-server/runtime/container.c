@@ -61,6 +61,8 @@ void container_unref(struct container *c)
 		runtime__v1__linux_container_resources__free_unpacked(c->resources, NULL);
 	if (c->record)
 		bulkhead__store__container__free_unpacked(c->record, NULL);
+	rpc_answer_done(&c->listed);
+	rpc_answer_done(&c->attributes);
 	pthread_cond_destroy(&c->changed);
 	sandbox_unref(c->sandbox);
 	free(c);

@@ -353,20 +353,15 @@ static bool wanted(const struct container *c, const Runtime__V1__ContainerFilter
 		(void *)c->config->labels, c->config->n_labels);
 }
 
-struct list_item {
-	Runtime__V1__Container container;
-	Runtime__V1__ImageSpec image;
-};
-
-static void fill_item(struct list_item *to, struct container *c)
+static void fill_item(
+	Runtime__V1__Container *item, Runtime__V1__ImageSpec *image, struct container *c)
 {
-	Runtime__V1__Container *item = &to->container;
 	runtime__v1__container__init(item);
 	item->id = c->id;
 	item->pod_sandbox_id = c->sandbox->id;
 	item->metadata = c->config->metadata;
-	fill_image_spec(&to->image, c);
-	item->image = &to->image;
+	fill_image_spec(image, c);
+	item->image = image;
 	item->image_ref = c->record->image_ref;
 	item->image_id = c->record->image_id;
 	item->state = cri_state(c);
@@ -377,26 +372,44 @@ static void fill_item(struct list_item *to, struct container *c)
 	item->n_annotations = c->config->n_annotations;
 }
 
+/* The list as it would be of this one alone. Its state is all that changes of it. */
+static int list_one(struct container *c, const struct rpc_answer **ret, struct err *err)
+{
+	int r = 0;
+	if (!c->listed.data || c->listed_state != cri_state(c)) {
+		Runtime__V1__Container item, *items[] = {&item};
+		Runtime__V1__ImageSpec image;
+		Runtime__V1__ListContainersResponse response =
+			RUNTIME__V1__LIST_CONTAINERS_RESPONSE__INIT;
+		fill_item(&item, &image, c);
+		response.containers = items;
+		response.n_containers = ARRAY_SIZE(items);
+		rpc_answer_done(&c->listed);
+		c->listed_state = item.state;
+		r = respond(&response.base, &c->listed, err);
+	}
+	*ret = &c->listed;
+	return r;
+}
+
 static int answer_list(struct runtime *rt, const Runtime__V1__ContainerFilter *filter,
 	struct rpc_answer *ret_response, struct err *err)
 {
 	struct container *c;
 	size_t n = 0;
+	int r = 0;
 	TAILQ_FOREACH(c, &rt->containers, link)
-		n += wanted(c, filter);
-	_cleanup_free_ struct list_item *items = calloc(n + 1, sizeof(*items));
-	_cleanup_free_ Runtime__V1__Container **pointers = calloc(n + 1, sizeof(*pointers));
-	if (!items || !pointers)
+		n++;
+	_cleanup_free_ const struct rpc_answer **parts = calloc(n + 1, sizeof(*parts));
+	if (!parts)
 		return err_nomem(err);
-	Runtime__V1__ListContainersResponse response = RUNTIME__V1__LIST_CONTAINERS_RESPONSE__INIT;
-	response.containers = pointers;
+	n = 0;
 	TAILQ_FOREACH(c, &rt->containers, link)
-		if (wanted(c, filter)) {
-			fill_item(&items[response.n_containers], c);
-			pointers[response.n_containers] = &items[response.n_containers].container;
-			response.n_containers++;
-		}
-	return respond(&response.base, ret_response, err);
+		if (r == 0 && wanted(c, filter))
+			r = list_one(c, &parts[n++], err);
+	return r < 0 ? r
+		     : respond_joined(&runtime__v1__list_containers_response__descriptor, parts, n,
+			       ret_response, err);
 }
 
 METHOD(container_service_list)

@@ -97,6 +97,8 @@ struct sandbox {
 	uint64_t plugins_ns;                   /* of its network; zero after a restart */
 	Bulkhead__Agent__StatsResponse *usage; /* runtime->lock; the last sample, NULL: none */
 	bool usage_slow;                       /* runtime->lock; it did not answer the last time */
+	struct rpc_answer listed; /* runtime->lock; ListPodSandbox' of it alone, in listed_state */
+	Runtime__V1__PodSandboxState listed_state;
 };
 
 struct container {
@@ -110,10 +112,13 @@ struct container {
 	Runtime__V1__LinuxContainerResources
 		*resources; /* runtime->lock; as updated, NULL: never */
 	Bulkhead__Store__Container *record;
-	struct log_writer *log; /* runtime->lock; NULL while it does not run */
-	bool start_untold;      /* runtime->lock; no event told of its start yet */
-	struct fanout *fanout;  /* its output and input for attached clients */
-	pthread_cond_t changed; /* with runtime->lock: the state changed */
+	struct log_writer *log;   /* runtime->lock; NULL while it does not run */
+	bool start_untold;        /* runtime->lock; no event told of its start yet */
+	struct fanout *fanout;    /* its output and input for attached clients */
+	pthread_cond_t changed;   /* with runtime->lock: the state changed */
+	struct rpc_answer listed; /* runtime->lock; ListContainers' of it alone, in listed_state */
+	Runtime__V1__ContainerState listed_state;
+	struct rpc_answer attributes; /* runtime->lock; its statistics without figures */
 };
 
 /* An exec'd process whose exit somebody waits for; belongs to who waits. */

@@ -59,6 +59,7 @@ static void sandbox_free(struct sandbox *sandbox)
 		bulkhead__store__sandbox__free_unpacked(sandbox->record, NULL);
 	if (sandbox->usage)
 		bulkhead__agent__stats_response__free_unpacked(sandbox->usage, NULL);
+	rpc_answer_done(&sandbox->listed);
 	pthread_mutex_destroy(&sandbox->op);
 	free(sandbox);
 }

@@ -303,26 +303,43 @@ static void fill_item(Runtime__V1__PodSandbox *item, struct sandbox *sandbox)
 	item->runtime_handler = sandbox->record->runtime_handler;
 }
 
+/* The list as it would be of this one alone. Its state is all that changes of it. */
+static int list_one(struct sandbox *sandbox, const struct rpc_answer **ret, struct err *err)
+{
+	int r = 0;
+	if (!sandbox->listed.data || sandbox->listed_state != cri_state(sandbox)) {
+		Runtime__V1__PodSandbox item, *items[] = {&item};
+		Runtime__V1__ListPodSandboxResponse response =
+			RUNTIME__V1__LIST_POD_SANDBOX_RESPONSE__INIT;
+		fill_item(&item, sandbox);
+		response.items = items;
+		response.n_items = ARRAY_SIZE(items);
+		rpc_answer_done(&sandbox->listed);
+		sandbox->listed_state = item.state;
+		r = respond(&response.base, &sandbox->listed, err);
+	}
+	*ret = &sandbox->listed;
+	return r;
+}
+
 static int answer_list(struct runtime *rt, const Runtime__V1__PodSandboxFilter *filter,
 	struct rpc_answer *ret_response, struct err *err)
 {
 	struct sandbox *sandbox;
 	size_t n = 0;
+	int r = 0;
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-		n += wanted(sandbox, filter);
-	_cleanup_free_ Runtime__V1__PodSandbox *items = calloc(n + 1, sizeof(*items));
-	_cleanup_free_ Runtime__V1__PodSandbox **pointers = calloc(n + 1, sizeof(*pointers));
-	if (!items || !pointers)
+		n++;
+	_cleanup_free_ const struct rpc_answer **parts = calloc(n + 1, sizeof(*parts));
+	if (!parts)
 		return err_nomem(err);
-	Runtime__V1__ListPodSandboxResponse response = RUNTIME__V1__LIST_POD_SANDBOX_RESPONSE__INIT;
-	response.items = pointers;
+	n = 0;
 	TAILQ_FOREACH(sandbox, &rt->sandboxes, link)
-		if (wanted(sandbox, filter)) {
-			fill_item(&items[response.n_items], sandbox);
-			pointers[response.n_items] = &items[response.n_items];
-			response.n_items++;
-		}
-	return respond(&response.base, ret_response, err);
+		if (r == 0 && wanted(sandbox, filter))
+			r = list_one(sandbox, &parts[n++], err);
+	return r < 0 ? r
+		     : respond_joined(&runtime__v1__list_pod_sandbox_response__descriptor, parts, n,
+			       ret_response, err);
 }
 
 METHOD(sandbox_service_list)

@@ -114,31 +114,54 @@ static void fill_layer(struct stats_container *c, const Bulkhead__Agent__Usage *
 	c->stats.writable_layer = &c->layer;
 }
 
-void stats_fill_container(
-	struct stats_container *ret, const struct container *c, const char *scratch_dir)
+/*
+ * The attributes never change, and are the most of it: they are packed once, and go into the answer
+ * as they are, as protobuf-c packs a field that it does not know.
+ */
+static int fill_attributes(struct stats_container *ret, struct container *c, struct err *err)
+{
+	const Runtime__V1__ContainerConfig *config = c->config;
+	Runtime__V1__ContainerAttributes attributes = RUNTIME__V1__CONTAINER_ATTRIBUTES__INIT;
+	Runtime__V1__ContainerStats stats = RUNTIME__V1__CONTAINER_STATS__INIT;
+	attributes.id = c->id;
+	attributes.metadata = config->metadata;
+	attributes.labels = (Runtime__V1__ContainerAttributes__LabelsEntry **)config->labels;
+	attributes.n_labels = config->n_labels;
+	attributes.annotations =
+		(Runtime__V1__ContainerAttributes__AnnotationsEntry **)config->annotations;
+	attributes.n_annotations = config->n_annotations;
+	stats.attributes = &attributes;
+	int r = c->attributes.data ? 0 : respond(&stats.base, &c->attributes, err);
+	if (r < 0)
+		return r;
+	/* Its tag is one byte; length and message follow. */
+	ret->attributes = (ProtobufCMessageUnknownField){.tag = c->attributes.data[0] >> 3,
+		.wire_type = PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED,
+		.len = c->attributes.len - 1,
+		.data = c->attributes.data + 1};
+	ret->stats.base.unknown_fields = &ret->attributes;
+	ret->stats.base.n_unknown_fields = 1;
+	return 0;
+}
+
+int stats_fill_container(
+	struct stats_container *ret, struct container *c, const char *scratch_dir, struct err *err)
 {
 	const Bulkhead__Agent__Usage *usage = usage_of(c);
 	const Bulkhead__Agent__StatsResponse *sample = c->sandbox->usage;
-	const Runtime__V1__ContainerConfig *config = c->config;
 	ret->storage.n_values = 0;
 	runtime__v1__container_stats__init(&ret->stats);
-	runtime__v1__container_attributes__init(&ret->attributes);
-	ret->attributes.id = (char *)c->id;
-	ret->attributes.metadata = config->metadata;
-	ret->attributes.labels = (Runtime__V1__ContainerAttributes__LabelsEntry **)config->labels;
-	ret->attributes.n_labels = config->n_labels;
-	ret->attributes.annotations =
-		(Runtime__V1__ContainerAttributes__AnnotationsEntry **)config->annotations;
-	ret->attributes.n_annotations = config->n_annotations;
-	ret->stats.attributes = &ret->attributes;
+	if (fill_attributes(ret, c, err) < 0)
+		return err->code;
 	if (!usage)
-		return;
+		return 0;
 	fill_common(&ret->storage, usage, sample);
 	ret->stats.cpu = &ret->storage.cpu;
 	ret->stats.memory = &ret->storage.memory;
 	ret->stats.io = &ret->storage.io;
 	fill_swap(ret, usage, sample);
 	fill_layer(ret, usage, sample->realtime_ns, scratch_dir);
+	return 0;
 }
 
 static void fill_interface(
@@ -189,13 +212,14 @@ static int fill_containers(struct stats_sandbox *s, struct container *const *con
 	s->container_pointers = calloc(n + 1, sizeof(*s->container_pointers));
 	if (!s->containers || !s->container_pointers)
 		return err_nomem(err);
-	for (size_t i = 0; i < n; i++) {
-		stats_fill_container(&s->containers[i], containers[i], scratch_dir);
+	int r = 0;
+	for (size_t i = 0; i < n && r == 0; i++) {
+		r = stats_fill_container(&s->containers[i], containers[i], scratch_dir, err);
 		s->container_pointers[i] = &s->containers[i].stats;
 	}
 	s->linux.containers = s->container_pointers;
 	s->linux.n_containers = n;
-	return 0;
+	return r;
 }
 
 static void fill_process(struct stats_sandbox *s, const Bulkhead__Agent__StatsResponse *sample)

@@ -24,7 +24,7 @@ struct stats_storage {
 struct stats_container {
 	Runtime__V1__ContainerStats stats;
 	struct stats_storage storage;
-	Runtime__V1__ContainerAttributes attributes;
+	ProtobufCMessageUnknownField attributes; /* the container's, packed */
 	Runtime__V1__FilesystemUsage layer;
 	Runtime__V1__FilesystemIdentifier layer_id;
 	Runtime__V1__SwapUsage swap;
@@ -48,8 +48,8 @@ struct stats_sandbox {
  * One that does not run, or whose guest never answered, has attributes only, as in containerd.
  * scratch_dir: where the host keeps the writable layers.
  */
-void stats_fill_container(
-	struct stats_container *ret, const struct container *container, const char *scratch_dir);
+int stats_fill_container(struct stats_container *ret, struct container *container,
+	const char *scratch_dir, struct err *err);
 
 /* With the n containers, which are the sandbox's. stats_sandbox_done() in any case. */
 int stats_fill_sandbox(struct stats_sandbox *ret, const struct sandbox *sandbox,

@@ -28,9 +28,10 @@ METHOD(stats_service_container)
 	Runtime__V1__ContainerStatsResponse response = RUNTIME__V1__CONTAINER_STATS_RESPONSE__INIT;
 	response.stats = &storage.stats;
 	pthread_mutex_lock(&rt->lock);
-	stats_fill_container(&storage, c, scratch_dir(call));
-	int r = container_visible(c) ? respond(&response.base, ret_response, err)
+	int r = container_visible(c) ? stats_fill_container(&storage, c, scratch_dir(call), err)
 				     : err_set(err, -ENOENT, "container '%s' not found", c->id);
+	if (r == 0)
+		r = respond(&response.base, ret_response, err);
 	pthread_mutex_unlock(&rt->lock);
 	container_unref(c);
 	return r;
@@ -53,10 +54,14 @@ static bool container_wanted(
 			       (void *)c->config->labels, c->config->n_labels));
 }
 
-/* Of the pods, those that have a wanted container are asked. The lock is held. */
-static bool has_wanted(const struct sandbox *sandbox, const void *filter)
+/* Of the pods, those that may have a wanted container are asked. The lock is held. */
+static bool has_wanted(const struct sandbox *sandbox, const void *userdata)
 {
+	const Runtime__V1__ContainerStatsFilter *filter = userdata;
 	const struct container *c;
+	/* Who wants all, as a kubelet does, need not look at each of a thousand for each. */
+	if (!filter || (!filter->id[0] && !filter->pod_sandbox_id[0] && !filter->n_label_selector))
+		return true;
 	TAILQ_FOREACH(c, &sandbox->runtime->containers, link)
 		if (c->sandbox == sandbox && container_wanted(c, filter))
 			return true;
@@ -66,8 +71,9 @@ static bool has_wanted(const struct sandbox *sandbox, const void *filter)
 static int answer_containers(struct runtime *rt, const Runtime__V1__ContainerStatsFilter *filter,
 	const char *scratch, struct rpc_answer *ret_response, struct err *err)
 {
-	const struct container *c;
+	struct container *c;
 	size_t n = 0;
+	int r = 0;
 	TAILQ_FOREACH(c, &rt->containers, link)
 		n += container_wanted(c, filter);
 	_cleanup_free_ struct stats_container *items = calloc(n + 1, sizeof(*items));
@@ -78,12 +84,12 @@ static int answer_containers(struct runtime *rt, const Runtime__V1__ContainerSta
 		RUNTIME__V1__LIST_CONTAINER_STATS_RESPONSE__INIT;
 	response.stats = pointers;
 	TAILQ_FOREACH(c, &rt->containers, link)
-		if (container_wanted(c, filter)) {
-			stats_fill_container(&items[response.n_stats], c, scratch);
+		if (r == 0 && container_wanted(c, filter)) {
+			r = stats_fill_container(&items[response.n_stats], c, scratch, err);
 			pointers[response.n_stats] = &items[response.n_stats].stats;
 			response.n_stats++;
 		}
-	return respond(&response.base, ret_response, err);
+	return r < 0 ? r : respond(&response.base, ret_response, err);
 }
 
 METHOD(stats_service_list_containers)

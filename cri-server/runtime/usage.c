@@ -68,13 +68,26 @@ static void *refresh_main(void *arg)
 	return NULL;
 }
 
+static size_t count_ready(struct sandbox *const *sandboxes, size_t n)
+{
+	size_t ready = 0;
+	if (n)
+		pthread_mutex_lock(&sandboxes[0]->runtime->lock);
+	for (size_t i = 0; i < n; i++)
+		ready += sandboxes[i]->record->state ==
+			 BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+	if (n)
+		pthread_mutex_unlock(&sandboxes[0]->runtime->lock);
+	return ready;
+}
+
 void usage_refresh(struct sandbox *const *sandboxes, size_t n)
 {
 	struct refresh refresh = {.sandboxes = sandboxes, .n = n};
 	pthread_t threads[THREADS_MAX];
-	size_t n_threads = 0;
+	size_t n_threads = 0, ready = count_ready(sandboxes, n);
 	/* This thread is one of them, and does all where there are no others. */
-	while (n_threads < THREADS_MAX && n_threads + 1 < n &&
+	while (n_threads < THREADS_MAX && n_threads + 1 < ready &&
 		pthread_create(&threads[n_threads], NULL, refresh_main, &refresh) == 0)
 		n_threads++;
 	refresh_main(&refresh);

@@ -29,6 +29,7 @@
 #include "tests/bench/process.h"
 #include "tests/bench/pull.h"
 #include "tests/bench/raw.h"
+#include "tests/bench/records.h"
 #include "tests/bench/results.h"
 
 /* Memory is looked at when what came up has come to rest. */
@@ -36,9 +37,7 @@
 /* A pull is long, and does not vary as a boot does. */
 #define PULL_ROUNDS    3
 #define NETWORK_ROUNDS 3
-
-/* What the second server has. */
-#define IMAGES 1000
+#define RESTART_ROUNDS 10
 
 static const char *const sleep_command[] = {"sleep", "86400", NULL};
 static const char *const true_command[] = {"true", NULL};
@@ -46,13 +45,14 @@ static const char *const uname_command[] = {"uname", "-rv", NULL};
 
 struct bench {
 	/* As given. */
-	const char *socket, *images_socket, *image, *dir, *output, *unwire;
+	const char *socket, *image, *dir, *output, *unwire;
 	const char *large_image, *baseline_image, *crictl;
 	uint64_t rounds, server_pid;
 	struct pull_bench pull;
 	struct disk_bench disk;
+	struct records_bench records;
 	/* Made on the way. */
-	struct rpc_client *client, *images_client;
+	struct rpc_client *client;
 	char *image_ref;
 	struct raw_machine raw;
 	struct results results;
@@ -252,15 +252,6 @@ static int prepare(struct bench *bench, struct err *err)
 	return remove_pod(bench, pod, r, err);
 }
 
-/* As the client sees it. */
-static int measure_list(struct bench *bench, struct err *err)
-{
-	uint64_t begin = clock_ns();
-	int r = cri_list_images(bench->images_client, IMAGES, err);
-	return r < 0 ? r
-		     : results_add(&bench->results, "image.list_1000", clock_ms_since(begin), err);
-}
-
 static int measure_network(struct bench *bench, struct err *err)
 {
 	const struct network_bench network = {
@@ -308,10 +299,10 @@ static int measure_containers(struct bench *bench, struct err *err)
 
 static int measure(struct bench *bench, struct err *err)
 {
-	double mib;
+	double mib, ms;
 	int r = prepare(bench, err);
 	if (r == 0)
-		r = cri_list_images(bench->images_client, IMAGES, err);
+		r = records_start(&bench->records, &ms, err);
 	for (unsigned round = 1; r == 0 && round <= bench->rounds; round++) {
 		if (isatty(STDERR_FILENO))
 			fprintf(stderr, "round %u of %u\r", round, (unsigned)bench->rounds);
@@ -319,8 +310,11 @@ static int measure(struct bench *bench, struct err *err)
 		if (r == 0)
 			r = measure_pod(bench, round, err);
 		if (r == 0)
-			r = measure_list(bench, err);
+			r = records_list(&bench->records, &bench->results, err);
 	}
+	if (r == 0)
+		r = records_restart(&bench->records, RESTART_ROUNDS, &bench->results, err);
+	records_done(&bench->records);
 	if (r == 0)
 		r = measure_network(bench, err);
 	if (r == 0)
@@ -340,8 +334,6 @@ static int run(struct bench *bench, struct err *err)
 	print_load();
 	int r = rpc_client_new(bench->socket, &bench->client, err);
 	if (r == 0)
-		r = rpc_client_new(bench->images_socket, &bench->images_client, err);
-	if (r == 0)
 		r = measure(bench, err);
 	if (r == 0) {
 		printf("\n%u rounds, medians:\n", (unsigned)bench->rounds);
@@ -349,7 +341,7 @@ static int run(struct bench *bench, struct err *err)
 		r = results_write(&bench->results, bench->output, err);
 	}
 	rpc_client_free(bench->client);
-	rpc_client_free(bench->images_client);
+	records_done(&bench->records);
 	raw_machine_done(&bench->raw);
 	free(bench->image_ref);
 	return r;
@@ -361,8 +353,11 @@ int main(int argc, char **argv)
 	(void)argc;
 	const struct option_row options[] = {
 		{"socket", 0, OPTION_STRING, &bench.socket, "PATH", "where bulkheadd serves"},
-		{"images-socket", 0, OPTION_STRING, &bench.images_socket, "PATH",
-			"where a bulkheadd with 1000 images serves"},
+		{"bulkheadd", 0, OPTION_STRING, &bench.records.program, "PROGRAM", "bulkheadd"},
+		{"records-config", 0, OPTION_STRING, &bench.records.config, "FILE",
+			"of a bulkheadd with 1000 images, pods and containers"},
+		{"records-socket", 0, OPTION_STRING, &bench.records.socket, "PATH",
+			"where that one serves"},
 		{"server-pid", 0, OPTION_NUMBER, &bench.server_pid, "PID", "bulkheadd's"},
 		{"image", 0, OPTION_STRING, &bench.image, "REF",
 			"an image with busybox's programs"},
@@ -392,11 +387,12 @@ int main(int argc, char **argv)
 	char **rest;
 	int r = options_parse(options, ARRAY_SIZE(options), argv + 1, &rest, &err);
 	if (r != 0 || *rest || !bench.socket || !bench.server_pid || !bench.image || !bench.dir ||
-		!bench.output || !bench.unwire || !bench.images_socket ||
-		!bench.pull.ours.directory || !bench.pull.baseline.socket ||
-		!bench.pull.baseline.directory || !bench.pull.first || !bench.pull.shared ||
-		!bench.large_image || !bench.baseline_image || !bench.crictl ||
-		!bench.disk.volume || bench.rounds == 0 || bench.rounds > RESULTS_SAMPLES_MAX) {
+		!bench.output || !bench.unwire || !bench.records.program || !bench.records.config ||
+		!bench.records.socket || !bench.pull.ours.directory ||
+		!bench.pull.baseline.socket || !bench.pull.baseline.directory ||
+		!bench.pull.first || !bench.pull.shared || !bench.large_image ||
+		!bench.baseline_image || !bench.crictl || !bench.disk.volume || bench.rounds == 0 ||
+		bench.rounds > RESULTS_SAMPLES_MAX) {
 		fprintf(stderr, "%s%sbulkhead-bench takes all of these:\n", err.msg,
 			err.msg[0] ? "; " : "");
 		options_help(stderr, options, ARRAY_SIZE(options));

@@ -7,6 +7,7 @@
 
 #include "common/fd.h"
 #include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/rpc/message.h"
 
 #define CALL_MS 600000
 
@@ -43,16 +44,42 @@ int cri_pull(struct rpc_client *client, const char *image, char **ret_ref, struc
 	return 0;
 }
 
-int cri_list_images(struct rpc_client *client, size_t expected, struct err *err)
+int cri_list(struct rpc_client *client, enum cri_list list, size_t expected, struct err *err)
 {
-	Runtime__V1__ListImagesRequest request = RUNTIME__V1__LIST_IMAGES_REQUEST__INIT;
-	_cleanup_message_ ProtobufCMessage *response = NULL;
-	int r = rpc_client_call(client, &runtime__v1__image_service__descriptor, "ListImages",
-		&request.base, CALL_MS, &response, err);
+	static const struct {
+		const ProtobufCServiceDescriptor *service;
+		const char *method;
+	} lists[] = {
+		[CRI_LIST_IMAGES] = {&runtime__v1__image_service__descriptor, "ListImages"},
+		[CRI_LIST_CONTAINERS] = {&runtime__v1__runtime_service__descriptor,
+			"ListContainers"},
+		[CRI_LIST_SANDBOXES] = {&runtime__v1__runtime_service__descriptor,
+			"ListPodSandbox"},
+		[CRI_LIST_CONTAINER_STATS] = {&runtime__v1__runtime_service__descriptor,
+			"ListContainerStats"},
+	};
+	const char *method = lists[list].method;
+	const ProtobufCMethodDescriptor *type =
+		protobuf_c_service_descriptor_get_method_by_name(lists[list].service, method);
+	/* No filter: a message without fields. */
+	_cleanup_message_ ProtobufCMessage *request =
+		protobuf_c_message_unpack(type->input, NULL, 0, (const uint8_t *)"");
+	struct buf answer;
+	size_t n = 0;
+	if (!request)
+		return err_nomem(err);
+	int r = rpc_client_call_packed(
+		client, lists[list].service, method, request, CALL_MS, &answer, err);
 	if (r < 0)
-		return err_wrap(err, "ListImages");
-	size_t n = ((Runtime__V1__ListImagesResponse *)response)->n_images;
-	return n == expected ? 0 : err_set(err, -EBADMSG, "%zu images instead of %zu", n, expected);
+		return err_wrap(err, "%s", method);
+	/* It holds nothing but the items. */
+	const uint8_t *data = (const uint8_t *)answer.data;
+	for (size_t at = 0; at < answer.len; n++)
+		at += rpc_message_first_field(data + at, answer.len - at);
+	buf_done(&answer);
+	return n == expected
+		       ? 0
+		       : err_set(err, -EBADMSG, "%s: %zu instead of %zu", method, n, expected);
 }
 
 int cri_remove_image(struct rpc_client *client, const char *image, struct err *err)

@@ -15,8 +15,16 @@ int cri_pull(struct rpc_client *client, const char *image, char **ret_ref, struc
 /* With all its names where it is named by id; none is success. */
 int cri_remove_image(struct rpc_client *client, const char *image, struct err *err);
 
-/* -EBADMSG: there are not so many. */
-int cri_list_images(struct rpc_client *client, size_t expected, struct err *err);
+/* What may be listed. */
+enum cri_list {
+	CRI_LIST_IMAGES,
+	CRI_LIST_CONTAINERS,
+	CRI_LIST_SANDBOXES,
+	CRI_LIST_CONTAINER_STATS,
+};
+/* Until the answer is here: what a client makes of it is its own affair. -EBADMSG: there are not so
+ * many. */
+int cri_list(struct rpc_client *client, enum cri_list list, size_t expected, struct err *err);
 
 /* `name` is the pod's name, uid and host name. Its container logs to log_directory. */
 int cri_run_pod(struct rpc_client *client, const char *name, const char *log_directory,

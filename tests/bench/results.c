@@ -48,6 +48,10 @@ static const struct row rows[] = {
 	{"volume.small_files", "ms", "containerd.volume.small_files", BAR_NONE, 0},
 	{"memory.pod", "MiB", "raw.memory", BAR_ADDED, 60},
 	{"image.list_1000", "ms", NULL, BAR_MEDIAN, 5},
+	{"list.containers_1000", "ms", NULL, BAR_MEDIAN, 10},
+	{"list.sandboxes_1000", "ms", NULL, BAR_MEDIAN, 10},
+	{"list.container_stats_1000", "ms", NULL, BAR_MEDIAN, 10},
+	{"restart.1000_records", "ms", NULL, BAR_MEDIAN, 2000},
 	{"memory.server", "MiB", NULL, BAR_MEDIAN, 64},
 };
 

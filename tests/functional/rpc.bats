@@ -66,3 +66,51 @@ no_creation() {
 	[ "$(sqlite3 "$D/state/state.db" 'SELECT count(*) FROM record WHERE kind = 0')" -eq \
 		"$(crictl pods -q | wc -l)" ]
 }
+
+# listed ID: its state in the list of all.
+listed() {
+	crictl ps -a -o json | jq -r --arg id "$1" '.containers[] | select(.id == $id) | .state'
+}
+
+@test "the list of containers follows each change of state" {
+	id=$(create_container "$POD" changing)
+	[ "$(listed "$id")" = CONTAINER_CREATED ]
+	crictl start "$id"
+	[ "$(listed "$id")" = CONTAINER_RUNNING ]
+	crictl stop -t 0 "$id"
+	[ "$(listed "$id")" = CONTAINER_EXITED ]
+	[ "$(listed "$ID")" = CONTAINER_RUNNING ]
+	crictl rm "$id"
+	[ -z "$(listed "$id")" ]
+}
+
+@test "a thousand images, pods and containers on record are found again, and listed as they are" {
+	many=$FT/many
+	make_instance "$many"
+	"$BUILD/tests/bench/fill_images" "$many/state" 1000
+	"$BUILD/tests/bench/fill_pods" "$many/state" 1000
+	# What QEMU can need not be asked again.
+	mkdir "$many/state/libvirt"
+	cp -a "$FT/state/libvirt/cache" "$many/state/libvirt/"
+	use_instance "$many"
+	start_bulkheadd
+	crictl images -o json | jq -e '.images | length == 1000 and (map(.repoTags[0]) | unique | length) == 1000'
+	crictl pods -o json | jq -e '.items | length == 1000 and (map(.metadata.name) | unique | length) == 1000 and
+		all(.state == "SANDBOX_NOTREADY" and .labels["io.kubernetes.pod.name"] == .metadata.name)'
+	crictl ps -a -o json >"$many/first"
+	jq -e '.containers | length == 1000 and (map(.id) | unique | length) == 1000 and
+		all(.state == "CONTAINER_EXITED" and .id[25:] == .podSandboxId[25:] and
+			(.annotations | length) == 8)' "$many/first"
+	# What is listed again was packed before.
+	crictl ps -a -o json | cmp - "$many/first"
+	crictl stats -a -s 0 -o json | jq -e '.stats | length == 1000 and (map(.attributes.id) | unique | length) == 1000 and
+		all((.attributes.labels | length) == 8)'
+	pod=$(crictl pods -q --name service-500-)
+	crictl rmp "$pod"
+	crictl pods -o json | jq -e --arg pod "$pod" '.items | length == 999 and all(.id != $pod)'
+	crictl ps -a -o json | jq -e --arg pod "$pod" '.containers | length == 999 and all(.podSandboxId != $pod)'
+	stop_bulkheadd
+	umount "$many/run/netns" 2>/dev/null || true
+	rm -rf "$many"
+	use_instance "$FT"
+}
