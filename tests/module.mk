@@ -28,6 +28,10 @@ $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-pro
 # For tests/functional/streaming.bats.
 $(call program,exec_load,tests/functional,tests/functional/exec_load.c cri-server/cli/session.c \
 	cri-server/cli/upgrade.c,rpc cri-proto common,grpc jansson libprotobuf-c -lwslay)
+# For tests/functional/kubelet.bats.
+$(call program,kubelet,tests/kubelet,$(addprefix tests/kubelet/,collect.c events.c main.c many.c node.c pleg.c pod.c \
+	restarts.c sandboxes.c soak.c upkeep.c worker.c) \
+	tests/bench/process.c tests/bench/results.c,cli rpc cri-proto common,grpc jansson libprotobuf-c)
 # For tests/functional/security.bats.
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
 # For tests/functional/network.bats.
@@ -48,3 +52,9 @@ $(call guest_program,effective_uid,tests/conformance,tests/conformance/effective
 .PHONY: conformance-baseline
 conformance-baseline: programs
 	$(Q)RUNTIME=containerd tests/run-conformance
+
+# 1,000 pods, which takes hours where programs are emulated: CYCLES=100 make soak. With PODS=30 as many at once first.
+.PHONY: soak
+soak: programs kernel initramfs
+	$(Q)packaging/install-deps
+	$(Q)tests/bench/soak $(or $(CYCLES),1000) $(PODS)

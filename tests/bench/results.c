@@ -16,6 +16,7 @@ enum bar {
 	BAR_LEAST,     /* median / baseline, at least */
 	BAR_ADDED,     /* median - baseline */
 	BAR_MEDIAN,    /* the median */
+	BAR_SOAK,      /* the median, which `make soak` measures and not `make bench` */
 };
 
 struct row {
@@ -53,6 +54,8 @@ static const struct row rows[] = {
 	{"list.container_stats_1000", "ms", NULL, BAR_MEDIAN, 10},
 	{"restart.1000_records", "ms", NULL, BAR_MEDIAN, 2000},
 	{"memory.server", "MiB", NULL, BAR_MEDIAN, 64},
+	{"soak.memory_slope", "KiB", NULL, BAR_SOAK, 1},
+	{"soak.p99_drift", "times", NULL, BAR_SOAK, 1.2},
 };
 
 /* A row with its figures. */
@@ -121,6 +124,7 @@ static bool holds(const struct figures *f)
 	case BAR_ADDED:
 		return f->median - f->baseline <= f->limit;
 	case BAR_MEDIAN:
+	case BAR_SOAK:
 		return f->median <= f->limit;
 	case BAR_NONE:
 		break;
@@ -158,7 +162,7 @@ static int each(const struct results *results, figures_fn fn, void *userdata)
 int results_check(const struct results *results, struct err *err)
 {
 	for (size_t k = 0; k < ARRAY_SIZE(rows); k++) {
-		bool found = false;
+		bool found = rows[k].bar == BAR_SOAK;
 		for (size_t i = 0; i < results->n && !found; i++)
 			found = names(&rows[k], results->series[i].name);
 		if (!found)
@@ -184,6 +188,7 @@ static void describe_bar(const struct figures *f, char *out, size_t size)
 		snprintf(out, size, "%g %s more", f->limit, f->row->unit);
 		break;
 	case BAR_MEDIAN:
+	case BAR_SOAK:
 		snprintf(out, size, "%g %s", f->limit, f->row->unit);
 		break;
 	}
@@ -247,10 +252,31 @@ static int append_row(void *userdata, const struct figures *f)
 	return json_array_append_new(userdata, object) < 0 ? -ENOMEM : 0;
 }
 
+static bool is_kept(const struct results *results, const char *name)
+{
+	for (size_t k = 0; k < ARRAY_SIZE(rows); k++)
+		if (name && names(&rows[k], name))
+			return !find(results, name);
+	return false;
+}
+
+/* What another run measured, which this one did not. */
+static int keep_rows(const struct results *results, const char *path, json_t *array)
+{
+	json_auto_t *before = json_load_file(path, 0, NULL);
+	for (size_t i = 0; i < json_array_size(before); i++) {
+		json_t *row = json_array_get(before, i);
+		const char *name = json_string_value(json_object_get(row, "name"));
+		if (is_kept(results, name) && json_array_append(array, row) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 int results_write(const struct results *results, const char *path, struct err *err)
 {
 	json_auto_t *array = json_array();
-	if (!array || each(results, append_row, array) < 0)
+	if (!array || each(results, append_row, array) < 0 || keep_rows(results, path, array) < 0)
 		return err_nomem(err);
 	_cleanup_free_ char *text = json_dumps(array, JSON_INDENT(1) | JSON_REAL_PRECISION(6));
 	_cleanup_free_ char *lines = text ? str_printf("%s\n", text) : NULL;

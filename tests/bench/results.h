@@ -34,7 +34,7 @@ struct results {
 /* Notes a sample, in its row's unit. -ENOBUFS: more series or samples than there is room for. */
 int results_add(struct results *results, const char *name, double sample, struct err *err);
 
-/* -ENODATA names the first row, or baseline of one, that has no sample. */
+/* -ENODATA names the first row of `make bench`, or baseline of one, that has no sample. */
 int results_check(const struct results *results, struct err *err);
 
 /* The table for people; below it each bar that does not hold. */
@@ -43,6 +43,7 @@ void results_print(const struct results *results, FILE *out);
 /*
  * Writes the rows as a JSON array of {name, unit, median, baseline, ratio, bar, holds}; what has no
  * meaning for a row is null. baseline is the baseline's median and ratio the median over it. What
- * a bar bounds, the ratio, the median or what that adds to the baseline, is in the table.
+ * a bar bounds, the ratio, the median or what that adds to the baseline, is in the table. Rows of
+ * the table that an earlier file at path has and these results have not are kept.
  */
 int results_write(const struct results *results, const char *path, struct err *err);
