@@ -94,7 +94,20 @@ lose_power() {
 	done < <(grep " $D/run" /proc/self/mountinfo | tac)
 	rm -rf "${D:?}/run"
 	eventually 10 no_cgroups
+	lose_rules
 	ip link delete "$NET"
+}
+
+# The rules that CNI's plugins made, as a kernel that starts has none.
+lose_rules() {
+	local rules
+	rules=$(iptables-save -t nat | grep -F "\"$NET\\\"")
+	{
+		echo "*nat"
+		sed -n -e "s/^-A POSTROUTING/-D POSTROUTING/p" <<<"$rules"
+		sed -n -e "s/^-A \(CNI-[^ ]*\) .*/\1/p" <<<"$rules" | sort -u | sed -e "s/.*/-F &\n-X &/"
+		echo COMMIT
+	} | iptables-restore --noflush --wait
 }
 
 no_cgroups() {
