@@ -6,7 +6,7 @@ load lib/bulkheadd
 
 setup_file() {
 	instance_setup
-	make_instance "$FT" 's/memory_mib: 256/memory_mib: 128/'
+	make_instance "$FT" 's/memory_mib: 256/memory_mib: 128/; s/60000/200000/'
 	use_instance "$FT"
 	start_bulkheadd
 	pull_busybox
@@ -127,6 +127,7 @@ no_processes() {
 	play after-reboot
 }
 
-@test "200 containers in four pods: each list shows all of them" {
-	play many --count 200 --pods 4 --relist-ms 1000
+# CONTAINERS=200 for as many as a busy node has.
+@test "many containers in four pods: each list shows all of them" {
+	play many --count "${CONTAINERS:-40}" --pods 4 --relist-ms 1000
 }

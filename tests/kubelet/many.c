@@ -6,7 +6,8 @@
 
 #include "tests/kubelet/scenarios.h"
 
-#define LISTS 3 /* that must show all of them */
+#define LISTS   3 /* that must show all of them */
+#define RETRIES 2
 
 struct filler {
 	struct kubelet *k;
@@ -19,6 +20,21 @@ struct filler {
 	struct err err;
 };
 
+/* As a kubelet: what could not be started, on a host that is too busy, say, is tried anew. */
+static int start_one(struct node *node, struct container *c, struct err *err)
+{
+	int r = container_run(node, c, err);
+	while (r < 0 && c->attempt < RETRIES) {
+		printf("%s %s: %s\n", c->pod->name, c->name, err->msg);
+		r = c->id[0] ? container_remove(node, c->id, err) : 0;
+		c->id[0] = '\0';
+		c->attempt++;
+		if (r == 0)
+			r = container_run(node, c, err);
+	}
+	return r;
+}
+
 static void *fill_main(void *arg)
 {
 	struct filler *f = arg;
@@ -27,7 +43,7 @@ static void *fill_main(void *arg)
 		char name[32];
 		snprintf(name, sizeof(name), "c%zu", i);
 		struct container c = {.pod = &f->pod, .name = name, .script = "exec sleep 1000000"};
-		r = container_run(f->k->node, &c, &f->err);
+		r = start_one(f->k->node, &c, &f->err);
 		memcpy(f->ids[i], c.id, sizeof(c.id));
 	}
 	f->result = r;
