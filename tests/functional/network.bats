@@ -180,7 +180,7 @@ lost_datagrams() {
 	outside() {
 		ip netns exec "$REMOTE" "$sctp" ask "10.216.${SUBNET##*.}.1" "$HOST_PORT"
 	}
-	[ "$(outside)" = closed ]
+	eventually 20 eval '[ "$(outside)" = closed ]'
 	cp "$sctp" "$FT/bin/sctp"
 	server=$(run_script "$POD" sctp 'exec /sctp serve 9899' \
 		".mounts = [{host_path: \"$FT/bin/sctp\", container_path: \"/sctp\", readonly: true}]")
@@ -377,7 +377,7 @@ use_redirect() {
 	in_netns "$third" ip address add "$SUBNET.245/24" dev eth0
 	in_netns "$third" ip link set eth0 mtu 1300
 	eventually 20 eval 'crictl exec -s "$server" ip address show eth0 | grep -qF "$SUBNET.245/24"'
-	crictl exec -s "$server" ip link show eth0 | grep -q "mtu 1300"
+	eventually 20 eval 'crictl exec -s "$server" ip link show eth0 | grep -q "mtu 1300"'
 	ping -c 1 -W 5 "$SUBNET.245"
 	# bridge cannot take back an address that is not its own.
 	in_netns "$third" ip address del "$SUBNET.245/24" dev eth0
