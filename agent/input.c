@@ -8,7 +8,7 @@
 
 #include "common/fd.h"
 
-#define INPUT_BUFFER_BYTES 16384
+#define INPUT_BUFFER_BYTES 65536
 
 struct input {
 	struct ev_loop *loop;

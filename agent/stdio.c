@@ -59,11 +59,19 @@ static int stdio_make_streams(
 	return r;
 }
 
+/* Fewer switches between the process and us, which are what bulk data costs most where each empties
+ * the TLB. A pipe that stays small (over the user's limit) does as well. */
+static void enlarge(int pipe)
+{
+	fcntl(pipe, F_SETPIPE_SZ, (int)AGENT_RING_BYTES);
+}
+
 static int make_output(struct output *output, int *ret_child, struct err *err)
 {
 	int fds[2];
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return err_errno(err, "pipe");
+	enlarge(fds[1]);
 	*ret_child = fds[1];
 	_cleanup_close_ int reader = fds[0];
 	int r = fd_set_nonblock(reader, err);
@@ -81,6 +89,7 @@ static int make_input(struct input *input, int *ret_child, struct err *err)
 	int fds[2];
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return err_errno(err, "pipe");
+	enlarge(fds[0]);
 	*ret_child = fds[0];
 	_cleanup_close_ int writer = fds[1];
 	int r = fd_set_nonblock(writer, err);

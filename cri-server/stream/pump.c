@@ -10,7 +10,8 @@
 
 #define HOLD_BYTES  (256u << 10)
 #define PENDING_MAX (1u << 20) /* what one message or read adds to HOLD_BYTES fits */
-#define READ_BYTES  32768
+#define READ_BYTES  65536
+#define ACK_BYTES   (64u << 10) /* of AGENT_RING_BYTES, which the agent keeps until then */
 
 struct pump {
 	struct ev_loop *loop;
@@ -24,7 +25,7 @@ struct pump {
 	bool out_done;
 	bool blocked; /* the client takes no more */
 	bool told;
-	uint64_t offset;
+	uint64_t offset, acknowledged;
 	uint64_t last_ms;
 };
 
@@ -150,8 +151,9 @@ static void read_socket(struct pump *pump)
 	if (!discard)
 		peer_send(pump->config.peer, pump->config.id, data, (size_t)n);
 	pump->offset += (uint64_t)n;
-	if (pump->config.flags & PUMP_ACK)
-		agent_stream_ack(pump->fd, pump->offset, NULL); /* a later one says it too */
+	if (pump->config.flags & PUMP_ACK && pump->offset - pump->acknowledged >= ACK_BYTES &&
+		agent_stream_ack(pump->fd, pump->offset, NULL) == 0)
+		pump->acknowledged = pump->offset;
 }
 
 static void on_io(void *userdata, uint32_t events)
