@@ -27,7 +27,7 @@ $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-pro
 	grpc libprotobuf-c)
 # For tests/functional/streaming.bats.
 $(call program,exec_load,tests/functional,tests/functional/exec_load.c cri-server/cli/session.c \
-	cri-server/cli/upgrade.c,rpc cri-proto common,grpc jansson libprotobuf-c -lwslay)
+	cri-server/cli/upgrade.c cri-server/cli/link.c,rpc cri-proto common,grpc libssl libcrypto jansson libprotobuf-c -lwslay)
 # For tests/functional/kubelet.bats.
 $(call program,kubelet,tests/kubelet,$(addprefix tests/kubelet/,collect.c events.c main.c many.c node.c pleg.c pod.c \
 	restarts.c sandboxes.c soak.c upkeep.c worker.c) \

@@ -18,7 +18,7 @@ int cli_attach(struct cli *cli, const char *id, const struct session_options *op
 	request.stdout = true;
 	request.stderr = !options->tty;
 	int r = cli_call(cli, CLI_RUNTIME, "Attach", &request.base, CLI_SHORT_MS, &response, err);
-	return r < 0 ? r : session_run(response->url, options, ret_exit, err);
+	return r < 0 ? r : session_run(cli, response->url, options, ret_exit, err);
 }
 
 int command_attach(struct cli *cli, char **args)

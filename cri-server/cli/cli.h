@@ -21,6 +21,7 @@ struct option_sink;
 struct cli {
 	const char *socket; /* path, without "unix://" */
 	bool socket_given;
+	const char *tls_ca;         /* whom the streaming server is trusted by; NULL: link.h */
 	uint64_t timeout_ms;        /* 0: each call's default */
 	struct rpc_client *client;  /* connected by the first call */
 	const struct command *self; /* the command that runs */

@@ -48,7 +48,7 @@ int cli_exec_session(struct cli *cli, char *id, char **command,
 	request.stdout = true;
 	request.stderr = !options->tty;
 	int r = cli_call(cli, CLI_RUNTIME, "Exec", &request.base, CLI_SHORT_MS, &response, err);
-	return r < 0 ? r : session_run(response->url, options, ret_exit, err);
+	return r < 0 ? r : session_run(cli, response->url, options, ret_exit, err);
 }
 
 int command_exec(struct cli *cli, char **args)

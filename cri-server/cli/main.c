@@ -5,14 +5,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
 #include "cri-server/cli/message_json.h"
 #include "cri-server/cli/output.h"
+#include "cri-server/config.h"
 #include "cri-server/version.h"
 
 #define DEFAULT_SOCKET "unix:///run/bulkhead/bulkhead.sock"
+#define DEFAULT_CONFIG "/etc/bulkhead/config.yaml"
 
 static const struct command commands[] = {
 	{"check", "[options]", "What this host offers and lacks, with the remedy", command_check},
@@ -178,10 +181,10 @@ static int run_command(struct cli *cli, char **args)
 
 /* What stands before the command. */
 struct globals {
-	const char *endpoint;
+	const char *endpoint, *tls_ca;
 	uint64_t timeout_s;
 	bool version;
-	struct option_row rows[3];
+	struct option_row rows[4];
 };
 
 static void globals_init(struct globals *g)
@@ -190,6 +193,9 @@ static void globals_init(struct globals *g)
 		.rows = {
 			{"socket", 's', OPTION_STRING, &g->endpoint, "PATH",
 				"the runtime's socket (default " DEFAULT_SOCKET ")"},
+			{"tls-ca", 0, OPTION_STRING, &g->tls_ca, "FILE",
+				"whom to trust where streams go through TLS (default: the "
+				"certificate in bulkheadd's configuration, else the system's)"},
 			{"timeout", 't', OPTION_NUMBER, &g->timeout_s, "SECONDS",
 				"longest time for each call"},
 			{"version", 0, OPTION_FLAG, &g->version, NULL, "show the version"},
@@ -201,6 +207,17 @@ void cli_describe_globals(const struct option_sink *sink)
 	struct globals g;
 	globals_init(&g);
 	sink->fn(sink->userdata, g.rows, ARRAY_SIZE(g.rows));
+}
+
+/* The certificate that the configuration of this host's bulkheadd names, or NULL. */
+static char *configured_certificate(void)
+{
+	struct config *config = NULL;
+	if (access(DEFAULT_CONFIG, R_OK) < 0 || config_load(DEFAULT_CONFIG, &config, NULL) < 0)
+		return NULL;
+	char *path = TAKE_PTR(config->streaming.tls_certificate);
+	config_free(config);
+	return path;
 }
 
 int main(int argc, char **argv)
@@ -229,6 +246,8 @@ int main(int argc, char **argv)
 	}
 	cli.socket = socket_path(g.endpoint ? g.endpoint : DEFAULT_SOCKET);
 	cli.socket_given = g.endpoint != NULL;
+	_cleanup_free_ char *configured = g.tls_ca ? NULL : configured_certificate();
+	cli.tls_ca = configured ? configured : g.tls_ca;
 	cli.timeout_ms = g.timeout_s * 1000;
 	return run_command(&cli, args);
 }

@@ -19,6 +19,8 @@
 #define PORTS_MAX     64
 #define ADDRESSES_MAX 16
 #define LISTENERS_MAX (PORTS_MAX * ADDRESSES_MAX)
+#define RETRY_MS      500
+#define GIVE_UP_MS    120000 /* a connection that is lost does not come back */
 
 struct forwarder;
 
@@ -35,8 +37,12 @@ struct address {
 };
 
 struct forwarder {
+	struct cli *cli;
+	char *pod;
 	struct ev_loop *loop;
 	struct tunnel *tunnel;
+	struct ev_source *retry;
+	uint64_t lost_ms; /* 0: it is not */
 	struct ev_source *interrupts[2];
 	struct port_pair ports[PORTS_MAX];
 	size_t n_ports;
@@ -77,17 +83,78 @@ static void on_error(void *userdata, uint16_t local, uint16_t remote, const char
 static void on_room(void *userdata)
 {
 	struct forwarder *f = userdata;
-	if (f->full)
+	if (f->full && !f->lost_ms)
 		listen_all(f, true);
 }
 
 static void on_lost(void *userdata, const struct err *err)
 {
-	stop(userdata, err);
+	struct forwarder *f = userdata;
+	cli_note("%s; connecting again", err->msg);
+	f->lost_ms = ev_now_ms();
+	listen_all(f, false);
+	ev_timer_set(f->retry, 0);
 }
 
 static const struct tunnel_events events = {
 	.on_error = on_error, .on_room = on_room, .on_lost = on_lost};
+
+static int open_tunnel(struct forwarder *f, struct err *err)
+{
+	Runtime__V1__PortForwardRequest request = RUNTIME__V1__PORT_FORWARD_REQUEST__INIT;
+	_cleanup_message_ Runtime__V1__PortForwardResponse *response = NULL;
+	int32_t ports[PORTS_MAX];
+	request.pod_sandbox_id = f->pod;
+	request.port = ports;
+	for (; request.n_port < f->n_ports; request.n_port++)
+		ports[request.n_port] = f->ports[request.n_port].remote;
+	int r = cli_call(
+		f->cli, CLI_RUNTIME, "PortForward", &request.base, CLI_SHORT_MS, &response, err);
+	if (r < 0)
+		return r;
+	struct link *link = NULL;
+	struct buf rest = buf_init(1u << 20);
+	const struct upgrade open = {.url = response->url,
+		.ca = f->cli->tls_ca,
+		.method = "POST",
+		.headers = "Upgrade: SPDY/3.1\r\n"
+			   "X-Stream-Protocol-Version: portforward.k8s.io\r\n"};
+	r = upgrade(&open, &link, &rest, err);
+	if (r == 0)
+		r = tunnel_new(f->loop, link, &rest, &events, f, &f->tunnel, err);
+	buf_done(&rest);
+	return r;
+}
+
+/* The runtime may have been started anew: it is asked as by a new client. */
+static int open_again(struct forwarder *f, bool *ret_hopeless, struct err *err)
+{
+	rpc_client_free(f->cli->client);
+	f->cli->client = NULL;
+	int r = cli_connect(f->cli, err);
+	if (r < 0)
+		return r;
+	r = open_tunnel(f, err);
+	*ret_hopeless = r == -ENOENT; /* the pod is gone */
+	return r;
+}
+
+static void on_retry(void *userdata)
+{
+	struct forwarder *f = userdata;
+	struct err err = ERR_INIT;
+	bool hopeless = false;
+	f->tunnel = tunnel_free(f->tunnel);
+	if (open_again(f, &hopeless, &err) == 0) {
+		cli_note("connected again");
+		f->lost_ms = 0;
+		listen_all(f, true);
+	} else if (hopeless || ev_now_ms() - f->lost_ms >= GIVE_UP_MS) {
+		stop(f, &err);
+	} else {
+		ev_timer_set(f->retry, RETRY_MS);
+	}
+}
 
 static void on_connection(void *userdata, uint32_t ready)
 {
@@ -95,6 +162,8 @@ static void on_connection(void *userdata, uint32_t ready)
 	struct forwarder *f = l->forwarder;
 	struct err err = ERR_INIT;
 	(void)ready;
+	if (f->lost_ms)
+		return;
 	int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0 && (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED))
 		return;
@@ -233,44 +302,27 @@ static int take_ports(struct forwarder *f, char **args, struct err *err)
 	return 0;
 }
 
-static int begin(struct cli *cli, struct forwarder *f, char *pod, struct err *err)
+static int begin(struct forwarder *f, struct err *err)
 {
-	Runtime__V1__PortForwardRequest request = RUNTIME__V1__PORT_FORWARD_REQUEST__INIT;
-	_cleanup_message_ Runtime__V1__PortForwardResponse *response = NULL;
-	int32_t ports[PORTS_MAX];
-	request.pod_sandbox_id = pod;
-	request.port = ports;
-	for (; request.n_port < f->n_ports; request.n_port++)
-		ports[request.n_port] = f->ports[request.n_port].remote;
-	int r = cli_call(
-		cli, CLI_RUNTIME, "PortForward", &request.base, CLI_SHORT_MS, &response, err);
-	if (r < 0)
-		return r;
-	int fd = -EBADF;
-	struct buf rest = buf_init(1u << 20);
-	r = upgrade(response->url, "POST",
-		"Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: portforward.k8s.io\r\n", &fd,
-		&rest, err);
+	int r = ev_timer_new(f->loop, EV_NEVER, on_retry, f, &f->retry, err);
 	if (r == 0)
-		r = tunnel_new(f->loop, fd, &rest, &events, f, &f->tunnel, err);
-	buf_done(&rest);
+		r = open_tunnel(f, err);
 	for (size_t i = 0; r == 0 && i < f->n_ports; i++)
 		r = listen_port(f, f->ports[i], err);
 	return r;
 }
 
-static int forward(struct cli *cli, struct forwarder *f, const char *wanted, struct err *err)
+static int forward(struct forwarder *f, const char *wanted, struct err *err)
 {
 	static const int signals[] = {SIGINT, SIGTERM};
-	_cleanup_free_ char *pod = NULL;
 	int r = ev_loop_new(&f->loop, err);
 	/* Before gRPC makes its threads, which inherit what is blocked. */
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(signals); i++)
 		r = ev_signal_new(f->loop, signals[i], on_interrupt, f, &f->interrupts[i], err);
 	if (r == 0)
-		r = cli_find_pod(cli, wanted, &pod, err);
+		r = cli_find_pod(f->cli, wanted, &f->pod, err);
 	if (r == 0)
-		r = begin(cli, f, pod, err);
+		r = begin(f, err);
 	if (r == 0)
 		r = ev_loop_run(f->loop, err);
 	if (r == 0 && f->err.code)
@@ -280,6 +332,8 @@ static int forward(struct cli *cli, struct forwarder *f, const char *wanted, str
 		fd_close(f->listeners[i].fd);
 	}
 	tunnel_free(f->tunnel);
+	ev_source_free(f->retry);
+	free(f->pod);
 	ev_loop_free(f->loop);
 	return r;
 }
@@ -296,10 +350,13 @@ int command_port_forward(struct cli *cli, char **args)
 		return exit_code;
 	struct err err = ERR_INIT;
 	_cleanup_free_ struct forwarder *f = calloc(1, sizeof(*f));
-	int r = f ? take_ports(f, args + 1, &err) : err_nomem(&err);
+	if (!f)
+		return cli_no_memory();
+	f->cli = cli;
+	int r = take_ports(f, args + 1, &err);
 	if (r == 0)
 		r = take_addresses(f, &addresses, &err);
 	if (r == 0)
-		r = forward(cli, f, args[0], &err);
+		r = forward(f, args[0], &err);
 	return r < 0 ? cli_fail(&err) : EXIT_SUCCESS;
 }

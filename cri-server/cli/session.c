@@ -18,9 +18,10 @@
 
 #include "common/buf.h"
 #include "common/fd.h"
+#include "cri-server/cli/cli.h"
 #include "cri-server/cli/upgrade.h"
 
-#define READ_BYTES    16384
+#define READ_BYTES    LINK_READ_BYTES
 #define STATUS_MAX    65536
 #define OUT_HIGH      (64u << 10) /* stdin is not read while more waits to go out */
 #define DETACH_FIRST  0x10        /* Ctrl-P */
@@ -31,7 +32,7 @@ enum { CHANNEL_IN, CHANNEL_OUT, CHANNEL_ERR, CHANNEL_STATUS, CHANNEL_SIZE };
 
 struct session {
 	const struct session_options *options;
-	int fd;
+	struct link *link;
 	wslay_event_context_ptr wslay;
 	struct buf in;  /* read behind the handshake, for wslay */
 	struct buf out; /* to the server */
@@ -155,7 +156,7 @@ static void read_stdin(struct session *s)
 
 static void flush(struct session *s)
 {
-	ssize_t n = send(s->fd, s->out.data, s->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	ssize_t n = link_send(s->link, s->out.data, s->out.len);
 	if (n > 0)
 		buf_consume(&s->out, (size_t)n);
 	else if (n < 0 && errno != EAGAIN && errno != EINTR)
@@ -166,7 +167,7 @@ static void flush(struct session *s)
 static bool receive(struct session *s)
 {
 	char data[READ_BYTES];
-	ssize_t n = recv(s->fd, data, sizeof(data), MSG_DONTWAIT);
+	ssize_t n = link_recv(s->link, data, sizeof(data));
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
 	return n > 0 && buf_append(&s->in, data, (size_t)n) == 0;
@@ -187,7 +188,8 @@ static void pump(struct session *s)
 	while (open && !s->detached && !s->err.code) {
 		bool reads = s->in_open && s->out.len < OUT_HIGH;
 		struct pollfd polls[] = {
-			{.fd = s->fd, .events = (short)(POLLIN | (s->out.len ? POLLOUT : 0))},
+			{.fd = link_fd(s->link),
+				.events = (short)(POLLIN | (s->out.len ? POLLOUT : 0))},
 			{.fd = reads ? s->options->in_fd : -1, .events = POLLIN},
 			{.fd = s->winch, .events = POLLIN},
 		};
@@ -246,33 +248,34 @@ static int begin_terminal(struct session *s, struct err *err)
 	return 0;
 }
 
-static int session_open(struct session *s, const char *url, struct err *err)
+static int session_open(struct session *s, const struct upgrade *open, struct err *err)
 {
 	const struct wslay_event_callbacks callbacks = {.recv_callback = on_recv,
 		.send_callback = on_send,
 		.genmask_callback = on_mask,
 		.on_msg_recv_callback = on_message};
-	int r = upgrade(url, "GET",
-		"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-		"Sec-WebSocket-Key: YnVsa2hlYWRjdGwgMDEyMw==\r\n"
-		"Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n",
-		&s->fd, &s->in, err);
+	int r = upgrade(open, &s->link, &s->in, err);
 	if (r == 0 && wslay_event_context_client_init(&s->wslay, &callbacks, s) != 0)
 		r = err_nomem(err);
 	return r == 0 && s->options->tty ? begin_terminal(s, err) : r;
 }
 
-int session_run(
-	const char *url, const struct session_options *options, int *ret_exit, struct err *err)
+int session_run(const struct cli *cli, const char *url, const struct session_options *options,
+	int *ret_exit, struct err *err)
 {
+	const struct upgrade open = {.url = url,
+		.ca = cli->tls_ca,
+		.method = "GET",
+		.headers = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+			   "Sec-WebSocket-Key: YnVsa2hlYWRjdGwgMDEyMw==\r\n"
+			   "Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n"};
 	struct session s = {.options = options,
-		.fd = -EBADF,
 		.winch = -EBADF,
 		.in = buf_init(1u << 20),
 		.out = buf_init(1u << 20),
 		.status = buf_init(STATUS_MAX),
 		.in_open = options->in};
-	int r = session_open(&s, url, err);
+	int r = session_open(&s, &open, err);
 	if (r == 0)
 		pump(&s);
 	if (s.raw)
@@ -285,7 +288,7 @@ int session_run(
 		r = session_status(s.status.data ? s.status.data : "", s.status.len, ret_exit, err);
 	if (s.wslay)
 		wslay_event_context_free(s.wslay);
-	fd_close(s.fd);
+	link_free(s.link);
 	fd_close(s.winch);
 	buf_done(&s.in);
 	buf_done(&s.out);

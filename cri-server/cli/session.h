@@ -33,8 +33,8 @@ struct session_options {
  * Runs it to its end. *ret_exit: the process's exit code; 0 where the client detached. -errno: it
  * could not be started, or the connection was lost.
  */
-int session_run(
-	const char *url, const struct session_options *options, int *ret_exit, struct err *err);
+int session_run(const struct cli *cli, const char *url, const struct session_options *options,
+	int *ret_exit, struct err *err);
 
 /* Runs a command in the container, in such a session. */
 int cli_exec_session(struct cli *cli, char *id, char **command,

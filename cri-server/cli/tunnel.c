@@ -8,7 +8,7 @@
 #include "common/fd.h"
 #include "cri-server/stream/spdy.h"
 
-#define READ_BYTES     16384
+#define READ_BYTES     LINK_READ_BYTES
 #define LOCAL_MAX      (256u << 10) /* kept for one connection; its window is smaller */
 #define OUT_HIGH       (256u << 10) /* local connections are not read while more waits */
 #define OUT_MAX        (8u << 20)
@@ -30,7 +30,7 @@ struct connection {
 
 struct tunnel {
 	struct ev_loop *loop;
-	int fd;
+	struct link *link;
 	struct ev_source *io;
 	struct spdy *spdy;
 	struct buf out;
@@ -174,7 +174,7 @@ static void flush(struct tunnel *t)
 {
 	struct err err = ERR_INIT;
 	bool was_high = t->out.len >= OUT_HIGH;
-	ssize_t n = send(t->fd, t->out.data, t->out.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	ssize_t n = link_send(t->link, t->out.data, t->out.len);
 	if (n > 0) {
 		buf_consume(&t->out, (size_t)n);
 	} else if (errno != EAGAIN && errno != EINTR) {
@@ -189,7 +189,7 @@ static void receive(struct tunnel *t)
 {
 	char data[READ_BYTES];
 	struct err err = ERR_INIT;
-	ssize_t n = recv(t->fd, data, sizeof(data), MSG_DONTWAIT);
+	ssize_t n = link_recv(t->link, data, sizeof(data));
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n <= 0)
@@ -267,16 +267,16 @@ static void on_local(void *userdata, uint32_t events)
 
 /* ---- */
 
-int tunnel_new(struct ev_loop *loop, int fd, struct buf *rest, const struct tunnel_events *events,
-	void *userdata, struct tunnel **ret, struct err *err)
+int tunnel_new(struct ev_loop *loop, struct link *link, struct buf *rest,
+	const struct tunnel_events *events, void *userdata, struct tunnel **ret, struct err *err)
 {
 	struct tunnel *t = calloc(1, sizeof(*t));
 	if (!t) {
-		fd_close(fd);
+		link_free(link);
 		return err_nomem(err);
 	}
 	*t = (struct tunnel){.loop = loop,
-		.fd = fd,
+		.link = link,
 		.out = buf_init(OUT_MAX),
 		.events = events,
 		.userdata = userdata};
@@ -285,7 +285,7 @@ int tunnel_new(struct ev_loop *loop, int fd, struct buf *rest, const struct tunn
 	if (r == 0)
 		r = spdy_feed(t->spdy, rest->data, rest->len, err);
 	if (r == 0)
-		r = ev_io_new(loop, fd, EPOLLIN | EPOLLOUT, on_server, t, &t->io, err);
+		r = ev_io_new(loop, link_fd(link), EPOLLIN | EPOLLOUT, on_server, t, &t->io, err);
 	if (r < 0)
 		tunnel_free(t);
 	else
@@ -302,7 +302,7 @@ struct tunnel *tunnel_free(struct tunnel *t)
 	ev_source_free(t->io);
 	spdy_free(t->spdy);
 	buf_done(&t->out);
-	fd_close(t->fd);
+	link_free(t->link);
 	free(t);
 	return NULL;
 }

@@ -10,6 +10,7 @@
 #include "common/buf.h"
 #include "common/err.h"
 #include "common/loop.h"
+#include "cri-server/cli/link.h"
 
 /* The server takes no more pairs at once. */
 #define TUNNEL_CONNECTIONS_MAX 512
@@ -26,9 +27,9 @@ struct tunnel_events {
 	void (*on_lost)(void *userdata, const struct err *err);
 };
 
-/* Takes the upgraded connection fd, also on failure; rest: what came behind the upgrade. */
-int tunnel_new(struct ev_loop *loop, int fd, struct buf *rest, const struct tunnel_events *events,
-	void *userdata, struct tunnel **ret, struct err *err);
+/* Takes the upgraded connection, also on failure; rest: what came behind the upgrade. */
+int tunnel_new(struct ev_loop *loop, struct link *link, struct buf *rest,
+	const struct tunnel_events *events, void *userdata, struct tunnel **ret, struct err *err);
 struct tunnel *tunnel_free(struct tunnel *tunnel);
 
 /* Takes the local connection fd, also on failure. The ports are for the server and on_error(). */

@@ -6,11 +6,17 @@
 
 #include "common/buf.h"
 #include "common/err.h"
+#include "cri-server/cli/link.h"
+
+struct upgrade {
+	const char *url;
+	const char *ca; /* as link_open() */
+	const char *method;
+	const char *headers; /* each ended by CR LF */
+};
 
 /*
- * Connects to http://ADDRESS:PORT/PATH and asks for the upgrade with the method and these headers
- * (each ended by CR LF). What came behind the answer is appended to `rest`. -EPROTO: refused, with
- * the server's words.
+ * Connects to the URL and asks for the upgrade. What came behind the answer is appended to `rest`.
+ * -EPROTO: refused, with the server's words. Else as link_open().
  */
-int upgrade(const char *url, const char *method, const char *headers, int *ret_fd, struct buf *rest,
-	struct err *err);
+int upgrade(const struct upgrade *upgrade, struct link **ret, struct buf *rest, struct err *err);

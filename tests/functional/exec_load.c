@@ -35,7 +35,7 @@ struct load {
 };
 
 struct connection {
-	int fd;
+	struct link *link;
 	struct buf rest; /* read behind the handshake's answer */
 };
 
@@ -69,7 +69,7 @@ static int send_message(const struct connection *c, const void *data, size_t len
 {
 	unsigned char frame[6 + 125] = {0x82, 0x80 | (unsigned char)len};
 	memcpy(frame + 6, data, len);
-	return fd_write_all(c->fd, frame, 6 + len, err);
+	return link_send_all(c->link, frame, 6 + len, err);
 }
 
 static int read_exact(struct connection *c, void *data, size_t len, struct err *err)
@@ -78,7 +78,13 @@ static int read_exact(struct connection *c, void *data, size_t len, struct err *
 	if (n)
 		memcpy(data, c->rest.data, n);
 	buf_consume(&c->rest, n);
-	return fd_read_exact(c->fd, (char *)data + n, len - n, err);
+	while (n < len) {
+		ssize_t got = link_recv_wait(c->link, (char *)data + n, len - n);
+		if (got <= 0)
+			return err_set(err, -EPIPE, "the streaming server has closed");
+		n += (size_t)got;
+	}
+	return 0;
 }
 
 /* A frame's payload, with a NUL behind; *ret_len 0 at the close frame. */
@@ -128,13 +134,15 @@ static int read_channel(
 
 static int begin(struct worker *worker, struct connection *c, struct err *err)
 {
-	static const char headers[] = "Upgrade: websocket\r\n"
-				      "Sec-WebSocket-Version: 13\r\n"
-				      "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-				      "Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n";
+	const struct upgrade open = {.url = worker->url,
+		.method = "GET",
+		.headers = "Upgrade: websocket\r\n"
+			   "Sec-WebSocket-Version: 13\r\n"
+			   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+			   "Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n"};
 	char text[64], echo[64];
 	int len = snprintf(text, sizeof(text), "%csession %u\n", IN, worker->number);
-	int r = upgrade(worker->url, "GET", headers, &c->fd, &c->rest, err);
+	int r = upgrade(&open, &c->link, &c->rest, err);
 	if (r == 0)
 		r = send_message(c, text, (size_t)len, err);
 	if (r == 0)
@@ -148,7 +156,7 @@ static void *session_main(void *arg)
 {
 	struct worker *worker = arg;
 	struct err err = ERR_INIT;
-	struct connection c = {.fd = -EBADF, .rest = buf_init(MESSAGE_MAX)};
+	struct connection c = {.rest = buf_init(MESSAGE_MAX)};
 	char status[1024];
 	int code = -1;
 	int r = begin(worker, &c, &err);
@@ -163,7 +171,7 @@ static void *session_main(void *arg)
 		r = err_set(&err, -EIO, "exit code %d", code);
 	if (r < 0)
 		complain(worker, "session", err.msg);
-	fd_close(c.fd);
+	link_free(c.link);
 	buf_done(&c.rest);
 	return NULL;
 }

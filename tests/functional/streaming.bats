@@ -359,7 +359,7 @@ fds() {
 }
 
 @test "with a certificate the URLs are https, and all works through TLS" {
-	local server url
+	local server url port line
 	openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 \
 		-keyout "$D/key.pem" -out "$D/cert.pem" 2>/dev/null
 	printf 'streaming:\n  tls_certificate: %s\n  tls_key: %s\n' "$D/cert.pem" "$D/key.pem" >>"$D/config.yaml"
@@ -387,6 +387,29 @@ fds() {
 	timeout 20 cat <&6
 	exec 6>&-
 	eventually 20 fds_below "$(cat "$D/pid")" 200
+
+	# bulkheadctl trusts whom it is told to; its port-forward outlives bulkheadd.
+	run ctl exec -i "$ID" true </dev/null
+	[ "$status" -eq 1 ]
+	[[ $output == *"certificate is not trusted for 127.0.0.1"* ]]
+	ctl --tls-ca "$D/cert.pem" exec -i "$ID" cat <"$D/large" >"$D/back"
+	cmp "$D/large" "$D/back"
+	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" --tls-ca "$D/cert.pem" \
+		port-forward "$POD" :7100 >"$D/forward" 2>"$D/lost" 3>&- &
+	server=$!
+	eventually 20 grep -q "^Forwarding from 127" "$D/forward"
+	port=$(sed -n "s/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p" "$D/forward")
+	kill_bulkheadd
+	eventually 20 grep -q "connecting again$" "$D/lost"
+	start_bulkheadd
+	eventually 110 grep -q "^connected again" "$D/lost"
+	exec 7<>"/dev/tcp/127.0.0.1/$port"
+	echo anew >&7
+	read -r -t 20 line <&7
+	[ "$line" = anew ]
+	exec 7>&-
+	kill "$server"
+	wait "$server"
 }
 
 @test "nothing is left of all that: no thread, no descriptor, no process in the guest" {
