@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "common/fault.h"
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/signals.h"
@@ -134,8 +135,10 @@ static int reopen_log(struct container *c, struct err *err)
 	if (!runs)
 		return err_set(err, -EBADFD, "container %s does not run", c->id);
 	if (writer) {
+		FAULT_POINT("ReopenContainerLog", "open");
 		int r = log_writer_reopen(writer, err);
 		log_writer_unref(writer);
+		FAULT_POINT("ReopenContainerLog", "done");
 		return r;
 	}
 	struct machine *machine = sandbox_machine(c->sandbox, err);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/fault.h"
 #include "common/fd.h"
 #include "cri-server/runtime/resources.h"
 
@@ -57,6 +58,7 @@ static int update_guest(
 	int r = grow_check(machine, c->sandbox, merged, err);
 	if (r == 0)
 		r = grow_for_container(machine, c, merged, err);
+	FAULT_POINT("UpdateContainerResources", "guest");
 	if (r == 0)
 		r = tell_guest(machine, c->id, merged, err);
 	machine_unref(machine);
@@ -70,6 +72,7 @@ static int apply_to_pod(struct machine *machine, struct sandbox *sandbox,
 	int r = resources ? grow_check(machine, sandbox, resources, err) : 0;
 	if (r == 0 && resources)
 		r = grow_for_pod(machine, sandbox, resources, err);
+	FAULT_POINT("UpdatePodSandboxResources", "guest");
 	if (r == 0)
 		r = machine_limit(machine, sandbox, err);
 	return r < 0 || !resources ? r : tell_guest(machine, "", resources, err);
@@ -133,7 +136,12 @@ static int update_pod(struct sandbox *sandbox,
 			runtime__v1__linux_pod_sandbox_config__free_unpacked(before, NULL);
 	}
 	machine_unref(machine);
-	return r < 0 ? r : record_pod(sandbox, err);
+	if (r < 0)
+		return r;
+	FAULT_POINT("UpdatePodSandboxResources", "record");
+	r = record_pod(sandbox, err);
+	FAULT_POINT("UpdatePodSandboxResources", "done");
+	return r;
 }
 
 /* `op` is held. */
@@ -154,7 +162,10 @@ static int update(
 		runtime__v1__linux_container_resources__free_unpacked(merged, NULL);
 		return r;
 	}
-	return record(c, merged, err);
+	FAULT_POINT("UpdateContainerResources", "record");
+	r = record(c, merged, err);
+	FAULT_POINT("UpdateContainerResources", "done");
+	return r;
 }
 
 METHOD(resources_service_container)

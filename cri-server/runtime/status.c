@@ -7,6 +7,7 @@
 
 #include <jansson.h>
 
+#include "common/fault.h"
 #include "common/fd.h"
 #include "cri-server/image/service.h"
 #include "cri-server/runtime/internal.h"
@@ -140,6 +141,7 @@ METHOD(status_update_runtime_config)
 		Bulkhead__Store__Setting setting = BULKHEAD__STORE__SETTING__INIT;
 		setting.value = network->pod_cidr;
 		int r = store_put(rt->store, STORE_SETTING, POD_CIDR_SETTING, &setting.base, err);
+		FAULT_POINT("UpdateRuntimeConfig", "done");
 		if (r < 0)
 			return r;
 		log_event(rt->log, LOG_LEVEL_INFO, "pod CIDR recorded", "cidr", network->pod_cidr,

@@ -212,7 +212,97 @@ small_is_gone() {
 	at_each_point RemoveImage pull_small remove_small small_is_gone
 }
 
-@test "every method that bulkheadd lists is tried here" {
-	diff <("$FT/bin/bulkheadd" --list-steps | sed -e 's,/.*,,' | sort -u) \
-		<(sed -n -e 's/^\tat_each_point \([A-Za-z]*\) .*/\1/p' "$BATS_TEST_FILENAME" | sort -u)
+more_memory() {
+	MIB=$((${MIB:-320} + 16))
+}
+
+update_victim() {
+	crictl update --memory $((MIB << 20)) "$(cat "$FT/container")" >/dev/null
+}
+
+victim_updated() {
+	local id
+	id=$(cat "$FT/container")
+	update_victim && [ "$(container_field "$id" .resources.linux.memoryLimitInBytes)" = $((MIB << 20)) ] &&
+		[ "$(crictl exec -s "$id" cat /sys/fs/cgroup/memory.max)" = $((MIB << 20)) ]
+}
+
+@test "UpdateContainerResources" {
+	start_new_victim
+	at_each_point UpdateContainerResources more_memory update_victim victim_updated
+	remove_victim
+}
+
+# A request for so many MiB, which the guest has when it is done: field 4 as a varint of 5 bytes.
+update_pod() {
+	local bytes=$((MIB << 20)) varint i
+	for ((i = 0; i < 5; i++)); do
+		varint+=$(printf '\\x%02x' $((bytes >> 7 * i & 127 | (i < 4 ? 128 : 0))))
+	done
+	printf '\x0a\x20%s\x1a\x06\x20'"$varint" "$(cat "$FT/shared")" | raw UpdatePodSandboxResources
+}
+
+pod_updated() {
+	update_pod && [ "$(crictl exec -s "$(cat "$FT/container")" awk '/^MemTotal/ {print int($2 / 1024)}' \
+		/proc/meminfo)" -gt "$MIB" ]
+}
+
+@test "UpdatePodSandboxResources" {
+	start_new_victim
+	at_each_point UpdatePodSandboxResources more_memory update_pod pod_updated
+	remove_victim
+}
+
+# As a kubelet rotates: away with the file, then a new one.
+rotate() {
+	mv "$D/logs/shared/victim.log" "$D/logs/shared/victim.log.$((ROTATED = ${ROTATED:-10} + 1))"
+}
+
+reopen_log() {
+	crictl logs -r "$(cat "$FT/container")" >/dev/null
+}
+
+wrote_after_rotation() {
+	[ -s "$D/logs/shared/victim.log" ]
+}
+
+log_is_reopened() {
+	reopen_log && eventually 20 wrote_after_rotation &&
+		cat "$D"/logs/shared/victim.log.* "$D/logs/shared/victim.log" >"$FT/whole" &&
+		cat_log "$FT/whole" stdout | awk '$0 != NR - 1 {print NR ": " $0; exit 1}'
+}
+
+@test "ReopenContainerLog" {
+	rm -f "$D"/logs/shared/victim.log*
+	run_script "$(cat "$FT/shared")" victim 'i=0; while :; do echo $i; i=$((i + 1)); sleep 0.1; done' >"$FT/container"
+	eventually 20 wrote_after_rotation
+	at_each_point ReopenContainerLog rotate reopen_log log_is_reopened
+	remove_victim
+}
+
+new_cidr() {
+	CIDR=10.$((RANDOM % 256)).0.0/16
+}
+
+update_config() {
+	crictl update-runtime-config --pod-cidr "$CIDR"
+}
+
+# It was recorded before the answer that the death cost.
+config_is_recorded() {
+	sqlite3 -cmd '.timeout 5000' "$D/state/state.db" "SELECT CAST(body AS TEXT) FROM record WHERE id = 'pod_cidr'" |
+		grep -qF "$CIDR" && update_config >/dev/null
+}
+
+@test "UpdateRuntimeConfig" {
+	at_each_point UpdateRuntimeConfig new_cidr update_config config_is_recorded
+}
+
+@test "every method that changes something has boundaries, and every one that has is tried here" {
+	"$FT/bin/bulkheadd" --list-steps | sed -e 's,/.*,,' | sort -u >"$FT/listed"
+	# The others tell, stream, or run a command for as long as their caller waits; checkpoints are refused.
+	diff "$FT/listed" <(sed -n -e 's/^\trpc \([A-Za-z]*\)(.*/\1/p' "$REPOSITORY/cri-server/proto/cri.proto" |
+		grep -vE '^(List|Stream|Get)|Status$|Stats$|^(Version|RuntimeConfig|ImageFsInfo|Attach|Exec|ExecSync|PortForward|CheckpointContainer)$' |
+		sort -u)
+	diff "$FT/listed" <(sed -n -e 's/^\tat_each_point \([A-Za-z]*\) .*/\1/p' "$BATS_TEST_FILENAME" | sort -u)
 }
