@@ -289,6 +289,8 @@ static void disk_place(struct writer *writer, unsigned target)
 /*
  * The pod's own disk. No host page cache: what the pod writes counts against the pod's memory only,
  * and what its file system flushed is on the disk.
+ * Errors are the guest's to see, ENOSPC where the host's disk is full: by default QEMU stops the
+ * machine then, with all that it runs.
  */
 static void write_scratch(struct writer *writer, const char *path)
 {
@@ -296,7 +298,7 @@ static void write_scratch(struct writer *writer, const char *path)
 	attribute(writer, "type", "file");
 	attribute(writer, "device", "disk");
 	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "none", "io", "native",
-		"discard", "unmap", "detect_zeroes", "off", NULL);
+		"discard", "unmap", "detect_zeroes", "off", "error_policy", "report", NULL);
 	leaf(writer, "source", "file", path, NULL);
 	disk_place(writer, 0);
 	close_element(writer);
@@ -331,7 +333,7 @@ static void write_device(struct writer *writer, unsigned target, const char *nod
 	attribute(writer, "type", "block");
 	attribute(writer, "device", "disk");
 	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "none", "io", "native",
-		"discard", "unmap", NULL);
+		"discard", "unmap", "error_policy", "report", NULL);
 	leaf(writer, "source", "dev", node, NULL);
 	disk_place(writer, target);
 	if (read_only)

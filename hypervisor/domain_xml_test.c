@@ -138,6 +138,17 @@ static void test_tap_that_was_made(void **state)
 	assert_xpath(xml, "/domain/devices/interface/target/@dev", "tap0");
 }
 
+/* QEMU stops a machine whose disk has no room left on the host, unless told to report it. */
+static void test_a_full_disk_is_the_guests_to_see(void **state)
+{
+	_cleanup_free_ char *xml = write_domain(&plain), *device = NULL;
+
+	(void)state;
+	assert_xpath(xml, "/domain/devices/disk[1]/driver/@error_policy", "report");
+	assert_int_equal(domain_xml_write_device(3, "/dev/x", false, &device, NULL), 0);
+	assert_xpath(device, "/disk/driver/@error_policy", "report");
+}
+
 static void test_hostile_text_stays_text(void **state)
 {
 	struct hv_vm_spec spec = plain_spec;
@@ -357,6 +368,7 @@ int main(void)
 		cmocka_unit_test(test_cpu_is_read_at_once),
 		cmocka_unit_test(test_nic_driver),
 		cmocka_unit_test(test_tap_that_was_made),
+		cmocka_unit_test(test_a_full_disk_is_the_guests_to_see),
 		cmocka_unit_test(test_hostile_text_stays_text),
 		cmocka_unit_test(test_text_that_xml_cannot_hold_is_refused),
 		cmocka_unit_test(test_disk_names),
