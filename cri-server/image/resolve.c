@@ -5,8 +5,12 @@
  * configuration's digest, is the one that everybody else knows.
  */
 #include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -107,18 +111,78 @@ static int name_layers(struct pull *p, struct err *err)
 	return r;
 }
 
-static int get_config(struct pull *p, struct err *err)
+/* ---- the configuration, asked for beside the manifest ---- */
+
+/*
+ * Most tags stand for one manifest, whose configuration can be asked for by the tag as well: at the
+ * same time, for each question costs the start of a skopeo. What comes counts only when it is the
+ * one that the manifest names.
+ */
+struct early_config {
+	struct transport transport; /* with a cancel_fd of its own */
+	const char *source;
+	struct buf config;
+	pthread_t thread;
+	bool runs;
+	int done_fd; /* eventfd */
+};
+
+static void *ask_early(void *userdata)
 {
-	struct buf config = buf_init(CONFIG_BYTES_MAX);
-	int r = transport_inspect(&p->transport, p->pinned, true, &config, err);
+	struct early_config *early = userdata;
+	pthread_setname_np(pthread_self(), "pull-config");
+	transport_inspect(&early->transport, early->source, true, &early->config, NULL);
+	eventfd_write(early->done_fd, 1);
+	return NULL;
+}
+
+/* Where it cannot be done, the configuration is asked for later. */
+static void early_begin(struct early_config *early, const struct pull *p, const char *source)
+{
+	*early = (struct early_config){.transport = p->transport,
+		.source = source,
+		.config = buf_init(CONFIG_BYTES_MAX),
+		.done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+	early->transport.cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (early->done_fd >= 0 && early->transport.cancel_fd >= 0)
+		early->runs = pthread_create(&early->thread, NULL, ask_early, early) == 0;
+}
+
+/* Until it is there, or nobody waits for the pull any more. */
+static void early_wait(const struct early_config *early, const struct pull *p)
+{
+	struct pollfd fds[] = {
+		{.fd = early->done_fd, .events = POLLIN},
+		{.fd = p->cancel_fd, .events = POLLIN},
+	};
+	while (early->runs && poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR)
+		;
+}
+
+static void early_end(struct early_config *early)
+{
+	if (early->runs) {
+		eventfd_write(early->transport.cancel_fd, 1);
+		pthread_join(early->thread, NULL);
+	}
+	early->runs = false;
+	early->transport.cancel_fd = fd_close(early->transport.cancel_fd);
+	early->done_fd = fd_close(early->done_fd);
+}
+
+static int get_config(struct pull *p, struct early_config *early, struct err *err)
+{
+	early_wait(early, p);
+	early_end(early);
+	struct buf *config = &early->config;
+	int r = 0;
+	if (check_digest(config, p->manifest.config_digest, "config", NULL) < 0)
+		r = transport_inspect(&p->transport, p->pinned, true, config, err);
 	if (r == 0)
-		r = check_digest(&config, p->manifest.config_digest, "config", err);
+		r = check_digest(config, p->manifest.config_digest, "config", err);
 	if (r == 0)
-		r = parse(p, NULL, &config, err);
-	if (r == 0)
-		r = store_blob(p, p->manifest.config_digest, &config, err);
-	buf_done(&config);
-	return r;
+		r = parse(p, NULL, config, err);
+	return r < 0 ? r : store_blob(p, p->manifest.config_digest, config, err);
 }
 
 /* p->manifest_digest, of the name, becomes what skopeo copies. */
@@ -150,14 +214,9 @@ static int descend(struct pull *p, const char *name, struct buf *manifest, struc
 	return r;
 }
 
-static int get_manifest(
-	struct pull *p, const struct reference *ref, struct buf *manifest, struct err *err)
+static int get_manifest(struct pull *p, const struct reference *ref, const char *source,
+	struct buf *manifest, struct err *err)
 {
-	_cleanup_free_ char *source = ref->digest
-					      ? str_printf("docker://%s@%s", ref->name, ref->digest)
-					      : str_printf("docker://%s:%s", ref->name, ref->tag);
-	if (!source)
-		return err_nomem(err);
 	int r = transport_inspect(&p->transport, source, false, manifest, err);
 	if (r == 0 && ref->digest)
 		r = check_digest(manifest, ref->digest, "manifest", err);
@@ -168,16 +227,14 @@ static int get_manifest(
 	r = pin(p, ref->name, err);
 	return r < 0 ? r : descend(p, ref->name, manifest, err);
 }
-int pull_resolve(struct pull *p, struct err *err)
+
+static int get_documents(
+	struct pull *p, const struct reference *ref, const char *source, struct err *err)
 {
 	struct buf manifest = buf_init(MANIFEST_BYTES_MAX);
-	struct reference ref;
-	int r = reference_parse(p->source, &ref, err);
-	if (r < 0)
-		return r;
-	r = transport_open(&p->transport, p->img, ref.name, &p->auth, p->cancel_fd, err);
-	if (r == 0)
-		r = get_manifest(p, &ref, &manifest, err);
+	struct early_config early;
+	early_begin(&early, p, source);
+	int r = get_manifest(p, ref, source, &manifest, err);
 	if (r == 0)
 		r = parse(p, &manifest, NULL, err);
 	if (r == 0)
@@ -185,11 +242,29 @@ int pull_resolve(struct pull *p, struct err *err)
 	if (r == 0)
 		r = store_blob(p, p->manifest_digest, &manifest, err);
 	if (r == 0)
-		r = get_config(p, err);
+		r = get_config(p, &early, err);
+	early_end(&early);
+	buf_done(&early.config);
+	buf_done(&manifest);
+	return r;
+}
+
+int pull_resolve(struct pull *p, struct err *err)
+{
+	struct reference ref;
+	int r = reference_parse(p->source, &ref, err);
+	if (r < 0)
+		return r;
+	_cleanup_free_ char *source = ref.digest
+					      ? str_printf("docker://%s@%s", ref.name, ref.digest)
+					      : str_printf("docker://%s:%s", ref.name, ref.tag);
+	r = source ? transport_open(&p->transport, p->img, ref.name, &p->auth, p->cancel_fd, err)
+		   : err_nomem(err);
+	if (r == 0)
+		r = get_documents(p, &ref, source, err);
 	if (r == 0)
 		r = name_layers(p, err);
 	reference_done(&ref);
-	buf_done(&manifest);
 	return r;
 }
 

@@ -383,8 +383,8 @@ serve_files() {
 		start_pull "$SLOW/one:1"
 		callers[i]=$PID
 	done
-	eventually 10 callers_are 10
-	eventually 10 copies_are 1
+	eventually 60 callers_are 10
+	eventually 60 copies_are 1
 	leave "${callers[0]}"
 	eventually 5 callers_are 9
 	[ "$(copies)" -eq 1 ]
