@@ -1,0 +1,121 @@
+#!/usr/bin/env bats
+# The host runs out of disk, inodes or descriptors: what is asked for then fails and says why,
+# the pod that is there goes on and loses nothing, nothing is left, and once there is room again all works.
+
+load lib/bulkheadd
+
+setup_file() {
+	instance_setup
+	mkdir "$FT/state"
+	truncate -s 400M "$FT/disk"
+	mkfs.ext4 -q -m 0 -N 2048 "$FT/disk"
+	mount -o loop "$FT/disk" "$FT/state"
+	chmod 0711 "$FT/state"
+	start_bulkheadd
+	pull_busybox
+	umoci new --image "$FT/img:more" 2>/dev/null
+	head -c 3000000 /dev/urandom >"$FT/noise"
+	mkdir "$FT/root"
+	mv "$FT/noise" "$FT/root/"
+	tar_tree "$FT/root" "$FT/more.tar"
+	add_layer "$FT/img:more" "$FT/more.tar"
+	POD=$(run_pod lives)
+	C=$(run_script "$POD" counter 'trap "exit 7" TERM; i=0; while :; do echo $i; i=$((i + 1)); sleep 0.1; done')
+	export POD C MORE=oci:$FT/img:more
+	snapshot_host
+}
+
+teardown_file() {
+	crictl stop -t 20 "$C"
+	[ "$(container_field "$C" .exitCode)" = 7 ] || echo "# the counter's exit code is not 7" >&3
+	instance_teardown
+}
+
+lines() {
+	output_of lives counter | wc -l
+}
+
+has_more_lines_than() {
+	[ "$(lines)" -gt "$1" ]
+}
+
+# The pod that is there was not hurt: it can be used, and its log has every line once, and goes on.
+assert_lives() {
+	local n
+	[ "$(crictl exec -s "$C" echo hello)" = hello ]
+	n=$(lines)
+	eventually 20 has_more_lines_than "$n"
+	output_of lives counter | awk '$0 != NR - 1 {print NR ": " $0; exit 1}'
+}
+
+# There is room again.
+assert_all_works() {
+	local pod
+	assert_lives
+	pod=$(run_pod again)
+	[ "$(run_once "$pod" again c 'echo hello')" = hello ]
+	remove_pod "$pod"
+	rm -rf "$D/logs/again"
+	crictl pull "$MORE" >/dev/null
+	crictl rmi "$MORE" >/dev/null
+	assert_host_unchanged
+}
+
+more_pod() {
+	run_pod more
+}
+
+fill_disk() {
+	head -c 1G /dev/zero >"$FT/state/filler" 2>/dev/null || true
+	[ "$(df --output=avail "$FT/state" | tail -n 1)" -lt 8 ]
+}
+
+fill_inodes() {
+	mkdir "$FT/state/fillers"
+	seq 4096 | (cd "$FT/state/fillers" && xargs touch 2>/dev/null) || true
+	[ "$(df --output=iavail "$FT/state" | tail -n 1)" -lt 8 ]
+}
+
+# The counter's log goes on; what is asked of a guest that wrote to its disk meanwhile may wait for room.
+assert_counts() {
+	eventually 30 has_more_lines_than "$(lines)"
+}
+
+answers_or_ended() {
+	! bulkheadd_runs || crictl version
+}
+
+@test "a full disk: what needs room is refused and says so, the pod goes on, bulkheadd starts or says why not" {
+	fill_disk
+	refused Unknown "is full" more_pod
+	refused Unknown "No space left" crictl pull "$MORE"
+	refused Unknown "is full" create_container "$POD" more
+	assert_counts
+	kill_bulkheadd
+	launch_bulkheadd
+	eventually 60 answers_or_ended
+	bulkheadd_runs || tail -n 1 "$D/log" | grep -E "No space left|is full"
+	rm "$FT/state/filler"
+	bulkheadd_runs || start_bulkheadd
+	assert_all_works
+}
+
+@test "no inodes left" {
+	fill_inodes
+	refused Unknown "No space left" more_pod
+	refused Unknown "No space left" crictl pull "$MORE"
+	assert_counts
+	rm -r "$FT/state/fillers"
+	assert_all_works
+}
+
+@test "no descriptors left" {
+	local pid limit
+	pid=$(cat "$D/pid")
+	limit=$(prlimit --pid "$pid" --nofile --noheadings --output SOFT)
+	prlimit --pid "$pid" --nofile="$(($(find "/proc/$pid/fd" -type l | wc -l) + 6)):"
+	refused Unknown "Too many open files" more_pod
+	assert_counts
+	prlimit --pid "$pid" --nofile="$limit:"
+	assert_all_works
+}
