@@ -90,7 +90,7 @@ ask_port() {
 	ctl pods -o yaml | grep -qx "  - id: \"$POD\""
 	for form in json yaml table; do
 		run ctl ps -a -o "$form"
-		[[ $output == *hostile* && $output != *$'\e'* && $output != *$'\u202e'* ]]
+		[[ $output == *hostile* && $output != *$'\e'* && $output != *$'\xe2\x80\xae'* ]]
 	done
 	run ctl ps -o xml
 	[ "$status" -eq 2 ]
