@@ -195,11 +195,15 @@ fails() {
 		'.status | (.repoTags // [] | length) == 0 and .repoDigests == [$digest]'
 }
 
-@test "pinned images and annotations are told" {
+@test "pinned images are told, and all that a pull's ImageSpec said" {
 	push_image "$FT/img:latest" "127.0.0.1:$PORT/pinned:latest"
 	crictl pull --annotation team=a "$IMAGE"
 	crictl inspecti "$IMAGE" | jq -e '.status | (.pinned // false) == false and
 		.spec.annotations.team == "a"'
+	protoc --proto_path="$REPOSITORY/cri-server/proto" --encode=runtime.v1.PullImageRequest cri.proto \
+		<<<"image {image: '$IMAGE' user_specified_image: 'busybox' runtime_handler: 'vm'}" | raw PullImage 60 >/dev/null
+	crictl inspecti "$IMAGE" | jq -e '.status.spec |
+		.userSpecifiedImage == "busybox" and .runtimeHandler == "vm"'
 	crictl pull "127.0.0.1:$PORT/pinned"
 	crictl images -o json | jq -e '.images | length == 1 and .[0].pinned'
 	crictl rmi "127.0.0.1:$PORT/pinned"
