@@ -1,4 +1,5 @@
 $(call proto,cri-server/store/records.proto)
 $(call library,store,cri-server/store/store.c cri-server/store/schema.c $(G)/cri-server/store/records.pb-c.c)
-$(call unit_test,cri-server/store/store_test.c,store common,sqlite3 libprotobuf-c)
-$(call unit_test,cri-server/store/schema_test.c,store common,sqlite3 libprotobuf-c)
+$(call library,store-fixture,cri-server/store/store_fixture.c)
+$(call unit_test,cri-server/store/store_test.c,store-fixture store common,sqlite3 libprotobuf-c)
+$(call unit_test,cri-server/store/schema_test.c,store-fixture store common,sqlite3 libprotobuf-c)

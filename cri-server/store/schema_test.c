@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
@@ -20,48 +19,18 @@
 
 #include "common/fd.h"
 #include "cri-server/store/records.pb-c.h"
-#include "cri-server/store/store.h"
+#include "cri-server/store/store_fixture.h"
 #include "cri-server/version.h"
 
 #define FORM_1    "cri-server/store/testdata/form-1.sql"
 #define POD       "11111111111111111111111111111111"
 #define CONTAINER "22222222222222222222222222222222"
 
-struct place {
-	char dir[64];
-	char path[96];
-};
-
-static int set_up(void **state)
-{
-	static struct place place;
-	snprintf(place.dir, sizeof(place.dir), "/tmp/schema-test-XXXXXX");
-	if (!mkdtemp(place.dir))
-		return -1;
-	snprintf(place.path, sizeof(place.path), "%s/state.db", place.dir);
-	*state = &place;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	return fd_remove_tree(((struct place *)*state)->dir, NULL);
-}
-
-static void execute(const char *path, const char *sql)
-{
-	sqlite3 *db;
-	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
-		fail_msg("%s", sqlite3_errmsg(db));
-	sqlite3_close(db);
-}
-
 static void make_form_1(const char *path)
 {
 	_cleanup_free_ char *sql = NULL;
 	assert_int_equal(fd_read_file(FORM_1, 1 << 20, &sql, NULL, NULL), 0);
-	execute(path, sql);
+	alter(path, sql);
 }
 
 /* The first column of the first row. */
@@ -109,10 +78,7 @@ static void an_older_form_is_brought_to_ours_with_all_its_records(void **state)
 	struct place *place = *state;
 	make_form_1(place->path);
 	for (int i = 0; i < 2; i++) { /* and only once */
-		struct store *store = NULL;
-		struct err err = ERR_INIT;
-		if (store_open(place->path, &store, &err) < 0)
-			fail_msg("%s", err.msg);
+		struct store *store = open_store(place->path);
 		assert_records_of_form_1(store);
 		store_close(store);
 		assert_answer(place->path, "PRAGMA user_version", "2");
@@ -138,11 +104,11 @@ static void a_migration_that_fails_leaves_the_older_form(void **state)
 	struct store *store = NULL;
 	struct err err = ERR_INIT;
 	make_form_1(place->path);
-	execute(place->path, "CREATE TABLE writer (in_the_way)");
+	alter(place->path, "CREATE TABLE writer (in_the_way)");
 	assert_true(store_open(place->path, &store, &err) < 0);
 	assert_non_null(strstr(err.msg, "from form 1 to 2"));
 	assert_answer(place->path, "PRAGMA user_version", "1");
-	execute(place->path, "DROP TABLE writer");
+	alter(place->path, "DROP TABLE writer");
 	assert_int_equal(store_open(place->path, &store, &err), 0);
 	assert_records_of_form_1(store);
 	store_close(store);
@@ -155,7 +121,7 @@ static void a_downgrade_is_refused_by_the_name_of_who_wrote_it(void **state)
 	struct err err = ERR_INIT;
 	assert_int_equal(store_open(place->path, &store, &err), 0);
 	store_close(store);
-	execute(place->path, "PRAGMA user_version = 3; UPDATE writer SET version = '9.8.7'");
+	alter(place->path, "PRAGMA user_version = 3; UPDATE writer SET version = '9.8.7'");
 	assert_int_equal(store_open(place->path, &store, &err), -EBADMSG);
 	assert_non_null(strstr(err.msg,
 		"newer bulkheadd (9.8.7, form 3; this is " BULKHEAD_VERSION " and knows 2)"));
@@ -170,7 +136,7 @@ static void one_that_lost_its_form_is_refused(void **state)
 	struct store *store = NULL;
 	struct err err = ERR_INIT;
 	make_form_1(place->path);
-	execute(place->path, "PRAGMA user_version = 0");
+	alter(place->path, "PRAGMA user_version = 0");
 	assert_int_equal(store_open(place->path, &store, &err), -EBADMSG);
 	assert_non_null(strstr(err.msg, "has lost what it had"));
 }
@@ -219,7 +185,7 @@ static void one_that_cannot_be_written_is_refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, place_set_up, place_tear_down)
 		TEST(an_older_form_is_brought_to_ours_with_all_its_records),
 		TEST(a_reader_takes_an_older_form_as_it_is),
 		TEST(a_migration_that_fails_leaves_the_older_form),

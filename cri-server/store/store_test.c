@@ -12,41 +12,10 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <sqlite3.h>
 
 #include "common/fd.h"
 #include "cri-server/store/records.pb-c.h"
-#include "cri-server/store/store.h"
-
-struct place {
-	char dir[64];
-	char path[96];
-};
-
-static int set_up(void **state)
-{
-	static struct place place;
-	snprintf(place.dir, sizeof(place.dir), "/tmp/store-test-XXXXXX");
-	if (!mkdtemp(place.dir))
-		return -1;
-	snprintf(place.path, sizeof(place.path), "%s/state.db", place.dir);
-	*state = &place;
-	return 0;
-}
-
-static int tear_down(void **state)
-{
-	return fd_remove_tree(((struct place *)*state)->dir, NULL);
-}
-
-static struct store *open_store(const char *path)
-{
-	struct store *store = NULL;
-	struct err err = ERR_INIT;
-	if (store_open(path, &store, &err) < 0)
-		fail_msg("%s", err.msg);
-	return store;
-}
+#include "cri-server/store/store_fixture.h"
 
 static int put(struct store *store, const char *id, const char *value)
 {
@@ -204,14 +173,6 @@ static void refuses_what_is_not_its_own(void **state)
 	assert_refused_untouched(place->path, "damaged");
 }
 
-static void alter(const char *path, const char *sql)
-{
-	sqlite3 *db;
-	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
-	sqlite3_close(db);
-}
-
 static void refuses_a_newer_schema(void **state)
 {
 	struct place *place = *state;
@@ -337,25 +298,20 @@ static void a_killed_writer_leaves_whole_transactions(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(records_survive_reopening, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(
-			refuses_a_record_of_another_kind, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(
-			each_goes_in_order_and_stops_at_an_error, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(a_transaction_is_all_or_nothing, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(a_second_owner_is_refused, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(
-			a_dead_owners_child_is_waited_for, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(refuses_what_is_not_its_own, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(refuses_what_was_cut_short, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(refuses_what_was_overwritten, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(
-			a_reader_sees_one_moment_beside_the_owner, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(refuses_a_newer_schema, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(
-			refuses_another_programs_database, set_up, tear_down),
-		cmocka_unit_test_setup_teardown(
-			a_killed_writer_leaves_whole_transactions, set_up, tear_down),
+#define TEST(name) cmocka_unit_test_setup_teardown(name, place_set_up, place_tear_down)
+		TEST(records_survive_reopening),
+		TEST(refuses_a_record_of_another_kind),
+		TEST(each_goes_in_order_and_stops_at_an_error),
+		TEST(a_transaction_is_all_or_nothing),
+		TEST(a_second_owner_is_refused),
+		TEST(a_dead_owners_child_is_waited_for),
+		TEST(refuses_what_is_not_its_own),
+		TEST(refuses_what_was_cut_short),
+		TEST(refuses_what_was_overwritten),
+		TEST(a_reader_sees_one_moment_beside_the_owner),
+		TEST(refuses_a_newer_schema),
+		TEST(refuses_another_programs_database),
+		TEST(a_killed_writer_leaves_whole_transactions),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
