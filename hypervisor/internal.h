@@ -56,7 +56,7 @@ struct hv_vm {
 	uint32_t cid;
 	struct hv_size size;
 	unsigned boot_memory_mib; /* without what came later */
-	bool boots;               /* holds one of boots_max */
+	atomic_bool boots;        /* holds one of boots_max, until somebody has connected */
 };
 
 /* Fills err from libvirt's last error, with a code by its kind, and returns the code. */

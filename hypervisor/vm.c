@@ -65,9 +65,8 @@ static int vm_new(struct hv *hv, const char *id, struct hv_vm **ret, struct err 
 
 static void end_boot(struct hv_vm *vm)
 {
-	if (vm->boots)
+	if (atomic_exchange(&vm->boots, false))
 		hv_boot_leave(vm->hv);
-	vm->boots = false;
 }
 
 struct hv_vm *hv_vm_unref(struct hv_vm *vm)
@@ -300,7 +299,7 @@ int hv_vm_create(struct hv *hv, const struct hv_vm_spec *spec, struct hv_vm **re
 	if (r < 0)
 		return r;
 	hv_boot_enter(hv);
-	vm->boots = true;
+	atomic_store(&vm->boots, true);
 	r = make_directory(vm, err);
 	if (r < 0)
 		/* It exists: another machine's, which is not to be touched. */

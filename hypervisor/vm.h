@@ -14,7 +14,8 @@
  * works from the id alone, at any point of a creation, in any state, any number of times.
  *
  * Threads: all functions may be called from any thread; calls for one VM are serialised by the
- * caller (the sandbox's lock). Functions block for libvirt, for the times stated.
+ * caller (the sandbox's lock), but hv_vm_connect(), which several may call at once. Functions block
+ * for libvirt, for the times stated.
  */
 #pragma once
 

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -191,11 +192,39 @@ static void assert_nothing_left(struct fixture *fixture, const char *id)
 	assert_int_equal(hv_vm_open(fixture->hv, id, &vm, &err), 1);
 }
 
+struct connector {
+	struct hv_vm *vm;
+	int result;
+};
+
+static void *connect_once(void *userdata)
+{
+	struct connector *connector = userdata;
+	_cleanup_close_ int fd = -EBADF;
+	struct err err = ERR_INIT;
+
+	connector->result = hv_vm_connect(connector->vm, GUEST_PORT, 30000, &fd, &err);
+	return NULL;
+}
+
+/* Every stream of a pod is a connection, and several may be the first. */
+static void connect_from_two_threads(struct hv_vm *vm)
+{
+	struct connector connectors[2] = {{.vm = vm}, {.vm = vm}};
+	pthread_t threads[2];
+
+	for (size_t i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, connect_once, &connectors[i]), 0);
+	for (size_t i = 0; i < 2; i++) {
+		pthread_join(threads[i], NULL);
+		assert_int_equal(connectors[i].result, 0);
+	}
+}
+
 static void test_life(void **state)
 {
 	struct fixture *fixture = *state;
 	_cleanup_free_ char *console = NULL;
-	_cleanup_close_ int fd = -EBADF;
 	struct err err = ERR_INIT;
 	struct hv_vm *vm;
 	uint64_t since = hv_now_ms();
@@ -208,7 +237,7 @@ static void test_life(void **state)
 	assert_true(hv_vm_pid(vm) > 0);
 	check(hv_vm_resume(vm, &err), &err);
 	lap(&since, "resume");
-	check(hv_vm_connect(vm, GUEST_PORT, 30000, &fd, &err), &err);
+	connect_from_two_threads(vm);
 	lap(&since, "connect");
 	check(hv_vm_attach_disk(vm, 1, ROOT "/layer", &err), &err);
 	lap(&since, "attach");
