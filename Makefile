@@ -16,6 +16,7 @@ VARIANT ?= release
 B := build/$(VARIANT)
 G := build/gen
 CC := gcc
+JOBS := $(shell nproc)
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)')
 
@@ -109,23 +110,27 @@ MODULES := common hypervisor hypervisor/vsock network agent guest-image cri-serv
 	cri-server/store cri-server/image cri-server/fsck cri-server/stream cri-server/cli packaging tests
 -include $(patsubst %,%/module.mk,$(MODULES))
 
-.PHONY: programs unit demo test bench clean
+.PHONY: programs unit-programs unit demo test bench clean
 programs: $(PROGRAMS)
-unit: $(TESTS) $(FUZZERS) $(B)/guest/initramfs.cpio
+unit-programs: $(TESTS) $(FUZZERS)
+unit: unit-programs $(B)/guest/initramfs.cpio
 	$(Q)BULKHEAD_INITRAMFS=$(B)/guest/initramfs.cpio tests/run-unit $(TESTS) $(FUZZERS)
 # What the README names. Each installs what it needs first.
 demo:
 	$(Q)packaging/install-deps
-	$(Q)$(MAKE) programs kernel initramfs
+	$(Q)$(MAKE) -j$(JOBS) programs initramfs
+	$(Q)$(MAKE) kernel
 	$(Q)packaging/demo $(IMAGE)
 test:
 	$(Q)packaging/install-deps --test
 	$(Q)tests/install-tools
-	$(Q)$(MAKE) programs kernel initramfs
+	$(Q)$(MAKE) -j$(JOBS) programs initramfs
+	$(Q)$(MAKE) kernel
 	$(Q)tests/run $(SUITES)
 bench:
 	$(Q)packaging/install-deps
-	$(Q)$(MAKE) programs kernel initramfs
+	$(Q)$(MAKE) -j$(JOBS) programs initramfs
+	$(Q)$(MAKE) kernel
 	$(Q)tests/bench/run
 clean:
 	rm -rf build
