@@ -11,27 +11,27 @@
  *
  * The file never exceeds FILE_MAX. When a write would make it, the newest half moves to the front,
  * under flock(2), so that a reader with a shared lock always sees the text in order. The text is
- * the guest's: it is copied, never looked at. The program drops to NAME's rights before it reads
- * the first byte.
+ * the guest's: it is copied, never looked at, after all rights but those that copying takes have
+ * been given up.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <grp.h>
 #include <poll.h>
-#include <pwd.h>
+#include <seccomp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "hypervisor/confine.h"
 
 #define FILE_MAX (512 * 1024)
 #define KEEP     (FILE_MAX / 2)
+/* Standard ones, the file, the listener, the connection. */
+#define FILES_MAX 8
 
 struct options {
 	const char *listen;
@@ -62,19 +62,24 @@ static int parse_options(int argc, char **argv, struct options *ret)
 	return ret->listen && ret->file && optind == argc ? 0 : -EINVAL;
 }
 
-static int drop_rights(const char *name, struct err *err)
+/* Secrets that a guest prints are in the file alone. */
+static int keep_what_copying_takes(struct err *err)
 {
-	const struct passwd *user = getpwnam(name);
-
-	if (!user)
-		return err_set(err, -ENOENT, "There is no user %s", name);
-	if (setgroups(0, NULL) < 0 || setgid(user->pw_gid) < 0 || setuid(user->pw_uid) < 0)
-		return err_errno(err, "Become user %s", name);
-	/* Secrets that a guest prints are in the file alone. */
-	if (setrlimit(RLIMIT_CORE, &(struct rlimit){0}) < 0 ||
-		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_errno(err, "Give up privileges");
-	return 0;
+	static const int calls[] = {
+		SCMP_SYS(read),
+		SCMP_SYS(pread64),
+		SCMP_SYS(write),
+		SCMP_SYS(pwrite64),
+		SCMP_SYS(lseek),
+		SCMP_SYS(ftruncate),
+		SCMP_SYS(flock),
+		SCMP_SYS(poll),
+		SCMP_SYS(accept4),
+		SCMP_SYS(close),
+	};
+	const struct confine_rights rights = {
+		.calls = calls, .n_calls = ARRAY_SIZE(calls), .files = FILES_MAX};
+	return confine_keep(&rights, err);
 }
 
 static int move_newest_to_front(int fd, off_t size, struct err *err)
@@ -129,6 +134,7 @@ static int run(const struct options *options, struct err *err)
 {
 	_cleanup_close_ int listener = -EBADF, file = -EBADF, connection = -EBADF;
 	struct pollfd pollfd = {.events = POLLIN};
+	struct passwd user;
 	int r;
 
 	file = open(options->file, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -137,10 +143,15 @@ static int run(const struct options *options, struct err *err)
 	r = fd_unix_listen(options->listen, 0600, &listener, err);
 	if (r < 0)
 		return r;
-	r = options->user ? drop_rights(options->user, err) : 0;
-	if (r < 0)
-		return r;
-	r = fd_write_all(STDOUT_FILENO, "ready\n", 6, err);
+	r = confine_user(options->user, &user, err);
+	if (r == 0)
+		r = confine_beside(options->file, NULL, err);
+	if (r == 0)
+		r = confine_become(&user, err);
+	if (r == 0)
+		r = keep_what_copying_takes(err);
+	if (r == 0)
+		r = fd_write_all(STDOUT_FILENO, "ready\n", 6, err);
 	if (r < 0)
 		return r;
 	close(STDOUT_FILENO);

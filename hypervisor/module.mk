@@ -3,8 +3,10 @@ HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hyperv
 	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/user.c
 HYPERVISOR_PKGS := libvirt libxml-2.0 libprotobuf-c
 $(call library,hypervisor,$(HYPERVISOR_SOURCES))
+# For the helpers, which are programs of their own.
+$(call library,confine,hypervisor/confine.c)
 # Beside bulkhead-vsock: one setting names the directory of both.
-$(call program,bulkhead-console,hypervisor/vsock,hypervisor/console_main.c,common,libprotobuf-c)
+$(call program,bulkhead-console,hypervisor/vsock,hypervisor/console_main.c,confine common,libseccomp libcap libprotobuf-c)
 $(call unit_test,hypervisor/domain_xml_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))

@@ -11,8 +11,8 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <limits.h>
 #include <linux/vm_sockets.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,9 +24,13 @@
 #include "common/fd.h"
 #include "common/log.h"
 #include "common/loop.h"
+#include "hypervisor/confine.h"
 #include "hypervisor/vsock/device.h"
-#include "hypervisor/vsock/sandbox.h"
+#include "hypervisor/vsock/mux.h"
 #include "hypervisor/vsock/vhost_user.h"
+
+/* Beside the connections: rings, sockets, what a message brings. */
+#define OTHER_FDS 64
 
 struct options {
 	const char *vhost_path;
@@ -94,16 +98,6 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 	return 0;
 }
 
-static int look_up_user(const char *name, struct passwd *ret, struct err *err)
-{
-	errno = 0;
-	const struct passwd *user = name ? getpwnam(name) : getpwuid(geteuid());
-	if (!user)
-		return err_set(err, errno ? -errno : -ENOENT, "no user %s", name ? name : "");
-	*ret = *user;
-	return 0;
-}
-
 static int listen_for(const char *path, const struct passwd *user, int *ret_fd, struct err *err)
 {
 	int r = fd_unix_listen(path, 0600, ret_fd, err);
@@ -162,6 +156,40 @@ static void on_client(void *userdata, uint32_t events)
 			NULL);
 }
 
+/* After this a guest is heard. */
+static int keep_what_the_loop_takes(struct err *err)
+{
+	static const int calls[] = {
+		/* data */
+		SCMP_SYS(read),
+		SCMP_SYS(readv),
+		SCMP_SYS(write),
+		SCMP_SYS(sendmsg),
+		SCMP_SYS(sendto),
+		SCMP_SYS(recvmsg),
+		SCMP_SYS(recvfrom),
+		SCMP_SYS(shutdown),
+		/* connections and descriptors */
+		SCMP_SYS(accept4),
+		SCMP_SYS(connect),
+		SCMP_SYS(close),
+		SCMP_SYS(fcntl),
+		SCMP_SYS(fstat),
+		SCMP_SYS(newfstatat),
+		/* the loop */
+		SCMP_SYS(epoll_ctl),
+		SCMP_SYS(epoll_wait),
+		SCMP_SYS(epoll_pwait),
+	};
+	const struct confine_rights rights = {
+		.calls = calls,
+		.n_calls = ARRAY_SIZE(calls),
+		.unix_sockets = true,
+		.files = VS_CONNECTIONS_MAX + OTHER_FDS,
+	};
+	return confine_keep(&rights, err);
+}
+
 static int say_ready(int null, struct err *err)
 {
 	/* Closed for the one who waits, but never free to become a socket. */
@@ -171,19 +199,6 @@ static int say_ready(int null, struct err *err)
 	return r;
 }
 
-/* Where sockets that the guest asks for are, from now on. */
-static int confine(const char *listen_path, const char **ret_prefix, struct err *err)
-{
-	char dir[PATH_MAX];
-	const char *slash = strrchr(listen_path, '/');
-	if (snprintf(dir, sizeof(dir), "%.*s/", slash ? (int)(slash - listen_path) : 1,
-		    slash ? listen_path : ".") >= (int)sizeof(dir))
-		return err_set(err, -ENAMETOOLONG, "--listen %s", listen_path);
-	int r = vs_sandbox_confine(dir, err);
-	*ret_prefix = r == 0 && slash ? slash + 1 : listen_path;
-	return r < 0 ? r : 0;
-}
-
 static int start(struct server *server, const struct options *options, struct err *err)
 {
 	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -191,7 +206,7 @@ static int start(struct server *server, const struct options *options, struct er
 	struct passwd user;
 	if (null < 0)
 		return err_errno(err, "open /dev/null");
-	int r = look_up_user(options->user, &user, err);
+	int r = confine_user(options->user, &user, err);
 	if (r < 0)
 		return r;
 	r = listen_for(options->vhost_path, &user, &server->vhost_fd, err);
@@ -200,7 +215,7 @@ static int start(struct server *server, const struct options *options, struct er
 	if (r == 0)
 		r = ev_loop_new(&server->loop, err);
 	if (r == 0)
-		r = confine(options->listen_path, &prefix, err);
+		r = confine_beside(options->listen_path, &prefix, err);
 	if (r == 0)
 		r = vs_device_new(
 			server->loop, &server->log, options->cid, prefix, &server->device, err);
@@ -211,10 +226,10 @@ static int start(struct server *server, const struct options *options, struct er
 		r = ev_io_new(server->loop, server->listen_fd, EPOLLIN, on_client, server,
 			&server->listen_io, err);
 	if (r == 0)
-		r = vs_sandbox_drop_user(&user, err);
+		r = confine_become(&user, err);
 	if (r == 0)
 		r = say_ready(null, err);
-	return r < 0 ? r : vs_sandbox_enter(err);
+	return r < 0 ? r : keep_what_the_loop_takes(err);
 }
 
 static void server_done(struct server *server)

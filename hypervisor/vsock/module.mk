@@ -1,12 +1,12 @@
 # The vhost-user vsock device: one process per VM.
 VSOCK := hypervisor/vsock
 VSOCK_SOURCES := $(addprefix $(VSOCK)/,memory.c iov.c ring.c hello.c backlog.c connection.c \
-	mux.c device.c vhost_user.c sandbox.c)
+	mux.c device.c vhost_user.c)
 $(call library,vsock,$(VSOCK_SOURCES))
-$(call program,bulkhead-vsock,$(VSOCK),$(VSOCK)/main.c,vsock common,libseccomp libcap libprotobuf-c)
+$(call program,bulkhead-vsock,$(VSOCK),$(VSOCK)/main.c,vsock confine common,libseccomp libcap libprotobuf-c)
 $(call library,vsock_testing,$(VSOCK)/testing.c)
 VSOCK_TEST_LIBS := vsock_testing vsock common
-VSOCK_TEST_PKGS := libseccomp libcap libprotobuf-c
+VSOCK_TEST_PKGS := libprotobuf-c
 $(call unit_test,$(VSOCK)/ring_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
 $(call unit_test,$(VSOCK)/connection_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))
 $(call unit_test,$(VSOCK)/device_test.c,$(VSOCK_TEST_LIBS),$(VSOCK_TEST_PKGS))

@@ -265,12 +265,10 @@ has_own() {
 			;;
 		esac
 		status_is "$pid" CapEff "$(sed -n 's/^CapPrm:\t//p' "/proc/$pid/status")"
-		if [ "$name" != bulkhead-consol ]; then
-			has_own "$pid" mnt
-		fi
+		has_own "$pid" mnt
 		case $name in
 		qemu*) status_is "$pid" Seccomp 2 ;;
-		bulkhead-vsock)
+		bulkhead-vsock | bulkhead-consol)
 			[ "${VARIANT:-release}" = asan ] || status_is "$pid" Seccomp 2
 			status_is "$pid" CapBnd 0000000000000000
 			has_own "$pid" net ipc uts

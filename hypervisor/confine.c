@@ -1,29 +1,60 @@
-#include "hypervisor/vsock/sandbox.h"
+#include "hypervisor/confine.h"
 
 #include <errno.h>
 #include <grp.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/capability.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
-#include "hypervisor/vsock/mux.h"
-
-/* Beside the connections: rings, sockets, what a message brings. */
-#define OTHER_FDS 64
 
 static void cap_freep(cap_t *caps)
 {
 	if (*caps)
 		cap_free(*caps);
+}
+
+int confine_user(const char *name, struct passwd *ret, struct err *err)
+{
+	errno = 0;
+	const struct passwd *user = name ? getpwnam(name) : getpwuid(geteuid());
+	if (!user)
+		return err_set(err, errno ? -errno : -ENOENT, "no user %s", name ? name : "");
+	*ret = *user;
+	return 0;
+}
+
+int confine_beside(const char *path, const char **ret_path, struct err *err)
+{
+	char dir[PATH_MAX] = ".";
+	const char *slash = strrchr(path, '/');
+	if (ret_path)
+		*ret_path = path;
+	if (geteuid() != 0)
+		return 0;
+	if (slash &&
+		snprintf(dir, sizeof(dir), "%.*s/", (int)(slash - path), path) >= (int)sizeof(dir))
+		return err_set(err, -ENAMETOOLONG, "the directory of %s", path);
+	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
+		return err_errno(err, "make namespaces");
+	/* What the host mounts from here on does not come in. */
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return err_errno(err, "make the mounts private");
+	if (chdir(dir) < 0 || chroot(".") < 0)
+		return err_errno(err, "make %s the root", dir);
+	if (ret_path && slash)
+		*ret_path = slash + 1;
+	return 0;
 }
 
 static int drop_capabilities(struct err *err)
@@ -37,21 +68,7 @@ static int drop_capabilities(struct err *err)
 	return 0;
 }
 
-int vs_sandbox_confine(const char *dir, struct err *err)
-{
-	if (geteuid() != 0)
-		return 1;
-	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
-		return err_errno(err, "make namespaces");
-	/* What the host mounts from here on does not come in. */
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
-		return err_errno(err, "make the mounts private");
-	if (chdir(dir) < 0 || chroot(".") < 0)
-		return err_errno(err, "make %s the root", dir);
-	return 0;
-}
-
-int vs_sandbox_drop_user(const struct passwd *user, struct err *err)
+int confine_become(const struct passwd *user, struct err *err)
 {
 	int r = drop_capabilities(err);
 	if (r < 0)
@@ -65,51 +82,40 @@ int vs_sandbox_drop_user(const struct passwd *user, struct err *err)
 }
 
 #ifndef __SANITIZE_ADDRESS__
-static int add_rules(scmp_filter_ctx filter)
+static int allow(scmp_filter_ctx filter, const int *calls, size_t n)
 {
-	static const int allowed[] = {
-		/* data */
-		SCMP_SYS(read),
-		SCMP_SYS(readv),
-		SCMP_SYS(write),
-		SCMP_SYS(sendmsg),
-		SCMP_SYS(sendto),
-		SCMP_SYS(recvmsg),
-		SCMP_SYS(recvfrom),
-		SCMP_SYS(shutdown),
-		/* connections and descriptors */
-		SCMP_SYS(accept4),
-		SCMP_SYS(connect),
-		SCMP_SYS(close),
-		SCMP_SYS(fcntl),
-		SCMP_SYS(fstat),
-		SCMP_SYS(newfstatat),
-		/* the loop */
-		SCMP_SYS(epoll_ctl),
-		SCMP_SYS(epoll_wait),
-		SCMP_SYS(epoll_pwait),
-		SCMP_SYS(clock_gettime),
-		SCMP_SYS(gettid),
-		SCMP_SYS(futex),
-		SCMP_SYS(restart_syscall),
-		SCMP_SYS(rt_sigreturn),
+	int r = 0;
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, calls[i], 0);
+	return r;
+}
+
+static int add_rules(scmp_filter_ctx filter, const struct confine_rights *rights)
+{
+	static const int always[] = {
 		/* memory */
 		SCMP_SYS(brk),
 		SCMP_SYS(munmap),
 		SCMP_SYS(mremap),
 		SCMP_SYS(madvise),
+		/* signals, locks, the log's time */
+		SCMP_SYS(clock_gettime),
+		SCMP_SYS(futex),
+		SCMP_SYS(restart_syscall),
+		SCMP_SYS(rt_sigreturn),
 		/* the end, by abort() too */
 		SCMP_SYS(exit_group),
 		SCMP_SYS(exit),
 		SCMP_SYS(getpid),
+		SCMP_SYS(gettid),
 		SCMP_SYS(tgkill),
 		SCMP_SYS(rt_sigprocmask),
 		SCMP_SYS(rt_sigaction),
 	};
-	int r = 0;
-	for (size_t i = 0; i < ARRAY_SIZE(allowed) && r == 0; i++)
-		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+	int r = allow(filter, always, ARRAY_SIZE(always));
 	if (r == 0)
+		r = allow(filter, rights->calls, rights->n_calls);
+	if (r == 0 && rights->unix_sockets)
 		r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 1,
 			SCMP_A0(SCMP_CMP_EQ, AF_UNIX, 0));
 	/* Nothing becomes code. */
@@ -122,12 +128,12 @@ static int add_rules(scmp_filter_ctx filter)
 	return r;
 }
 
-static int load_filter(struct err *err)
+static int load_filter(const struct confine_rights *rights, struct err *err)
 {
 	scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
 	if (!filter)
 		return err_nomem(err);
-	int r = add_rules(filter);
+	int r = add_rules(filter, rights);
 	if (r == 0)
 		r = seccomp_load(filter);
 	seccomp_release(filter);
@@ -135,28 +141,26 @@ static int load_filter(struct err *err)
 }
 #else
 /* The sanitizer's own calls at exit are not ours to list. */
-static int load_filter(struct err *err)
+static int load_filter(const struct confine_rights *rights, struct err *err)
 {
+	(void)rights;
 	(void)err;
 	return 0;
 }
 #endif
 
-int vs_sandbox_enter(struct err *err)
+int confine_keep(const struct confine_rights *rights, struct err *err)
 {
 	/* The log's gmtime_r() would open the time zone's file at its first event. */
 	tzset();
 	_cleanup_(cap_freep) cap_t none = cap_init();
 	if (!none || cap_set_proc(none) < 0)
 		return err_errno(err, "give up capabilities");
-	struct rlimit files = {
-		.rlim_cur = VS_CONNECTIONS_MAX + OTHER_FDS,
-		.rlim_max = VS_CONNECTIONS_MAX + OTHER_FDS,
-	};
-	struct rlimit no_core = {0};
+	const struct rlimit files = {.rlim_cur = rights->files, .rlim_max = rights->files};
+	const struct rlimit no_core = {0};
 	if (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &no_core) < 0)
 		return err_errno(err, "set limits");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_errno(err, "give up privileges");
-	return load_filter(err);
+	return load_filter(rights, err);
 }
