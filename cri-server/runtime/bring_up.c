@@ -38,6 +38,7 @@ struct bring_up {
 	struct machine *machine;
 	size_t n_nics;
 	bool leftover; /* an undo failed: the record stays, for RemovePodSandbox to try again */
+	struct step_times times;
 	struct network_job network;
 };
 
@@ -161,7 +162,7 @@ static int join_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
 	int r = network_job_join(&up->network, err);
-	up->sandbox->times.ns[NETWORK_STEP] = up->network.plugins_step_ns;
+	up->times.ns[NETWORK_STEP] = up->network.plugins_step_ns;
 	if (r == 0 && up->network.info->n_interfaces != up->n_nics) {
 		create_undo(up);
 		r = create_machine(up, up->network.info->n_interfaces, err);
@@ -375,7 +376,11 @@ int sandbox_run(struct rpc_call *call, const Runtime__V1__PodSandboxConfig *conf
 		.call = call,
 		.handler = handler,
 		.network = {.rt = rt, .sandbox = sandbox}};
-	r = steps_run(&bring_up_table, &up, caller_gone, &sandbox->times, err);
+	r = steps_run(&bring_up_table, &up, caller_gone, &up.times, err);
+	/* The last step's time too, when it is ready and others look at it. */
+	pthread_mutex_lock(&rt->lock);
+	sandbox->times = up.times;
+	pthread_mutex_unlock(&rt->lock);
 	if (r == -ENOENT) /* a plugin, a kernel: nothing that the client named */
 		r = err->code = -EIO;
 	network_job_done(&up.network);
