@@ -88,6 +88,21 @@ bool container_runs(const struct container *c)
 	return c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 }
 
+Bulkhead__Store__ContainerState container_state(struct container *c)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	Bulkhead__Store__ContainerState state = c->record->state;
+	pthread_mutex_unlock(&c->runtime->lock);
+	return state;
+}
+
+bool container_may_run(struct container *c)
+{
+	Bulkhead__Store__ContainerState state = container_state(c);
+	return state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED ||
+	       state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+}
+
 const Runtime__V1__LinuxContainerResources *container_resources(const struct container *c)
 {
 	if (c->resources)

@@ -116,7 +116,7 @@ STEP_TABLE(start_table, "StartContainer", start_steps);
 
 int container_start(struct container *c, struct err *err)
 {
-	if (c->record->state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED)
+	if (container_state(c) != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED)
 		return err_set(err, -EBADFD, "container %s was started before, or is being removed",
 			c->id);
 	struct machine *machine = sandbox_machine(c->sandbox, err);
@@ -264,7 +264,8 @@ int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call
 {
 	pthread_mutex_lock(&c->runtime->lock);
 	bool runs = container_runs(c);
-	int signo = signal_from_name(c->record->stop_signal);
+	/* Of one that is still being made the record is not whole. */
+	int signo = runs ? signal_from_name(c->record->stop_signal) : 0;
 	pthread_mutex_unlock(&c->runtime->lock);
 	if (!runs)
 		return 0;

@@ -23,9 +23,7 @@ static int add_container(struct container *c, void *userdata, struct err *err)
 {
 	struct sum_of_others *others = userdata;
 	(void)err;
-	if (c != others->except &&
-		(c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED ||
-			container_runs(c)))
+	if (c != others->except && container_may_run(c))
 		sizing_add(&others->sum, container_resources(c));
 	return 0;
 }

@@ -87,14 +87,14 @@ struct sandbox {
 	Runtime__V1__LinuxPodSandboxConfig *limits; /* op; as updated, NULL: never */
 	pthread_mutex_t op;
 	Bulkhead__Store__Sandbox *record;
-	struct machine *machine;               /* runtime->lock; NULL: none (yet, or any more) */
-	bool settled;                          /* runtime->lock; the agent's events may be taken */
-	uint32_t last_target;                  /* op; where the last disk was attached */
-	struct mirror *mirror;                 /* op; there while there is a machine */
-	struct network_follower *follower;     /* op; likewise */
-	unsigned release_failures;             /* op; of its network, since we started */
-	struct step_times times;               /* of the bring-up; zero after a restart */
-	uint64_t plugins_ns;                   /* of its network; zero after a restart */
+	struct machine *machine;           /* runtime->lock; NULL: none (yet, or any more) */
+	bool settled;                      /* runtime->lock; the agent's events may be taken */
+	uint32_t last_target;              /* op; where the last disk was attached */
+	struct mirror *mirror;             /* op; there while there is a machine */
+	struct network_follower *follower; /* op; likewise */
+	unsigned release_failures;         /* op; of its network, since we started */
+	struct step_times times; /* runtime->lock; of the bring-up; zero after a restart */
+	uint64_t plugins_ns;     /* of its network; zero after a restart */
 	Bulkhead__Agent__StatsResponse *usage; /* runtime->lock; the last sample, NULL: none */
 	bool usage_slow;                       /* runtime->lock; it did not answer the last time */
 	struct rpc_answer listed; /* runtime->lock; ListPodSandbox' of it alone, in listed_state */
@@ -279,8 +279,15 @@ void container_unref(struct container *container);
 /* Resources and overhead, as created or as updated since; NULL: none. `op` is held. */
 const Runtime__V1__LinuxPodSandboxConfig *sandbox_limits(const struct sandbox *sandbox);
 
-/* As its record says. runtime->lock or `op` is held. */
+/*
+ * As its record says. runtime->lock is held: `op` alone does not keep it, for an exit comes from
+ * the guest at any time.
+ */
 bool container_runs(const struct container *container);
+/* The same of the whole state, for who does not hold the lock: it may be another already. */
+Bulkhead__Store__ContainerState container_state(struct container *container);
+/* By it: it was not started yet, or runs. */
+bool container_may_run(struct container *container);
 /* As created or as updated since; NULL: none. `op` or runtime->lock is held. */
 const Runtime__V1__LinuxContainerResources *container_resources(const struct container *container);
 /* With runtime->lock held. */

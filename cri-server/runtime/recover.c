@@ -96,7 +96,7 @@ static int settle_container(struct container *c,
 	const Bulkhead__Agent__ListContainersResponse *list, struct machine *machine,
 	struct err *err)
 {
-	if (!container_runs(c))
+	if (container_state(c) != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING)
 		return 0;
 	for (size_t i = 0; i < list->n_processes; i++) {
 		const Bulkhead__Agent__ProcessInfo *info = list->processes[i];
@@ -231,8 +231,9 @@ static int finish_container(struct container *c, void *userdata, struct err *err
 	(void)userdata;
 	(void)err;
 	struct err failure = ERR_INIT;
-	bool half = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING ||
-		    c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING;
+	Bulkhead__Store__ContainerState state = container_state(c);
+	bool half = state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING ||
+		    state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING;
 	if (half && container_remove(c, &failure) < 0)
 		complain(c->runtime, "container not cleaned up", c->id, &failure);
 	return 0;

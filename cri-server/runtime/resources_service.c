@@ -148,8 +148,7 @@ static int update_pod(struct sandbox *sandbox,
 static int update(
 	struct container *c, const Runtime__V1__LinuxContainerResources *change, struct err *err)
 {
-	bool lives = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED ||
-		     container_runs(c);
+	bool lives = container_may_run(c);
 	Runtime__V1__LinuxContainerResources *merged =
 		resources_merge(container_resources(c), change);
 	if (!merged)

@@ -62,9 +62,7 @@ static int check_state(struct container *c, bool may_be_created, struct err *err
 	static const char *const names[] = {
 		[BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED] = "created, not started",
 		[BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED] = "exited"};
-	pthread_mutex_lock(&c->runtime->lock);
-	Bulkhead__Store__ContainerState state = c->record->state;
-	pthread_mutex_unlock(&c->runtime->lock);
+	Bulkhead__Store__ContainerState state = container_state(c);
 	if (state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING ||
 		(may_be_created && state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED))
 		return 0;
