@@ -196,9 +196,12 @@ int scenario_after_reboot(struct kubelet *k, struct err *err)
 /* ---- a static pod ---- */
 
 /* The connections and memories of a kubelet that has just begun. */
-static struct node node_after_restart(const struct node *node)
+static struct node node_after_restart(struct node *node)
 {
+	/* Others call meanwhile: of theirs nothing is kept. */
+	pthread_mutex_lock(&node->lock);
 	struct node fresh = *node;
+	pthread_mutex_unlock(&node->lock);
 	pthread_mutex_init(&fresh.lock, NULL);
 	fresh.n_idle = 0;
 	memset(fresh.times, 0, sizeof(fresh.times));
