@@ -202,7 +202,8 @@ int helper_start(const struct helper *helper, struct err *err)
 	if (r == 0 && helper->place)
 		r = cgroups_enter(helper->place, pid, err);
 	if (r < 0) {
-		go_write = fd_close(go_write);
+		/* Not by the end of its pipe: other children may have that open until they execute. */
+		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 		return err_wrap(err, "Start %s", helper->argv[0]);
 	}

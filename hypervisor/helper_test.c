@@ -9,14 +9,19 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
+#include "hypervisor/cgroup.h"
 #include "hypervisor/console.h"
 #include "hypervisor/helper.h"
 
@@ -73,6 +78,65 @@ static void test_failure_quotes_the_log(void **state)
 	assert_int_equal(start_shell("echo no such device >&2; exit 1", &err), -EIO);
 	assert_non_null(strstr(err.msg, "no such device"));
 	assert_int_equal(recorded_pid(), 0);
+}
+
+/*
+ * Two that fail at once: each one's child has the descriptors of the other, and keeps its pipe
+ * open. Here that child begins while the helper waits to enter its cgroup, a FIFO that nobody reads
+ * yet.
+ */
+#define HOLDER_S 60
+
+struct holder {
+	const char *fifo;
+	pid_t pid;
+	int fd;
+};
+
+static void *hold_descriptors(void *userdata)
+{
+	struct holder *holder = userdata;
+
+	while (!recorded_pid())
+		usleep(1000);
+	holder->pid = fork();
+	if (holder->pid == 0) {
+		sleep(HOLDER_S);
+		_exit(0);
+	}
+	holder->fd = open(holder->fifo, O_RDONLY | O_CLOEXEC);
+	return NULL;
+}
+
+static void test_failure_waits_for_no_other_child(void **state)
+{
+	_cleanup_free_ char *first = str_printf("%s/first", dir);
+	_cleanup_free_ char *none = str_printf("%s/none", dir);
+	_cleanup_free_ char *fifo = str_printf("%s/cgroup.procs", first);
+	const struct cgroups cgroups = {.items = {{.mount = first}, {.mount = none}}, .n = 2};
+	const struct cgroup_place place = {&cgroups, ""};
+	const char *argv[] = {"/bin/true", NULL};
+	struct err err = ERR_INIT;
+	pthread_t thread;
+	struct holder holder = {.fifo = fifo};
+
+	(void)state;
+	assert_int_equal(mkdir(first, 0700), 0);
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	assert_int_equal(pthread_create(&thread, NULL, hold_descriptors, &holder), 0);
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(
+		helper_start(
+			&(struct helper){.dir = dir, .name = "x", .argv = argv, .place = &place},
+			&err),
+		-ENOENT);
+	uint64_t took = ev_now_ms() - begin;
+	pthread_join(thread, NULL);
+	close(holder.fd);
+	assert_int_equal(kill(holder.pid, SIGKILL), 0);
+	assert_int_equal(waitpid(holder.pid, NULL, 0), holder.pid);
+	assert_in_range(took, 0, HOLDER_S * 1000 / 2);
+	assert_int_equal(helper_end(dir, "x", &err), 0);
 }
 
 /* A record whose start time is another's must not lead to a kill. */
@@ -156,6 +220,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_start_and_end),
 		cmocka_unit_test(test_failure_quotes_the_log),
+		cmocka_unit_test(test_failure_waits_for_no_other_child),
 		cmocka_unit_test(test_reused_pid_is_spared),
 		cmocka_unit_test(test_console_keeps_the_end),
 	};
