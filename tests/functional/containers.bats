@@ -81,18 +81,18 @@ sequence() {
 }
 
 @test "stop gives the grace period to the stop signal" {
-	id=$(run_script "$POD" polite 'trap "echo bye; exit 3" TERM; while :; do sleep 0.1; done')
-	eventually 10 crictl exec -s "$id" true
+	id=$(run_script "$POD" polite 'trap "echo bye; exit 3" TERM; echo up; while :; do sleep 0.1; done')
+	eventually 10 test -s "$D/logs/pod/polite.log"
 	crictl stop -t 20 "$id"
 	[ "$(container_field "$id" .exitCode)" = 3 ]
-	[ "$(output_of pod polite)" = bye ]
+	[ "$(output_of pod polite)" = $'up\nbye' ]
 	crictl stop "$id"
 	crictl rm "$id"
 }
 
 @test "stop kills what ignores the stop signal once the grace period is over" {
-	id=$(run_script "$POD" stubborn 'trap "" TERM; while :; do sleep 0.1; done')
-	sleep 0.5
+	id=$(run_script "$POD" stubborn 'trap "" TERM; echo up; while :; do sleep 0.1; done')
+	eventually 10 test -s "$D/logs/pod/stubborn.log"
 	begin=$(date +%s%N)
 	crictl stop -t 2 "$id"
 	took=$((($(date +%s%N) - begin) / 1000000))
@@ -364,7 +364,7 @@ capabilities() {
 @test "two containers share the pod's network and IPC, and nothing else" {
 	namespaces='for n in net ipc mnt uts; do readlink /proc/self/ns/$n; done'
 	server=$(run_script "$POD" server "$namespaces; echo hello | nc -l -p 7777")
-	sleep 0.5
+	eventually 10 crictl exec -s "$server" sh -c 'netstat -ltn | grep -q :7777'
 	run once "nc 127.0.0.1 7777 </dev/null; $namespaces"
 	mapfile -t others < <(output_of pod server)
 	crictl rm -f "$server"

@@ -35,9 +35,9 @@ teardown_file() {
 }
 
 @test "a stop while a call runs lets it end, and pods go on" {
-	crictl exec -s "$ID" sh -c 'sleep 2; echo finished' >"$D/out" 3>&- &
+	crictl exec -s "$ID" sh -c 'echo >/begun; sleep 3; echo finished' >"$D/out" 3>&- &
 	call=$!
-	sleep 0.5
+	eventually 10 crictl exec -s "$ID" test -e /begun
 	stop_bulkheadd
 	wait "$call"
 	grep -q finished "$D/out"

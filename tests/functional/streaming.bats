@@ -163,13 +163,19 @@ not() {
 	eventually 10 not runs_inside 'dd [i]f'
 }
 
+# attached PID: the client has its connection, and the moment that follows until it hears what is written.
+attached() {
+	eventually 20 eval "ss -Htnp state established | grep -q 'pid=$1,'"
+	sleep 0.5
+}
+
 @test "several clients are attached, from the start; one detaches; stdin is theirs; the log has all" {
 	local id
 	id=$(create_container "$POD" reader '.command = ["sh", "-c", "echo begun; while read l; do echo got $l; done"] |
 		.stdin = true | .log_path = "reader.log"')
 	background_crictl attach --transport websocket "$id" >"$D/first"
 	local first=$!
-	sleep 0.5
+	attached "$first"
 	crictl start "$id" >/dev/null
 	eventually 10 grep -qx begun "$D/first"
 	echo one | timeout 20 "$TOOLS/crictl" --config "$D/crictl.yaml" attach -i "$id" >"$D/second" &
@@ -201,7 +207,7 @@ exited() {
 		.log_path = "writer.log"')
 	background_crictl attach "$id" >/dev/null 2>"$D/cut"
 	local client=$!
-	sleep 0.5
+	attached "$client"
 	kill -STOP "$client"
 	crictl start "$id" >/dev/null
 	eventually 30 exited "$id"
