@@ -258,7 +258,7 @@ static int measure_network(struct bench *bench, struct err *err)
 		.client = bench->client,
 		.image_ref = bench->image_ref,
 		.dir = bench->dir,
-		.unwire = bench->unwire,
+		.wiring = {bench->unwire, bench->dir},
 		.rounds = NETWORK_ROUNDS,
 	};
 	return network_measure(&network, &bench->results, err);

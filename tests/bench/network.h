@@ -9,12 +9,13 @@
 
 #include "cri-server/rpc/client.h"
 #include "tests/bench/results.h"
+#include "tests/bench/wiring.h"
 
 struct network_bench {
 	struct rpc_client *client;
 	const char *image_ref; /* has /bin/net_load */
 	const char *dir;       /* for logs */
-	const char *unwire;    /* the program that does so: tests/bench/unwire */
+	struct wiring wiring;
 	unsigned rounds;
 };
 
