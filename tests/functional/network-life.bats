@@ -63,6 +63,20 @@ kill_within() {
 	done
 }
 
+@test "pods that come and go two at a time leave no address, rule, link or namespace" {
+	cycle() {
+		local i pod
+		for ((i = 0; i < ${NETWORK_CYCLES:-2} / 2; i++)); do
+			pod=$(run_pod "cycle-$1-$i" "$(ports)") && crictl stopp "$pod" && remove_pod "$pod" || return 1
+		done
+	}
+	cycle a 3>&- &
+	cycle b
+	wait $!
+	[ ! "$(find "/var/lib/cni/networks/$NET" -name '10.*')" ]
+	assert_host_unchanged
+}
+
 @test "a plugin that outlives bulkheadd is waited for: what it holds in the end is given back" {
 	mkdir "$FT/gate/lease"
 	touch "$FT/gate/hold-ADD"
