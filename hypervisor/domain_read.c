@@ -1,8 +1,10 @@
 /*
  * The XML of our machines, read: what libvirt says of one that runs.
  */
+#include <errno.h>
 #include <libxml/parser.h>
 #include <libxml/xpath.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/fd.h"
@@ -90,4 +92,67 @@ bool domain_xml_never_ran(const char *status)
 	xmlFree(pid);
 	xmlFreeDoc(document);
 	return never;
+}
+
+/* The child element, which libvirt writes once or not at all. */
+static xmlNode *child(xmlNode *parent, const char *name)
+{
+	xmlNode *node = xmlFirstElementChild(parent);
+
+	while (node && !xmlStrEqual(node->name, BAD_CAST name))
+		node = xmlNextElementSibling(node);
+	return node;
+}
+
+static bool has(xmlNode *node, const char *attribute, const char *value)
+{
+	xmlChar *text = node ? xmlGetNoNsProp(node, BAD_CAST attribute) : NULL;
+	bool same = text && strcmp((const char *)text, value) == 0;
+
+	xmlFree(text);
+	return same;
+}
+
+static xmlNode *find_nic(xmlDoc *document, const char *mac)
+{
+	xmlNode *root = document ? xmlDocGetRootElement(document) : NULL;
+	xmlNode *devices = root ? child(root, "devices") : NULL;
+	xmlNode *node = devices ? child(devices, "interface") : NULL;
+
+	while (node && !has(child(node, "mac"), "address", mac))
+		node = xmlNextElementSibling(node);
+	return node;
+}
+
+static int take_node(xmlNode *node, char **ret, struct err *err)
+{
+	xmlBuffer *buffer = xmlBufferCreate();
+	char *text = NULL;
+
+	if (buffer && xmlNodeDump(buffer, node->doc, node, 0, 0) > 0)
+		text = strdup((const char *)xmlBufferContent(buffer));
+	xmlBufferFree(buffer);
+	if (!text)
+		return err_nomem(err);
+	*ret = text;
+	return 0;
+}
+
+int domain_xml_link(const char *xml, const char *mac, bool up, char **ret, struct err *err)
+{
+	xmlDoc *document = parse(xml);
+	xmlNode *nic = find_nic(document, mac), *link = nic ? child(nic, "link") : NULL;
+	int r;
+
+	if (!nic)
+		r = err_set(err, -ENODEV, "the machine has no NIC %s", mac);
+	else if (has(link, "state", "down") != up)
+		r = 1;
+	else if ((!link && !(link = xmlNewChild(nic, NULL, BAD_CAST "link", NULL))) ||
+		 !xmlSetProp(link, BAD_CAST "state", BAD_CAST(up ? "up" : "down")))
+		r = err_nomem(err);
+	else
+		r = take_node(nic, ret, err);
+	xmlFreeDoc(document);
+	return r;
 }

@@ -64,6 +64,12 @@ struct domain_live {
 void domain_xml_read(const char *xml, struct domain_live *ret);
 
 /*
+ * The element of the NIC with this MAC out of libvirt's XML of a running domain, with the link set
+ * up or down; *ret is freed with free(). 1: it is so already; -ENODEV: it has no such NIC.
+ */
+int domain_xml_link(const char *xml, const char *mac, bool up, char **ret, struct err *err);
+
+/*
  * Whether a machine in libvirt's own record ("<domstatus pid=…>", in the driver's state directory)
  * had no process yet.
  */

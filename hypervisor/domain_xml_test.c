@@ -318,6 +318,32 @@ static void test_size_is_read(void **state)
 	assert_int_equal(live.size.memory_max_mib, 256);
 }
 
+static void test_link_of_a_nic(void **state)
+{
+	static const char domain[] =
+		"<domain><interface><mac address='02:00:00:00:00:02'/></interface><devices><disk/>"
+		"<interface type='ethernet'><mac address='02:00:00:00:00:01'/><target dev='a'/>"
+		"</interface><interface type='ethernet'><mac address='02:00:00:00:00:02'/>"
+		"<target dev='b'/><link state='down'/></interface></devices></domain>";
+	_cleanup_free_ char *down = NULL, *up = NULL, *same = NULL;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(domain_xml_link(domain, "02:00:00:00:00:01", false, &down, &err), 0);
+	assert_xpath(down, "string(/interface/target/@dev)", "a");
+	assert_xpath(down, "string(/interface/link/@state)", "down");
+	assert_int_equal(domain_xml_link(domain, "02:00:00:00:00:02", true, &up, &err), 0);
+	assert_xpath(up, "string(/interface/target/@dev)", "b");
+	assert_xpath(up, "string(/interface/link/@state)", "up");
+	assert_xpath(up, "count(/interface/link)", "1");
+	assert_int_equal(domain_xml_link(domain, "02:00:00:00:00:01", true, &same, &err), 1);
+	assert_int_equal(domain_xml_link(domain, "02:00:00:00:00:02", false, &same, &err), 1);
+	assert_int_equal(domain_xml_link(domain, "02:00:00:00:00:03", true, &same, &err), -ENODEV);
+	assert_int_equal(
+		domain_xml_link("<domain>", "02:00:00:00:00:01", true, &same, &err), -ENODEV);
+	assert_null(same);
+}
+
 static void test_machine_that_never_ran(void **state)
 {
 	(void)state;
@@ -377,6 +403,7 @@ int main(void)
 		cmocka_unit_test(test_owner_and_cid),
 		cmocka_unit_test(test_room_to_grow),
 		cmocka_unit_test(test_size_is_read),
+		cmocka_unit_test(test_link_of_a_nic),
 		cmocka_unit_test(test_machine_that_never_ran),
 		cmocka_unit_test(test_libvirts_schema_accepts_it),
 	};

@@ -161,6 +161,12 @@ const struct hv_size *hv_vm_size(const struct hv_vm *vm);
  */
 int hv_vm_grow(struct hv_vm *vm, unsigned vcpus, unsigned memory_mib, struct err *err);
 
+/*
+ * Whether the guest's NIC with this MAC, which the spec gave it, has a carrier. Any thread may call
+ * it, whatever others do with the machine. Milliseconds; nothing where it is so already.
+ */
+int hv_vm_set_link(struct hv_vm *vm, const char *mac, bool up, struct err *err);
+
 /* Hot-attaches a read-only raw image (an EROFS layer) as SCSI target 1…HV_DISK_TARGET_MAX; 10 ms.
  */
 int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struct err *err);

@@ -214,7 +214,8 @@ static void connect_from_two_threads(struct hv_vm *vm)
 	pthread_t threads[2];
 
 	for (size_t i = 0; i < 2; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, connect_once, &connectors[i]), 0);
+		assert_int_equal(
+			pthread_create(&threads[i], NULL, connect_once, &connectors[i]), 0);
 	for (size_t i = 0; i < 2; i++) {
 		pthread_join(threads[i], NULL);
 		assert_int_equal(connectors[i].result, 0);
@@ -247,6 +248,8 @@ static void test_life(void **state)
 	check(hv_vm_detach_disk(vm, 1, &err), &err);
 	lap(&since, "detach");
 	check(hv_vm_detach_disk(vm, 1, &err), &err);
+	check(hv_vm_set_link(vm, nic.mac, false, &err), &err);
+	assert_int_equal(hv_vm_set_link(vm, "52:54:00:00:00:09", false, &err), -ENODEV);
 	assert_int_equal(hv_vm_grow(vm, 4, 256, &err), -ERANGE);
 	since = hv_now_ms();
 	check(hv_vm_grow(vm, 3, 257, &err), &err);
@@ -259,6 +262,7 @@ static void test_life(void **state)
 	assert_int_equal(hv_vm_size(vm)->memory_mib, 260);
 	assert_int_equal(hv_vm_size(vm)->memory_max_mib, 768);
 	check(hv_vm_grow(vm, 1, 768, &err), &err);
+	check(hv_vm_set_link(vm, nic.mac, true, &err), &err);
 	check(hv_vm_console(fixture->hv, "life", &console, &err), &err);
 	assert_non_null(strstr(console, "Linux version"));
 	assert_int_equal(hv_vm_wait_off(fixture->hv, "life", 50), 1);

@@ -408,8 +408,12 @@ int interfaces_read_joined(
 			n = (size_t)position + 1;
 		link = rtnl_link_get_by_name(
 			state.links, rtnl_link_get_ifalias((struct rtnl_link *)object));
-		if (link)
-			r = read_one(&state, link, &interfaces[position], err);
+		if (link) {
+			struct net_interface *interface = &interfaces[position];
+
+			r = read_one(&state, link, interface, err);
+			interface->no_carrier = !interface->down && !rtnl_link_get_carrier(link);
+		}
 	}
 	if (r < 0) {
 		interfaces_free(interfaces, n);

@@ -121,7 +121,9 @@ struct net_interface {
 	size_t n_routes;
 	struct net_neighbor *neighbors;
 	size_t n_neighbors;
-	bool down; /* of those that a watch reads: as they are made, they are up */
+	/* Of those that a watch reads; as they are made, they are up. */
+	bool down;
+	bool no_carrier; /* nobody at the other end, though it is up */
 };
 
 /* What the pod has. Plain value, freed by net_pod_info_free(). */

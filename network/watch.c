@@ -127,8 +127,8 @@ static int describe_one(struct buf *out, const struct net_interface *interface)
 	size_t i;
 	int r;
 
-	r = buf_printf(out, "%s %s %u %d\n", interface->name, interface->mac, interface->mtu,
-		interface->down);
+	r = buf_printf(out, "%s %s %u %d %d\n", interface->name, interface->mac, interface->mtu,
+		interface->down, interface->no_carrier);
 	for (i = 0; r == 0 && i < interface->n_addresses; i++)
 		r = buf_printf(out, "a %s\n", interface->addresses[i]);
 	for (i = 0; r == 0 && i < interface->n_routes; i++)

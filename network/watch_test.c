@@ -41,7 +41,7 @@ struct heard {
 	char addresses[256], routes[256], neighbors[256], mac[18];
 	uint32_t mtu;
 	bool down;
-	unsigned gone;
+	unsigned gone, no_carrier;
 };
 
 struct room {
@@ -72,6 +72,7 @@ static int on_changed(void *userdata, struct net_interface *interfaces, size_t n
 	heard->gone = !interfaces->name[0];
 	heard->mtu = interfaces->mtu;
 	heard->down = interfaces->down;
+	heard->no_carrier = interfaces->no_carrier;
 	heard->addresses[0] = heard->routes[0] = heard->neighbors[0] = '\0';
 	for (size_t i = 0; i < interfaces->n_addresses && i < 4; i++)
 		append(heard->addresses, interfaces->addresses[i]);
@@ -220,10 +221,15 @@ static void test_changes(void **state)
 	inside(room, "ip link show tap0 | grep -q 'mtu 1600'");
 	/* One filter, however often it was put there. */
 	inside(room, "[ $(tc filter show dev tap0 parent ffff: | grep -c 'bpf .*handle') = 1 ]");
+	inside(room, "ip link set far down");
+	expect_number(room, &heard->no_carrier, 1);
+	inside(room, "ip link set far up");
+	expect_number(room, &heard->no_carrier, 0);
 	inside(room, "ip link set eth0 down");
 	expect(room, heard->routes, "");
 	pthread_mutex_lock(&heard->lock);
 	assert_true(heard->down);
+	assert_int_equal(heard->no_carrier, 0);
 	pthread_mutex_unlock(&heard->lock);
 	net_watch_free(watch);
 }

@@ -97,6 +97,23 @@ int guest_interfaces_new(const char *sandbox_id, struct net_interface *interface
 	return 0;
 }
 
+/*
+ * After the guest: it learns the rest even where this fails. One that is set down says so itself.
+ */
+static int set_links(const struct network_follower *follower,
+	const struct net_interface *interfaces, size_t n, struct err *err)
+{
+	int r = 0;
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		char mac[18];
+		machine_nic_mac(follower->sandbox->id, i, mac);
+		if (interfaces[i].name[0])
+			r = hv_vm_set_link(
+				follower->machine->vm, mac, !interfaces[i].no_carrier, err);
+	}
+	return r;
+}
+
 /* On a thread of the watch. */
 static int tell_guest(void *userdata, struct net_interface *interfaces, size_t n, struct err *err)
 {
@@ -114,7 +131,7 @@ static int tell_guest(void *userdata, struct net_interface *interfaces, size_t n
 	if (r == 0)
 		log_event(follower->sandbox->runtime->log, LOG_LEVEL_DEBUG,
 			"guest has the interfaces' changes", "pod", follower->sandbox->id, NULL);
-	return r;
+	return r < 0 ? r : set_links(follower, interfaces, n, err);
 }
 
 static void on_trouble(void *userdata, const struct err *err)

@@ -343,8 +343,16 @@ guest_lacks() {
 	inside ping -c 1 -W 5 "$SUBNET.1"
 }
 
-@test "a link that goes down and up in the namespace does so in the guest" {
+@test "a link that loses its carrier, or goes down, in the namespace does so in the guest" {
 	other=$(run_container "$OTHER" other)
+	# Its other end, first: the carrier is lost, and all the rest stays.
+	peer=$(in_netns "$OTHER" ip -j link show eth0 | jq ".[0].link_index")
+	veth=$(ip -j link | jq -r ".[] | select(.ifindex == $peer).ifname")
+	ip link set "$veth" down
+	eventually 20 eval '[ "$(crictl exec -s "$other" cat /sys/class/net/eth0/carrier)" = 0 ]'
+	ip link set "$veth" up
+	eventually 20 eval '[ "$(crictl exec -s "$other" cat /sys/class/net/eth0/carrier)" = 1 ]'
+	ping -c 1 -W 5 "$OTHER_ADDRESS"
 	in_netns "$OTHER" ip link set eth0 down
 	eventually 20 eval '[ "$(crictl exec -s "$other" cat /sys/class/net/eth0/flags)" = 0x1002 ]'
 	in_netns "$OTHER" ip link set eth0 up
