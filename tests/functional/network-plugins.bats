@@ -104,3 +104,42 @@ pod_with() {
 	done
 	remove_pod "$POD"
 }
+
+# Last, for it has its own bulkheadd.
+@test "macvtaps take two interfaces on many queues, also of a pod that grows; over a macvlan none is made" {
+	stop_bulkheadd
+	sed -i -e "s|^network:|&\n  redirect: macvtap|" -e "s/memory_mib: 256/&\n    memory_max_mib: 512\n    vcpus_max: 3/" \
+		"$D/config.yaml"
+	start_bulkheadd
+	pod_with taken '.plugins += [{type: "second", delegate: {type: "ptp", ipam: {type: "static",
+		addresses: [{address: "10.222.0.10/24", gateway: "10.222.0.1"}]}}}]' \
+		'.linux.resources = {cpu_quota: 200000, cpu_period: 100000}'
+	server=$(run_script "$POD" server 'exec nc -ll -p 8080 -e echo hello')
+	eventually 20 crictl exec -s "$server" sh -c 'netstat -ltn | grep :8080'
+	# On all queues: a connection is on one.
+	reached() {
+		for i in 1 2 3 4 5; do
+			for address in "$(pod_field "$POD" .network.ip)" 10.222.0.10; do
+				[ "$(/bin/busybox nc -w 20 "$address" 8080 </dev/null)" = hello ] || return 1
+			done
+		done
+	}
+	for pair in eth0:tap0 net1:tap1; do
+		interface=${pair%:*}
+		in_netns "$POD" ip -d link show "${pair#*:}" | grep -q "macvtap mode passthru"
+		[ "$(crictl exec -s "$ID" cat "/sys/class/net/$interface/address")" = \
+			"$(in_netns "$POD" ip -j link show "$interface" | jq -r '.[0].address')" ]
+		crictl exec -s "$ID" test -e "/sys/class/net/$interface/queues/rx-1"
+	done
+	reached
+	crictl update --cpu-quota 300000 --cpu-period 100000 --memory 369098752 "$ID"
+	[ "$(crictl exec -s "$ID" nproc)" = 3 ]
+	reached
+	remove_pod "$POD"
+	jq --arg wire "$WIRE" '.plugins = [{type: "macvlan", master: $wire, ipam: {type: "static",
+		addresses: [{address: "10.219.0.11/24"}]}}]' "$FT/cni/10-$NET.conflist" >"$FT/cni/05.conflist"
+	refused Unknown "macvlan or ipvlan is not: for it, network.redirect must be tcfilter" crictl runp <(pod_config none)
+	rm "$FT/cni/05.conflist"
+	[ -z "$(own_netns)" ]
+	[ -z "$(own_processes)" ]
+}
