@@ -39,7 +39,7 @@ event() {
 @test "a pod's and a container's events come in order, with full status" {
 	id=$(run_script "$POD" life "exit 3" '.labels = {role: "life"}')
 	finish "$id"
-	eventually 5 told "$id" "CREATED STARTED STOPPED"
+	eventually 20 told "$id" "CREATED STARTED STOPPED"
 	event "$id" STOPPED | jq -e --arg pod "$POD" --arg id "$id" '.podSandboxStatus.id == $pod and
 		.podSandboxStatus.state == "SANDBOX_READY" and .podSandboxStatus.network.ip != "" and
 		.podSandboxStatus.labels == {app: "told"} and (.createdAt | tonumber) > 1000000000000000000 and
@@ -48,7 +48,7 @@ event() {
 	event "$id" STARTED | jq -e --arg id "$id" '.containersStatuses[] | select(.id == $id) |
 		(.startedAt | tonumber) > 0'
 	crictl rm "$id"
-	eventually 5 told "$id" "CREATED STARTED STOPPED DELETED"
+	eventually 20 told "$id" "CREATED STARTED STOPPED DELETED"
 	event "$id" DELETED | jq -e '.containersStatuses == []'
 	told "$POD" "CREATED STARTED"
 }
@@ -57,7 +57,7 @@ event() {
 	id=$(create_container "$POD" missing '.command = ["/nowhere"]')
 	run crictl start "$id"
 	[ "$status" -ne 0 ]
-	eventually 5 told "$id" "CREATED STOPPED"
+	eventually 20 told "$id" "CREATED STOPPED"
 	event "$id" STOPPED | jq -e --arg id "$id" '.containersStatuses[] | select(.id == $id) | .reason == "StartError"'
 	crictl rm "$id"
 }
@@ -66,7 +66,7 @@ event() {
 	id=$(run_script "$POD" hungry "exec tail /dev/zero" '.linux.resources = {memory_limit_in_bytes: 16777216}')
 	[ "$(finish "$id")" -eq 137 ]
 	[ "$(container_field "$id" .reason)" = OOMKilled ]
-	eventually 5 told "$id" "CREATED STARTED STOPPED"
+	eventually 20 told "$id" "CREATED STARTED STOPPED"
 	event "$id" STOPPED | jq -e --arg id "$id" '.containersStatuses[] | select(.id == $id) |
 		.reason == "OOMKilled" and .exitCode == 137'
 	crictl rm "$id"
@@ -104,22 +104,22 @@ event() {
 	id=$(run_container "$pod" victim)
 	qemu=$(pgrep -f "guest=bh-$pod," | head -n 1)
 	kill -KILL "$qemu"
-	wait_state "$id" CONTAINER_EXITED 5
+	wait_state "$id" CONTAINER_EXITED
 	[ "$(container_field "$id" .exitCode)" -ne 0 ]
 	[ -n "$(container_field "$id" .reason)" ]
 	[ -n "$(container_field "$id" .message)" ]
 	not_ready() { [ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]; }
-	eventually 3 not_ready
-	eventually 5 told "$id" "CREATED STARTED STOPPED"
-	eventually 5 told "$pod" "CREATED STARTED STOPPED"
+	eventually 20 not_ready
+	eventually 20 told "$id" "CREATED STARTED STOPPED"
+	eventually 20 told "$pod" "CREATED STARTED STOPPED"
 	remove_pod "$pod"
-	eventually 5 told "$pod" "CREATED STARTED STOPPED DELETED"
+	eventually 20 told "$pod" "CREATED STARTED STOPPED DELETED"
 	told "$id" "CREATED STARTED STOPPED DELETED"
 }
 
 @test "a server that stops ends the streams" {
 	stop_bulkheadd
 	gone() { ! kill -0 "$LISTENER"; }
-	eventually 5 gone
+	eventually 20 gone
 	start_bulkheadd
 }

@@ -40,7 +40,7 @@ sync() {
 	begin=$(date +%s)
 	refused DeadlineExceeded "timeout" sync --timeout 1 "$ID" sh -c 'sleep 4321 & sleep 4321'
 	[ $(($(date +%s) - begin)) -lt 10 ]
-	eventually 5 no_process "sleep 4321"
+	eventually 20 no_process "sleep 4321"
 }
 
 no_process() {

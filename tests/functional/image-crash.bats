@@ -110,7 +110,7 @@ pull_again() {
 	for ((round = 1; round <= ROUNDS; round++)); do
 		echo "round $round of $ROUNDS, seed $SEED"
 		work_and_kill
-		eventually 2 children_are_gone
+		eventually 20 children_are_gone
 		start_quickly
 		check_store
 		[ $((round % 10)) -ne 0 ] || pull_again

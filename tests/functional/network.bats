@@ -73,7 +73,7 @@ inside() {
 	[ "$status" -ne 0 ]
 	for address in "10.216.${SUBNET##*.}.2" "$V6:ffff::2"; do
 		ip netns exec "$REMOTE" /bin/busybox nc -l -p 9000 -e echo "at $address" 3>&- &
-		eventually 5 ip netns exec "$REMOTE" sh -c "ss -ltn | grep 9000"
+		eventually 20 ip netns exec "$REMOTE" sh -c "ss -ltn | grep 9000"
 		[ "$(inside nc -w 5 "$address" 9000)" = "at $address" ]
 		wait $!
 	done
@@ -95,12 +95,12 @@ lost_datagrams() {
 	before=$(lost_datagrams)
 	[ "$before" -ge 0 ]
 	ip netns exec "$REMOTE" bash -c "echo hello >/dev/udp/10.216.${SUBNET##*.}.1/$HOST_PORT"
-	eventually 5 eval '[ "$(lost_datagrams)" -eq $((before + 1)) ]'
+	eventually 20 eval '[ "$(lost_datagrams)" -eq $((before + 1)) ]'
 }
 
 @test "a host port leads to the container, from the host and from elsewhere" {
 	server=$(run_script "$POD" server 'exec nc -ll -p 8080 -e echo hello')
-	eventually 5 inside sh -c 'netstat -ltn | grep :8080'
+	eventually 20 inside sh -c 'netstat -ltn | grep :8080'
 	sleep 1
 	[ "$(/bin/busybox nc -w 5 "10.216.${SUBNET##*.}.1" "$HOST_PORT" </dev/null)" = hello ]
 	[ "$(ip netns exec "$REMOTE" /bin/busybox nc -w 5 "10.216.${SUBNET##*.}.1" "$HOST_PORT" \
@@ -191,7 +191,7 @@ lost_datagrams() {
 
 @test "a megabyte passes unchanged in both directions" {
 	server=$(run_script "$POD" echo 'nc -l -p 8081 -e cat')
-	eventually 5 inside sh -c 'netstat -ltn | grep :8081'
+	eventually 20 inside sh -c 'netstat -ltn | grep :8081'
 	sleep 1
 	head -c 1048576 /dev/urandom >"$D/sent"
 	timeout 60 bash -c "exec 9<>/dev/tcp/$ADDRESS/8081; cat '$D/sent' >&9 & head -c 1048576 <&9 >'$D/back'"

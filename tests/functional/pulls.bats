@@ -386,7 +386,7 @@ serve_files() {
 	eventually 60 callers_are 10
 	eventually 60 copies_are 1
 	leave "${callers[0]}"
-	eventually 5 callers_are 9
+	eventually 20 callers_are 9
 	[ "$(copies)" -eq 1 ]
 	pulls | tee /dev/stderr | jq -e --arg ref "$SLOW/one:1" 'length == 1 and (.[0] |
 		.reference == $ref and .layersTotal == 3 and .bytesTotal > 4500000 and .startedAt > 0 and
@@ -407,7 +407,7 @@ serve_files() {
 	eventually 10 copies_are 1
 	leave "$one"
 	leave "$PID"
-	eventually 5 left_nothing
+	eventually 20 left_nothing
 	no_pulls
 }
 

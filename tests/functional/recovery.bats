@@ -117,9 +117,10 @@ crash() {
 	kill_bulkheadd
 	helper=$(pgrep -f "bulkhead-vsock .*/vm/$pod/")
 	kill -STOP "$helper"
-	start=$SECONDS
+	logged=$(wc -l <"$D/log")
 	start_bulkheadd
-	[ $((SECONDS - start)) -lt 12 ] # it would be 15 for the one that hangs
+	tail -n "+$((logged + 1))" "$D/log" | grep "serving before all pods are found again"
+	eventually 20 crictl exec -s "$other" true
 	[ "$(crictl exec -s "$other" echo hello)" = hello ]
 	[ "$(pod_field "$well" .state)" = SANDBOX_READY ]
 	wait_state "$id" CONTAINER_EXITED 60

@@ -164,7 +164,7 @@ launch_bulkheadd() {
 	echo $! >"$D/pid"
 	disown $!
 	# Until then the process bears the shell's name.
-	eventually 5 bulkheadd_was_executed $!
+	eventually 20 bulkheadd_was_executed $!
 }
 
 bulkheadd_was_executed() {
