@@ -24,7 +24,7 @@
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/network_job.h"
 
-#define CONFIGURE_MS 10000
+#define CONFIGURE_MS 30000 /* on a host that boots many at once each is slow */
 #define MKFS_MS      30000
 #define NETWORK_STEP 2 /* its row in the table */
 
