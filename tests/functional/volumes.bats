@@ -216,9 +216,10 @@ same() {
 	crictl exec -s "$writer" sh -c 'echo shared >/w/sub/file'
 	[ "$(crictl exec -s "$reader" cat /s/file)" = shared ]
 	[ "$(crictl exec -s "$reader" stat -c %d:%i /s/file)" = "$(crictl exec -s "$writer" stat -c %d:%i /w/sub/file)" ]
-	crictl exec -s "$reader" sh -c 'timeout 1 /client lock /s/lock | grep locked'
-	crictl exec -s "$writer" sh -c '/client lock /w/sub/lock >/dev/null 2>&1 & sleep 0.5'
-	run crictl exec -s "$reader" timeout 1 /client lock /s/lock
+	locks='/client lock "$0" >/l 2>&1 & until grep -q locked /l; do sleep 0.1; done'
+	crictl exec -s "$reader" sh -c "$locks; kill \$!; wait \$!; true" /s/lock
+	crictl exec -s "$writer" sh -c "$locks" /w/sub/lock
+	run crictl exec -s "$reader" timeout 20 /client lock /s/lock
 	[ "$status" -eq 1 ]
 	run crictl exec -s "$reader" touch /r/x
 	[ "$status" -ne 0 ]
