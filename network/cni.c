@@ -268,6 +268,45 @@ int cni_check(
 	return run_all(&turn, attachment->plugins, attachment->result, err);
 }
 
+/* Whether the answer to VERSION has the version, or is none. */
+static bool lists_version(const json_t *answer, const char *version)
+{
+	const json_t *versions = json_object_get(answer, "supportedVersions"), *one;
+	size_t i;
+
+	json_array_foreach(versions, i, one) {
+		if (json_is_string(one) && strcmp(json_string_value(one), version) == 0)
+			return true;
+	}
+	return json_array_size(versions) == 0;
+}
+
+int cni_version(
+	const struct cni_runtime *runtime, const char *type, const char *version, struct err *err)
+{
+	const struct turn turn = {.runtime = runtime, .command = "VERSION"};
+	_cleanup_(spawn_result_done) struct spawn_result output =
+		SPAWN_RESULT_INIT(CNI_OUTPUT_MAX_BYTES);
+	json_auto_t *question = json_pack("{s:s, s:s}", "type", type, "cniVersion", version);
+	json_auto_t *answer = NULL;
+	int r;
+
+	if (!question)
+		return err_nomem(err);
+	r = run_plugin(&turn, question, NULL, &output, err);
+	if (r == -EIO || r == -EAGAIN)
+		return 0; /* older than the command, or says so by a CNI error */
+	if (r < 0)
+		return r;
+	if (output.out.data)
+		answer = json_loadb(output.out.data, output.out.len, 0, NULL);
+	if (lists_version(answer, version))
+		return 0;
+	return err_set(err, -EINVAL,
+		"CNI plugin '%s' does not speak version %s, which its configuration is of", type,
+		version);
+}
+
 int cni_status(const struct cni_runtime *runtime, const struct cni_config *config, struct err *err)
 {
 	const struct turn turn = {.runtime = runtime, .command = "STATUS"};

@@ -40,6 +40,13 @@ int cni_del(const struct cni_runtime *runtime, const struct attachment *attachme
 int cni_check(
 	const struct cni_runtime *runtime, const struct attachment *attachment, struct err *err);
 
+/*
+ * VERSION: whether the plugin speaks this version of the specification. -EINVAL: by its own answer
+ * it does not. One that gives no answer that can be read is taken at its ADD.
+ */
+int cni_version(
+	const struct cni_runtime *runtime, const char *type, const char *version, struct err *err);
+
 /* STATUS: whether the plugins could serve an ADD now. 0 where the version is older than 1.1.0. */
 int cni_status(const struct cni_runtime *runtime, const struct cni_config *config, struct err *err);
 

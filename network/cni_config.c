@@ -292,24 +292,32 @@ int cni_plugin_find(const char *bin_dirs, const char *type, char **ret_path, str
 		type, bin_dirs);
 }
 
-int cni_config_check_plugins(const struct cni_config *config, const char *bin_dirs, struct err *err)
+size_t cni_config_types(const struct cni_config *config, const char *types[CNI_TYPES_MAX])
 {
-	const json_t *plugin, *ipam;
-	const char *types[2];
-	size_t i, j;
-	int r;
+	const json_t *plugin;
+	size_t i, n = 0;
 
 	json_array_foreach(config->plugins, i, plugin) {
-		ipam = json_object_get(json_object_get(plugin, "ipam"), "type");
-		types[0] = json_string_value(json_object_get(plugin, "type"));
-		types[1] = json_string_value(ipam);
-		for (j = 0; j < ARRAY_SIZE(types) && types[j] && *types[j]; j++) {
-			_cleanup_free_ char *path = NULL;
+		const json_t *ipam = json_object_get(plugin, "ipam");
+		const char *type = json_string_value(json_object_get(ipam, "type"));
 
-			r = cni_plugin_find(bin_dirs, types[j], &path, err);
-			if (r < 0)
-				return r;
-		}
+		types[n++] = json_string_value(json_object_get(plugin, "type"));
+		if (type && *type)
+			types[n++] = type;
 	}
-	return 0;
+	return n;
+}
+
+int cni_config_check_plugins(const struct cni_config *config, const char *bin_dirs, struct err *err)
+{
+	const char *types[CNI_TYPES_MAX];
+	size_t i, n = cni_config_types(config, types);
+	int r = 0;
+
+	for (i = 0; r == 0 && i < n; i++) {
+		_cleanup_free_ char *path = NULL;
+
+		r = cni_plugin_find(bin_dirs, types[i], &path, err);
+	}
+	return r;
 }

@@ -16,6 +16,7 @@
 #include "common/err.h"
 
 #define CNI_PLUGINS_MAX 32
+#define CNI_TYPES_MAX   (2 * CNI_PLUGINS_MAX)
 
 struct cni_config {
 	char *name;
@@ -45,6 +46,9 @@ static inline void cni_config_freep(struct cni_config **config)
  * frees the path.
  */
 int cni_plugin_find(const char *bin_dirs, const char *type, char **ret_path, struct err *err);
+
+/* The types of all plugins of the list, and of those for their addresses (ipam): how many. */
+size_t cni_config_types(const struct cni_config *config, const char *types[CNI_TYPES_MAX]);
 
 /* Whether all plugins of the list, and those for their addresses (ipam), are there. */
 int cni_config_check_plugins(

@@ -6,8 +6,9 @@
 #include "network/orphans.h"
 #include "network/pod_network.h"
 #include "network/redirect.h"
+#include "network/versions.h"
 
-/* Constant after net_open(): all state is in files and in the kernel. */
+/* Constant after net_open(), but for the last: all state is in files and in the kernel. */
 struct net {
 	char *conf_dir;
 	char *bin_dirs;
@@ -17,6 +18,7 @@ struct net {
 	const struct redirect *redirect;
 	bool antispoof;
 	struct orphans orphans;
+	struct versions versions;
 };
 
 /* Where the pod's namespace is; the caller frees. NULL: no memory. */

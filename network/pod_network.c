@@ -32,6 +32,7 @@ struct net *net_close(struct net *net)
 	free(net->cache_dir);
 	free(net->netns_dir);
 	orphans_done(&net->orphans);
+	versions_done(&net->versions);
 	free(net);
 	return NULL;
 }
@@ -48,6 +49,7 @@ int net_open(const struct net_config *config, struct net **ret, struct err *err)
 
 	if (!net)
 		return err_nomem(err);
+	versions_init(&net->versions);
 	net->conf_dir = strdup(config->conf_dir);
 	net->bin_dirs = strdup(config->bin_dirs);
 	net->cache_dir = strdup(config->cache_dir);
@@ -88,6 +90,8 @@ int net_check(struct net *net, struct err *err)
 	int r;
 
 	r = load_config(net, &config, err);
+	if (r == 0)
+		r = versions_check(&net->versions, &runtime, config, err);
 	if (r == 0)
 		r = cni_status(&runtime, config, err);
 	return r < 0 && r != -ENOMEM ? 1 : r;

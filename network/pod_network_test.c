@@ -500,6 +500,29 @@ static void test_setup_twice(void **state)
 	must_tear_down(room, "pod1");
 }
 
+static void check_versions(struct room *room)
+{
+	_cleanup_free_ char *script =
+		str_printf("#!/bin/sh\necho $CNI_COMMAND >>%s/log\ncat >&2\n"
+			   "echo '{\"supportedVersions\": [\"0.4.0\", \"1.0.0\"]}'\n",
+			room->dir);
+	_cleanup_free_ char *log = str_printf("%s/log", room->dir), *text = NULL;
+	struct err err = ERR_INIT;
+
+	testing_write(room->bin, "nosuch", script, 0755);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(net_check(room->net, &err), 0);
+	/* Asked once. */
+	assert_int_equal(fd_read_file(log, 4096, &text, NULL, &err), 0);
+	assert_string_equal(text, "VERSION\n");
+	testing_write(room->bin, "nosuch",
+		"#!/bin/sh\necho '{\"supportedVersions\": [\"0.4.0\"]}'\n", 0755);
+	assert_int_equal(net_check(room->net, &err), 1);
+	assert_non_null(strstr(err.msg, "CNI plugin 'nosuch' does not speak version 1.0.0"));
+	testing_write(room->bin, "nosuch",
+		"#!/bin/sh\necho '{\"code\": 50, \"msg\": \"asleep\"}'; exit 1\n", 0755);
+}
+
 static void test_check(void **state)
 {
 	struct room *room = *state;
@@ -520,6 +543,7 @@ static void test_check(void **state)
 	testing_write(room->bin, "nosuch",
 		"#!/bin/sh\necho '{\"code\": 50, \"msg\": \"asleep\"}'; exit 1\n", 0755);
 	assert_int_equal(net_check(room->net, &err), 0);
+	check_versions(room);
 	testing_write(room->conf, "10-x.conflist",
 		"{\"name\": \"n\", \"cniVersion\": \"1.1.0\", \"type\": \"nosuch\"}", 0644);
 	assert_int_equal(net_check(room->net, &err), 1);
@@ -528,6 +552,13 @@ static void test_check(void **state)
 		return;
 	write_config(room, "00-ptp.conf", PTP_CONF, "1.0.0");
 	assert_int_equal(net_check(room->net, &err), 0);
+	if (access(PLUGIN_DIR "/firewall", X_OK) < 0)
+		return;
+	/* Of Debian's plugins this one began with 0.4.0. */
+	testing_write(room->conf, "00-a.conf",
+		"{\"name\": \"n\", \"cniVersion\": \"0.3.1\", \"type\": \"firewall\"}", 0644);
+	assert_int_equal(net_check(room->net, &err), 1);
+	assert_non_null(strstr(err.msg, "'firewall' does not speak version 0.3.1"));
 }
 
 /* Frames between the machine's side of the tap and the other end of the CNI interface, both ways.
