@@ -85,6 +85,66 @@ static void annotations_become_arguments(void **state)
 	network_spec_done(&spec);
 }
 
+/* Each to its own: what a pod asks of a plugin comes from one place. */
+static void each_capability_has_its_source(void **state)
+{
+	Runtime__V1__DNSConfig dns = RUNTIME__V1__DNSCONFIG__INIT;
+	Runtime__V1__PortMapping port = RUNTIME__V1__PORT_MAPPING__INIT, *ports[] = {&port};
+	char *servers[] = {(char *)"10.0.0.9"}, *searches[] = {(char *)"a.example"},
+	     *options[] = {(char *)"ndots:3"};
+	struct network_spec spec;
+	struct fixture f;
+	struct err err = ERR_INIT;
+	const struct net_capabilities *c = &spec.pod.capabilities;
+
+	(void)state;
+	prepare(&f, "cni.bulkhead.io/mac", "02:00:00:00:00:07");
+	dns.servers = servers;
+	dns.searches = searches;
+	dns.options = options;
+	dns.n_servers = dns.n_searches = dns.n_options = 1;
+	f.config.dns_config = &dns;
+	port.protocol = RUNTIME__V1__PROTOCOL__SCTP;
+	port.container_port = 90;
+	port.host_port = 9090;
+	port.host_ip = (char *)"10.0.0.3";
+	f.config.port_mappings = ports;
+	f.config.n_port_mappings = 1;
+	assert_int_equal(network_spec_fill(&spec, "p1", &f.config, &err), 0);
+	assert_string_equal(c->mac, "02:00:00:00:00:07");
+	assert_string_equal(c->dns_servers[0], "10.0.0.9");
+	assert_string_equal(c->dns_searches[0], "a.example");
+	assert_string_equal(c->dns_options[0], "ndots:3");
+	assert_int_equal(c->n_dns_servers + c->n_dns_searches + c->n_dns_options, 3);
+	assert_int_equal(c->n_ports, 1);
+	assert_int_equal(c->ports[0].protocol, NET_SCTP);
+	assert_int_equal(c->ports[0].container_port, 90);
+	assert_int_equal(c->ports[0].host_port, 9090);
+	assert_string_equal(c->ports[0].host_ip, "10.0.0.3");
+	assert_int_equal(c->n_ips + c->n_ip_subnets + c->n_aliases, 0);
+	network_spec_done(&spec);
+
+	prepare(&f, "cni.bulkhead.io/ip-ranges", "10.1.2.0/24,fd00::/64");
+	assert_int_equal(network_spec_fill(&spec, "p1", &f.config, &err), 0);
+	assert_int_equal(c->n_ip_subnets, 2);
+	assert_string_equal(c->ip_subnets[1], "fd00::/64");
+	assert_int_equal(c->n_ips + c->n_aliases + c->n_ports + c->n_dns_servers, 0);
+	network_spec_done(&spec);
+
+	prepare(&f, "cni.bulkhead.io/aliases", "db");
+	assert_int_equal(network_spec_fill(&spec, "p1", &f.config, &err), 0);
+	assert_int_equal(c->n_aliases, 1);
+	assert_string_equal(c->aliases[0], "db");
+	assert_int_equal(c->n_ips + c->n_ip_subnets, 0);
+	network_spec_done(&spec);
+
+	prepare(&f, "kubernetes.io/ingress-bandwidth", "1M");
+	assert_int_equal(network_spec_fill(&spec, "p1", &f.config, &err), 0);
+	assert_int_equal(c->ingress_bits, 1000000);
+	assert_int_equal(c->egress_bits, 0);
+	network_spec_done(&spec);
+}
+
 static void a_wrong_annotation_is_named(void **state)
 {
 	static const struct {
@@ -113,6 +173,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_quantities),
 		cmocka_unit_test(annotations_become_arguments),
+		cmocka_unit_test(each_capability_has_its_source),
 		cmocka_unit_test(a_wrong_annotation_is_named),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
