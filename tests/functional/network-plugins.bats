@@ -35,6 +35,7 @@ setup_file() {
 
 teardown_file() {
 	ip link delete "$WIRE" || true
+	ip link delete "${NET}d" 2>/dev/null || true
 	ip netns delete "$FAR" || true
 	instance_teardown
 	rm -rf "/var/lib/cni/networks/$NET-ptp"
@@ -75,6 +76,20 @@ pod_with() {
 	remove_pod "$POD"
 	run grep -e "-d $address/32" <(iptables-save -t filter)
 	[ "$status" -eq 1 ]
+}
+
+@test "host-device: a link of the host's becomes the guest's, and comes back" {
+	ip link add "${NET}d" type veth peer name device netns "$FAR"
+	ip -n "$FAR" address add 10.223.0.1/24 dev device
+	ip -n "$FAR" link set device up
+	mac=$(ip -j link show "${NET}d" | jq -r '.[0].address')
+	pod_with device ".plugins = [{type: \"host-device\", device: \"${NET}d\", ipam: {type: \"static\",
+		addresses: [{address: \"10.223.0.2/24\"}]}}]"
+	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/address)" = "$mac" ]
+	ip netns exec "$FAR" ping -c 1 -W 5 10.223.0.2
+	remove_pod "$POD"
+	[ "$(ip -j link show "${NET}d" | jq -r '.[0].address')" = "$mac" ]
+	ip link delete "${NET}d"
 }
 
 @test "a second network is a second interface of the guest, with what is configured on it, and on many queues" {
@@ -118,7 +133,7 @@ pod_with() {
 	eventually 20 crictl exec -s "$server" sh -c 'netstat -ltn | grep :8080'
 	# On all queues: a connection is on one.
 	reached() {
-		for i in 1 2 3 4 5; do
+		for _ in 1 2 3 4 5; do
 			for address in "$(pod_field "$POD" .network.ip)" 10.222.0.10; do
 				[ "$(/bin/busybox nc -w 20 "$address" 8080 </dev/null)" = hello ] || return 1
 			done
