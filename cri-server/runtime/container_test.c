@@ -1,6 +1,6 @@
 /*
  * Containers whose pod is changed by an RPC, under `op`, while the guest tells of their ends, which
- * are recorded without it. ThreadSanitizer sees what is read without the lock.
+ * are recorded without it. ThreadSanitizer sees what is done without the lock.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,18 +12,25 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
+#include "cri-server/store/store.h"
 #include "hypervisor/internal.h"
 
 #define ROUNDS 5000
+/* Each is two writes to a database. */
+#define SAVES 100
 
 struct fixture {
 	struct runtime rt;
 	struct sandbox *sandbox;
 	struct container *ends, *lives;
 	atomic_bool enough;
+	bool torn; /* the thread's */
+	char dir[64];
 };
 
 static struct container *make_container(struct sandbox *sandbox, char first)
@@ -46,6 +53,8 @@ static int setup(void **state)
 	struct err err = ERR_INIT;
 
 	assert_non_null(f);
+	snprintf(f->dir, sizeof(f->dir), "/tmp/container-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
 	pthread_mutex_init(&f->rt.lock, NULL);
 	TAILQ_INIT(&f->rt.sandboxes);
 	TAILQ_INIT(&f->rt.containers);
@@ -64,6 +73,8 @@ static int teardown(void **state)
 	container_forget(f->ends);
 	container_forget(f->lives);
 	sandbox_unref(f->sandbox);
+	store_close(f->rt.store);
+	assert_int_equal(fd_remove_tree(f->dir, NULL), 0);
 	pthread_mutex_destroy(&f->rt.lock);
 	free(f);
 	return 0;
@@ -144,12 +155,91 @@ static void test_stop_while_it_is_made(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* As a save reads it: what it counts first and packs then must be the same. */
+static void *read_as_a_save_does(void *userdata)
+{
+	struct fixture *f = userdata;
+	const Bulkhead__Store__Volume *volume = f->sandbox->record->volumes[0];
+
+	while (!atomic_load_explicit(&f->enough, memory_order_relaxed)) {
+		pthread_mutex_lock(&f->rt.lock);
+		size_t size = bulkhead__store__volume__get_packed_size(volume);
+		bool writable = volume->writable;
+		usleep(100);
+		f->torn |= writable != volume->writable ||
+			   size != bulkhead__store__volume__get_packed_size(volume);
+		pthread_mutex_unlock(&f->rt.lock);
+	}
+	return NULL;
+}
+
+/* In the sandbox's record, as made for a container that reads it. */
+static Bulkhead__Store__Volume *record_secret(struct fixture *f, const char *path)
+{
+	Bulkhead__Store__Sandbox *record = f->sandbox->record;
+	Bulkhead__Store__Volume *volume = calloc(1, sizeof(*volume));
+	struct stat st;
+
+	record->volumes = calloc(1, sizeof(*record->volumes));
+	assert_non_null(volume);
+	assert_non_null(record->volumes);
+	assert_int_equal(stat(path, &st), 0);
+	bulkhead__store__volume__init(volume);
+	volume->id = 1;
+	volume->kind = BULKHEAD__STORE__VOLUME_KIND__VOLUME_MIRROR;
+	volume->device = st.st_dev;
+	volume->inode = st.st_ino;
+	assert_int_equal(message_set_string(&volume->source, path, NULL), 0);
+	record->volumes[record->n_volumes++] = volume;
+	return volume;
+}
+
+static void test_volume_that_one_begins_to_write(void **state)
+{
+	struct fixture *f = *state;
+	Runtime__V1__ContainerConfig *config = f->lives->config;
+	Runtime__V1__Mount *mount = calloc(1, sizeof(*mount));
+	_cleanup_free_ char *path = str_printf("%s/volumes/kubernetes.io~secret/v", f->dir);
+	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
+	struct err err = ERR_INIT;
+	pthread_t thread;
+
+	config->mounts = calloc(1, sizeof(*config->mounts));
+	assert_non_null(mount);
+	assert_non_null(config->mounts);
+	runtime__v1__mount__init(mount);
+	config->mounts[config->n_mounts++] = mount;
+	assert_int_equal(fd_mkdir_all(path, 0755, &err), 0);
+	assert_int_equal(message_set_string(&mount->host_path, path, &err), 0);
+	assert_int_equal(message_set_string(&mount->container_path, "/v", &err), 0);
+	assert_int_equal(store_open(database, &f->rt.store, &err), 0);
+	Bulkhead__Store__Volume *volume = record_secret(f, path);
+	assert_int_equal(pthread_create(&thread, NULL, read_as_a_save_does, f), 0);
+	for (int i = 0; i < SAVES; i++) {
+		Bulkhead__Agent__CreateContainerRequest request =
+			BULKHEAD__AGENT__CREATE_CONTAINER_REQUEST__INIT;
+		pthread_mutex_lock(&f->rt.lock);
+		volume->writable = false;
+		volume->flags = HV_BIND_READ_ONLY;
+		pthread_mutex_unlock(&f->rt.lock);
+		assert_int_equal(volumes_attach(f->lives, NULL, &request, &err), 0);
+		bulkhead__agent__mount__free_unpacked(request.mounts[0], NULL);
+		free(request.mounts);
+		assert_true(volume->writable);
+	}
+	atomic_store_explicit(&f->enough, true, memory_order_relaxed);
+	pthread_join(thread, NULL);
+	assert_false(f->torn);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_growth_while_another_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_start_while_it_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_while_it_is_made, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_volume_that_one_begins_to_write, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

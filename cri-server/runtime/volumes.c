@@ -132,9 +132,12 @@ static Volume *find_volume(
 	return NULL;
 }
 
-static int save(struct sandbox *sandbox, struct err *err)
+/* Made for containers that only read it, now one writes. */
+static int record_writable(struct sandbox *sandbox, Volume *volume, struct err *err)
 {
 	pthread_mutex_lock(&sandbox->runtime->lock);
+	volume->writable = true;
+	volume->flags &= ~(unsigned)HV_BIND_READ_ONLY;
 	int r = sandbox_save_locked(sandbox, err);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return r;
@@ -265,10 +268,7 @@ static int get_volume(struct sandbox *sandbox, struct machine *machine,
 			*ret = volume;
 			return 0;
 		}
-		/* Made for containers that only read it, now one writes. */
-		volume->writable = true;
-		volume->flags &= ~(unsigned)HV_BIND_READ_ONLY;
-		int r = save(sandbox, err);
+		int r = record_writable(sandbox, volume, err);
 		if (r == 0 && volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND &&
 			!source->read_only)
 			r = hv_vm_bind_writable(machine->vm, name, err);
