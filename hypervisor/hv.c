@@ -273,6 +273,7 @@ int hv_open(const struct hv_config *config, const struct log *log, hv_died_fn on
 	hv->on_died = on_died;
 	hv->userdata = userdata;
 	hv->transport = transport_select();
+	hv->tsc = tsc_mark();
 	r = cgroups_read("/proc/self/mountinfo", &hv->cgroups, err);
 	if (r < 0)
 		return r;

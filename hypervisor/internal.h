@@ -9,6 +9,7 @@
 
 #include "hypervisor/cgroup.h"
 #include "hypervisor/transport.h"
+#include "hypervisor/tsc.h"
 #include "hypervisor/user.h"
 #include "hypervisor/vm.h"
 
@@ -29,6 +30,7 @@ struct hv {
 	hv_died_fn on_died;
 	void *userdata;
 	bool kvm;
+	struct tsc_mark tsc; /* as it was opened */
 	bool vhost_net; /* the kernel moves frames between taps and guests */
 	char accelerator_reason[256];
 	const struct transport *transport;

@@ -29,7 +29,7 @@
 	"console=ttyS0 quiet panic=-1 reboot=t noreplace-smp rcupdate.rcu_expedited=1 "            \
 	"dummy.numdummies=0"
 /* Emulated, the TSC is steady but the kernel cannot know, and falls back to the slow HPET. */
-#define KERNEL_ARGUMENTS_TCG " tsc=reliable no_timer_check clearcpuid=erms"
+#define KERNEL_ARGUMENTS_TCG " tsc=reliable tsc_early_khz=%u no_timer_check clearcpuid=erms"
 
 int hv_check_id(const char *id, struct err *err)
 {
@@ -237,11 +237,14 @@ static int start_domain(
 /* Emulated CPUs are all there from the start (domain_xml.c); some wait to be brought online. */
 static char *kernel_arguments(const struct hv *hv, const struct hv_vm_spec *spec)
 {
-	if (hv->kvm || domain_vcpus_max(spec) == spec->vcpus)
-		return str_printf("%s%s %s", KERNEL_ARGUMENTS, hv->kvm ? "" : KERNEL_ARGUMENTS_TCG,
-			hv->config.kernel_arguments);
-	return str_printf("%s%s maxcpus=%u %s", KERNEL_ARGUMENTS, KERNEL_ARGUMENTS_TCG, spec->vcpus,
-		hv->config.kernel_arguments);
+	char emulated[128] = "", waiting[32] = "";
+
+	if (!hv->kvm)
+		snprintf(emulated, sizeof(emulated), KERNEL_ARGUMENTS_TCG, tsc_khz_since(&hv->tsc));
+	if (!hv->kvm && domain_vcpus_max(spec) != spec->vcpus)
+		snprintf(waiting, sizeof(waiting), " maxcpus=%u", spec->vcpus);
+	return str_printf(
+		"%s%s%s %s", KERNEL_ARGUMENTS, emulated, waiting, hv->config.kernel_arguments);
 }
 
 static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err *err)

@@ -218,3 +218,15 @@ guest_cpus() {
 	grep -F "memory limit" <<<"$output"
 	remove_pod "$tiny"
 }
+
+# What a kernel measures itself while others use the host's CPUs may be far off, and its time with it.
+@test "an emulated machine's kernel counts time at the rate that it was told, which is the host's" {
+	crictl info | jq -e '.config.accelerator == "tcg"' || skip "not emulated"
+	khz=$(crictl exec -s "$C" sed -n 's/.* tsc_early_khz=\([0-9]*\) .*/\1/p' /proc/cmdline)
+	crictl exec -s "$C" awk -v khz="$khz" '/^bogomips/ {told = $3 * 500 / khz} END {exit told < 0.99 || told > 1.01}' /proc/cpuinfo
+	begin=$(date +%s%N)
+	from=$(crictl exec -s "$C" cut -d " " -f 1 /proc/uptime)
+	sleep 2
+	to=$(crictl exec -s "$C" cut -d " " -f 1 /proc/uptime)
+	awk -v a="$from" -v b="$to" -v most="$((($(date +%s%N) - begin) / 1000000))" 'BEGIN {exit b - a < 1.9 || b - a > most / 1000 + 0.1}'
+}
