@@ -20,6 +20,7 @@
 
 #define CONNECT_MS  15000 /* to an agent that was up before */
 #define CALL_MS     10000
+#define DISCARD_MS  20000 /* for all in a guest that nobody knows; one may take 10 s to end */
 #define SERVE_MS    5000 /* for all pods; then those that are left are gone on with while we serve */
 #define THREADS_MAX 32
 
@@ -127,18 +128,58 @@ static int settle(struct container *c, void *userdata, struct err *err)
 	return settle_container(c, settling->list, settling->machine, err);
 }
 
-/* Nobody waits for a command that a process before us ran. */
-static void discard_execs(
-	struct machine *machine, const Bulkhead__Agent__ListContainersResponse *list)
+static int discard_exec(
+	struct machine *machine, const Bulkhead__Agent__ProcessInfo *info, struct err *err)
 {
-	for (size_t i = 0; i < list->n_processes; i++) {
-		if (!list->processes[i]->process_id[0])
-			continue;
-		Bulkhead__Agent__RemoveProcessRequest request =
-			BULKHEAD__AGENT__REMOVE_PROCESS_REQUEST__INIT;
-		request.container_id = list->processes[i]->container_id;
-		request.process_id = list->processes[i]->process_id;
-		agent_call(machine->agent, "RemoveProcess", &request.base, CALL_MS, NULL, NULL);
+	Bulkhead__Agent__RemoveProcessRequest request =
+		BULKHEAD__AGENT__REMOVE_PROCESS_REQUEST__INIT;
+	request.container_id = info->container_id;
+	request.process_id = info->process_id;
+	return agent_call(machine->agent, "RemoveProcess", &request.base, CALL_MS, NULL, err);
+}
+
+static int discard_container(
+	struct machine *machine, const Bulkhead__Agent__ProcessInfo *info, struct err *err)
+{
+	Bulkhead__Agent__RemoveContainerRequest request =
+		BULKHEAD__AGENT__REMOVE_CONTAINER_REQUEST__INIT;
+	request.container_id = info->container_id;
+	return agent_call(machine->agent, "RemoveContainer", &request.base, DISCARD_MS, NULL, err);
+}
+
+static bool is_recorded(const struct sandbox *sandbox, const Bulkhead__Agent__ProcessInfo *info)
+{
+	struct container *c = strlen(info->container_id) == ID_LEN
+				      ? container_find(sandbox->runtime, info->container_id, NULL)
+				      : NULL;
+	bool own = c && c->sandbox == sandbox;
+	if (c)
+		container_unref(c);
+	return own;
+}
+
+/*
+ * Nobody waits for a command that a process before us ran, nor knows of a container whose record is
+ * gone, as with records from a backup. How many there are is the guest's word: it is not listened
+ * to for longer than they all may take.
+ */
+static void discard_unknown(struct sandbox *sandbox, struct machine *machine,
+	const Bulkhead__Agent__ListContainersResponse *list)
+{
+	uint64_t until = ev_now_ms() + DISCARD_MS;
+	for (size_t i = 0; i < list->n_processes && ev_now_ms() < until; i++) {
+		const Bulkhead__Agent__ProcessInfo *info = list->processes[i];
+		struct err err = ERR_INIT;
+		int r = 0;
+		if (!is_recorded(sandbox, info))
+			r = discard_container(machine, info, &err);
+		else if (info->process_id[0])
+			r = discard_exec(machine, info, &err);
+		if (r < 0) {
+			complain(sandbox->runtime, "process of a guest not removed", sandbox->id,
+				&err);
+			return;
+		}
 	}
 }
 
@@ -157,7 +198,7 @@ static int reconnect(struct sandbox *sandbox, struct machine *machine, struct er
 	struct settling settling = {machine, list};
 	r = containers_each(sandbox, settle, &settling, err);
 	if (r == 0)
-		discard_execs(machine, list);
+		discard_unknown(sandbox, machine, list);
 	protobuf_c_message_free_unpacked(response, NULL);
 	return r;
 }
@@ -173,7 +214,6 @@ static int revive(struct sandbox *sandbox, struct err *err)
 	r = reconnect(sandbox, machine, err);
 	if (r == 0)
 		r = volumes_resume(sandbox, machine, err);
-
 	if (r < 0) {
 		machine_unref(machine);
 		return r;
