@@ -175,6 +175,11 @@ const struct transport *transport_select(void)
 	return try_kernel() == 0 ? &kernel_transport : &user_transport;
 }
 
+const struct transport *transport_of(uint32_t cid)
+{
+	return cid ? &kernel_transport : &user_transport;
+}
+
 int transport_end(const char *dir, struct err *err)
 {
 	return helper_end(dir, "vsock", err);

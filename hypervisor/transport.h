@@ -45,5 +45,8 @@ bool vhost_works(const char *path);
 /* The kernel's where /dev/vhost-vsock opens and takes a CID, else ours. */
 const struct transport *transport_select(void);
 
+/* That of a machine that runs: the kernel's gives each a CID of its own, ours none. */
+const struct transport *transport_of(uint32_t cid);
+
 /* Ends what prepare started, for whichever make it was. */
 int transport_end(const char *dir, struct err *err);

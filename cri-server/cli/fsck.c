@@ -16,6 +16,7 @@
 #define SETTLE_S       3
 #define SETTLE_MAX_S   3600
 #define BETWEEN_MS     300
+#define ANSWER_MS      15000 /* as long as bulkheadd gives a guest at its start */
 #define EXIT_FINDINGS  1
 #define EXIT_NO_LOOK   3
 
@@ -27,16 +28,16 @@ static uint64_t now_ms(void)
 }
 
 /* Looks until nothing is found, or for as long as is given: what every look found is true. */
-static int look(
-	const struct config *config, uint64_t settle_s, struct fsck_report **ret, struct err *err)
+static int look(const struct config *config, struct fsck_guests *guests, uint64_t settle_s,
+	struct fsck_report **ret, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = BETWEEN_MS * 1000000};
 	uint64_t deadline = now_ms() + settle_s * 1000;
-	int r = fsck_look(config, ret, err);
+	int r = fsck_look(config, guests, ret, err);
 	while (r == 0 && (*ret)->n_findings > 0 && now_ms() < deadline) {
 		struct fsck_report *again;
 		nanosleep(&pause, NULL);
-		r = fsck_look(config, &again, err);
+		r = fsck_look(config, guests, &again, err);
 		if (r == 0) {
 			fsck_keep_common(again, *ret);
 			fsck_report_free(*ret);
@@ -120,10 +121,14 @@ int command_fsck(struct cli *cli, char **args)
 	if (config_load(path, &config, &err) < 0)
 		return fail(&err);
 	struct fsck_report *report = NULL;
-	int r = look(config, settle_s, &report, &err);
+	struct fsck_guests *guests = NULL;
+	int r = fsck_guests_new(ANSWER_MS, &guests, &err);
+	if (r == 0)
+		r = look(config, guests, settle_s, &report, &err);
+	fsck_guests_free(guests);
 	if (r == 0 && (json ? print_json(report) : print_text(report)) < 0)
 		r = err_nomem(&err);
-	exit_code = r < 0 ? fail(&err) : report->n_findings ? EXIT_FINDINGS : EXIT_SUCCESS;
+	exit_code = r != 0 ? fail(&err) : report->n_findings ? EXIT_FINDINGS : EXIT_SUCCESS;
 	fsck_report_free(report);
 	config_free(config);
 	return exit_code;

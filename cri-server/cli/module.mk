@@ -5,7 +5,7 @@ CLI_SOURCES += $(addprefix cri-server/cli/,inspect.c events.c stats.c cp.c)
 CLI_PKGS := grpc sqlite3 libarchive libssl libcrypto libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c zlib -lwslay
 # What has unit tests of its own.
 $(call library,cli,$(addprefix cri-server/cli/,options.c output.c log_file.c refs.c ports.c message_json.c document.c log_time.c copy_args.c tar_in.c tar_out.c))
-$(call program,bulkheadctl,cri-server/cli,$(CLI_SOURCES),cli stream rpc cri-proto fsck image store hypervisor network \
+$(call program,bulkheadctl,cri-server/cli,$(CLI_SOURCES),cli stream rpc cri-proto fsck image store agent-client hypervisor network \
 	config common,$(CLI_PKGS))
 # libnl keeps its headers in a directory of its own.
 $(B)/cri-server/cli/check_network.o: CPPFLAGS += -I/usr/include/libnl3

@@ -248,7 +248,8 @@ static void settle_container(struct fsck *fsck, struct fsck_record *c)
 		fsck_find(fsck, STORE_CONTAINER, c->id, "%s", unfinished);
 }
 
-int fsck_look(const struct config *config, struct fsck_report **ret, struct err *err)
+int fsck_look(const struct config *config, struct fsck_guests *guests, struct fsck_report **ret,
+	struct err *err)
 {
 	struct fsck fsck = {.config = config, .report = calloc(1, sizeof(*fsck.report))};
 	if (!fsck.report)
@@ -269,7 +270,11 @@ int fsck_look(const struct config *config, struct fsck_report **ret, struct err 
 	if (r == 0)
 		r = fsck_networks(&fsck, err);
 	if (r == 0)
+		r = fsck_leases(&fsck, err);
+	if (r == 0)
 		r = fsck_images(&fsck, err);
+	if (r == 0 && guests)
+		r = fsck_look_into_guests(&fsck, guests, err);
 	if (r == 0 && fsck.failure)
 		r = err_nomem(err);
 	done(&fsck);

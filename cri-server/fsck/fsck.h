@@ -3,8 +3,8 @@
  *
  * It reads the records beside a bulkheadd that runs, or without one, and compares them with what
  * the host has: machines and their helper processes, network namespaces, CNI attachments, disks,
- * log offsets, cgroups, images' files. It believes nothing that bulkheadd says of itself, and
- * changes nothing. What is inside a guest it does not see.
+ * addresses, log offsets, cgroups, images' files, and with what the agents of its guests have. It
+ * believes nothing that bulkheadd says of itself, and changes nothing.
  *
  * A finding is something that no order of events in a healthy node leaves for longer than moments;
  * what is in motion (a pod that is being made) is none. A pod that is being stopped or removed
@@ -16,6 +16,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/err.h"
 #include "cri-server/config.h"
@@ -36,8 +37,17 @@ struct fsck_report {
 	size_t n_findings;
 };
 
-/* One look. -errno: it could not look (no database, not root), with the remedy in the message. */
-int fsck_look(const struct config *config, struct fsck_report **ret, struct err *err);
+/* The connections to guests, for all looks; each guest is given answer_ms. Freeing takes NULL. */
+struct fsck_guests;
+int fsck_guests_new(uint64_t answer_ms, struct fsck_guests **ret, struct err *err);
+struct fsck_guests *fsck_guests_free(struct fsck_guests *guests);
+
+/*
+ * One look; into guests too unless they are NULL: one that does not answer is waited for once.
+ * -errno: it could not look (no database, not root), with the remedy in the message.
+ */
+int fsck_look(const struct config *config, struct fsck_guests *guests, struct fsck_report **ret,
+	struct err *err);
 
 /* Drops from report what `other`, of another time, has not found. */
 void fsck_keep_common(struct fsck_report *report, const struct fsck_report *other);

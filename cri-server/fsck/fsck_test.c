@@ -60,7 +60,7 @@ static int tear_down(void **state)
 	return r;
 }
 
-static void put_file(const struct node *node, const char *name)
+static void put_text(const struct node *node, const char *name, const char *text)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", node->state, name);
 	assert_non_null(path);
@@ -68,7 +68,12 @@ static void put_file(const struct node *node, const char *name)
 	*slash = '\0';
 	assert_int_equal(fd_mkdir_all(path, 0755, NULL), 0);
 	*slash = '/';
-	assert_int_equal(fd_write_file(path, "x", 1, 0644, NULL), 0);
+	assert_int_equal(fd_write_file(path, text, strlen(text), 0644, NULL), 0);
+}
+
+static void put_file(const struct node *node, const char *name)
+{
+	put_text(node, name, "x");
 }
 
 static void put_pod(const struct node *node, const char *id, Bulkhead__Store__SandboxState state,
@@ -84,7 +89,7 @@ static struct fsck_report *look(const struct node *node)
 {
 	struct fsck_report *report = NULL;
 	struct err err = ERR_INIT;
-	if (fsck_look(&node->config, &report, &err) < 0)
+	if (fsck_look(&node->config, NULL, &report, &err) < 0)
 		fail_msg("%s", err.msg);
 	return report;
 }
@@ -303,6 +308,63 @@ static void images_and_their_files_are_compared(void **state)
 	fsck_report_free(report);
 }
 
+/* A network of host-local's whose leases are below `state_dir`/<dir>/<network>. */
+static void put_network(const struct node *node, const char *network, const char *dir)
+{
+	_cleanup_free_ char *text =
+		str_printf("{\"cniVersion\": \"1.0.0\", \"name\": \"%s\", \"plugins\": [{\"type\": "
+			   "\"bridge\", "
+			   "\"ipam\": {\"type\": \"host-local\", \"dataDir\": \"%s/%s\"}}]}",
+			network, node->state, dir);
+	assert_non_null(text);
+	put_text(node, "net.d/10-net.conflist", text);
+}
+
+static void put_attachment(const struct node *node, const char *id, const char *network)
+{
+	_cleanup_free_ char *name = str_printf("cni/%s.json", id);
+	_cleanup_free_ char *text = str_printf(
+		"{\"format\": 1, \"id\": \"%s\", \"netns\": \"/x\", \"args\": \"\", \"version\": "
+		"\"1.0.0\", \"plugins\": [{\"type\": \"bridge\", \"name\": \"%s\", \"cniVersion\": "
+		"\"1.0.0\", \"ipam\": {\"type\": \"host-local\", \"dataDir\": \"%s/old\"}}], "
+		"\"result\": {\"cniVersion\": \"1.0.0\"}}",
+		id, network, node->state);
+	assert_non_null(name);
+	assert_non_null(text);
+	put_text(node, name, text);
+}
+
+static void leases_of_addresses_have_pods_and_pods_their_leases(void **state)
+{
+	struct node *node = *state;
+	_cleanup_free_ char *conf_dir = str_printf("%s/net.d", node->state);
+	node->config.network.conf_dir = conf_dir;
+	put_network(node, "now", "new");
+	put_pod(node, STOPPED, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, true);
+	put_pod(node, READY, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, false);
+	put_attachment(node, READY, "before"); /* the node's network has changed since */
+	put_text(node, "new/now/lock", "");
+	put_text(node, "new/now/last_reserved_ip.0", "10.0.0.4");
+	put_text(node, "new/now/10.0.0.2", UNKNOWN "\r\neth0");
+	put_text(node, "new/now/10.0.0.3", STOPPED "\r\neth0");
+	put_text(node, "new/now/10.0.0.4", UNKNOWN UNKNOWN "\r\neth0"); /* another runtime's */
+	put_text(node, "new/else/10.0.0.2", UNKNOWN "\r\neth0");
+	struct fsck_report *report = look(node);
+	assert_true(found(report, "/new/now/10.0.0.2", "of pod " UNKNOWN ", which has no record"));
+	assert_true(found(report, STOPPED, "still has its address"));
+	assert_true(found(report, READY, "may give its address away"));
+	assert_false(found(report, "10.0.0.4", ""));
+	assert_false(found(report, "/new/else", ""));
+	fsck_report_free(report);
+	put_text(node, "old/before/10.0.0.9", READY "\r\neth0");
+	put_text(node, "old/before/fd00::9", UNKNOWN); /* as the plugin's first versions wrote it */
+	report = look(node);
+	assert_false(found(report, READY, "may give its address away"));
+	assert_true(found(report, "/old/before/fd00::9", "which has no record"));
+	fsck_report_free(report);
+	node->config.network.conf_dir = NULL;
+}
+
 static void only_what_lasts_is_kept(void **state)
 {
 	struct node *node = *state;
@@ -324,7 +386,7 @@ static void without_records_it_says_what_to_look_at(void **state)
 	struct fsck_report *report = NULL;
 	struct err err = ERR_INIT;
 	node->config.state_dir = "/nonexistent";
-	assert_int_equal(fsck_look(&node->config, &report, &err), -ENOENT);
+	assert_int_equal(fsck_look(&node->config, NULL, &report, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "is state_dir right"));
 	node->config.state_dir = node->state;
 }
@@ -342,6 +404,7 @@ int main(void)
 		TEST(a_cgroup_that_nobody_knows_is_found_where_it_is_ours),
 		TEST(records_that_contradict_each_other_are_found),
 		TEST(images_and_their_files_are_compared),
+		TEST(leases_of_addresses_have_pods_and_pods_their_leases),
 		TEST(only_what_lasts_is_kept),
 		TEST(without_records_it_says_what_to_look_at),
 	};

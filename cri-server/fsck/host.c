@@ -41,33 +41,40 @@ static int process_kind(const char *pid)
 }
 
 /* The id of the machine whose directory the process was told of; one that ended has no arguments.
- */
-static bool machine_of(const struct fsck *fsck, const char *pid, char id[FSCK_ID_LEN + 1])
+ * *ret_cid: the guest's address where the kernel's device carries it, else 0. */
+static bool machine_of(
+	const struct fsck *fsck, const char *pid, char id[FSCK_ID_LEN + 1], uint32_t *ret_cid)
 {
+	static const char cid[] = "guest-cid";
 	_cleanup_free_ char *path = str_printf("/proc/%s/cmdline", pid);
 	_cleanup_free_ char *dir = str_printf("%s/vm/", fsck->config->run_dir);
 	_cleanup_free_ char *line = NULL;
 	size_t len;
 	if (!path || !dir || fd_read_file(path, COMMAND_LINE_MAX, &line, &len, NULL) < 0)
 		return false;
-	const char *at = memmem(line, len, dir, strlen(dir));
+	const char *at = memmem(line, len, cid, strlen(cid));
+	*ret_cid = at ? (uint32_t)strtoul(at + strcspn(at, "0123456789"), NULL, 10) : 0;
+	at = memmem(line, len, dir, strlen(dir));
 	return at && fsck_id_in(at + strlen(dir), id);
 }
 
 static void look_at_process(struct fsck *fsck, const char *pid, void *userdata)
 {
 	char id[FSCK_ID_LEN + 1];
+	uint32_t cid;
 	(void)userdata;
 	if (strspn(pid, "0123456789") != strlen(pid))
 		return;
 	int kind = process_kind(pid);
-	if (kind < 0 || !machine_of(fsck, pid, id))
+	if (kind < 0 || !machine_of(fsck, pid, id, &cid))
 		return;
 	struct fsck_record *pod = fsck_record(fsck, STORE_SANDBOX, id);
 	_cleanup_free_ char *who = str_printf(
 		"%.*s %s", (int)strlen(process_names[kind]) - 1, process_names[kind], pid);
 	if (pod)
 		pod->processes[kind]++;
+	if (pod && kind == FSCK_QEMU)
+		pod->cid = cid;
 	if (!pod)
 		fsck_find(fsck, FSCK_KINDS, who ? who : pid,
 			"process of the machine of pod %s, which has no record", id);

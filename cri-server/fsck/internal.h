@@ -35,6 +35,8 @@ struct fsck_record {
 	/* Of a pod. */
 	bool places[FSCK_PLACES]; /* where something of it was found */
 	unsigned processes[FSCK_PROCESSES];
+	uint32_t cid;             /* its guest's address; 0: bulkhead-vsock reaches it */
+	bool needs_lease, leased; /* an address of host-local's */
 };
 
 struct fsck {
@@ -78,3 +80,6 @@ int fsck_cgroups(struct fsck *fsck, struct err *err);
 int fsck_volumes(struct fsck *fsck, struct err *err);
 int fsck_networks(struct fsck *fsck, struct err *err);
 int fsck_images(struct fsck *fsck, struct err *err);
+int fsck_leases(struct fsck *fsck, struct err *err);
+/* After the processes. */
+int fsck_look_into_guests(struct fsck *fsck, struct fsck_guests *guests, struct err *err);

@@ -158,6 +158,46 @@ crash_agent() {
 	done
 }
 
+# finds TEXT: fsck says so.
+finds() {
+	local found
+	found=$("$BUILD/cri-server/cli/bulkheadctl" fsck --config "$D/config.yaml") || grep -F -- "$1" <<<"$found" && return
+	echo "fsck has not found '$1' but: $found" >&2
+	return 1
+}
+
+# As with records from a backup.
+@test "a container that no record knows is found, goes at the start, and what its guest reports of it is of no account" {
+	pod=$(run_pod restored)
+	forgotten=$(run_container "$pod" forgotten)
+	mkdir "$FT/restored"
+	reporting=$(run_script "$pod" reporting 'while [ ! -e /v/end ]; do sleep 0.1; done; touch /v/ended' \
+		'.mounts = [{container_path: "/v", host_path: "'"$FT"'/restored"}]')
+	id=$(run_script "$pod" main 'while [ ! -e /end ]; do sleep 0.1; done; exit 5')
+	kill_bulkheadd
+	sqlite3 "$D/state/state.db" "DELETE FROM record WHERE id IN ('$forgotten', '$reporting')"
+	touch "$FT/restored/end"
+	eventually 30 [ -e "$FT/restored/ended" ]
+	finds "its guest has the container '$forgotten', which has no record"
+	start_bulkheadd
+	assert_consistent
+	crictl exec -s "$id" touch /end
+	[ "$(finish "$id")" = 5 ]
+	remove_pod "$pod"
+}
+
+@test "an address that host-local may give away, and one that it keeps for nobody, are found" {
+	pod=$(run_pod leased)
+	lease=$(grep -l "$pod" "/var/lib/cni/networks/$NET"/10.*)
+	mv "$lease" "$FT/lease"
+	finds "host-local may give its address away"
+	sed -e "s/$pod/$(tr 0-9a-f a-f0-9 <<<"$pod")/" "$FT/lease" >"$lease"
+	finds "which has no record"
+	mv "$FT/lease" "$lease"
+	assert_consistent
+	remove_pod "$pod"
+}
+
 @test "bulkheadd killed at ten moments of a pod's bring-up leaves nothing" {
 	crash
 	snapshot_host

@@ -25,6 +25,7 @@ instance_setup() {
 	done
 	export FT=/tmp/bhft$n NET=bhft$n SUBNET=10.215.$n
 	remove_cgroups # of a run by the same number that was killed
+	rm -rf "/var/lib/cni/networks/$NET"
 	mkdir "$FT/bin" "$FT/guest" "$FT/cni" "$FT/reports"
 	# The machine's helpers write there as another user.
 	chmod 1777 "$FT/reports"
@@ -232,10 +233,10 @@ ctl() {
 	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" "$@"
 }
 
-# assert_consistent: every record has its reality, every reality its record, as users ask.
+# Every record has its reality, every reality its record, as users ask; what is in motion is given SETTLE seconds.
 assert_consistent() {
 	local found
-	found=$("$BUILD/cri-server/cli/bulkheadctl" fsck --config "$D/config.yaml" 2>&1) && return
+	found=$("$BUILD/cri-server/cli/bulkheadctl" fsck --settle "${SETTLE:-10}" --config "$D/config.yaml" 2>&1) && return
 	echo "fsck: $found" >&2
 	return 1
 }
