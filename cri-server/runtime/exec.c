@@ -315,6 +315,7 @@ void exec_unregister(struct container *container, struct exec *exec)
 static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request,
 	struct rpc_answer *ret_response, struct err *err)
 {
+	sandbox_await_recovery(x->container->sandbox);
 	pthread_mutex_lock(&x->container->runtime->lock);
 	bool runs = container_runs(x->container);
 	pthread_mutex_unlock(&x->container->runtime->lock);

@@ -88,6 +88,7 @@ struct sandbox {
 	pthread_mutex_t op;
 	Bulkhead__Store__Sandbox *record;
 	struct machine *machine;           /* runtime->lock; NULL: none (yet, or any more) */
+	bool recovering;                   /* runtime->lock; a start has not dealt with it yet */
 	bool settled;                      /* runtime->lock; the agent's events may be taken */
 	uint32_t last_target;              /* op; where the last disk was attached */
 	struct mirror *mirror;             /* op; there while there is a machine */
@@ -214,6 +215,11 @@ int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence);
 /* The same for one that tells of nothing: a guest may invent them without end, so it takes a while.
  */
 int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
+/*
+ * Blocks while a start has not found the pod's machine again, nor given it up: for calls that take
+ * no `op`, for what they look at is settled then.
+ */
+void sandbox_await_recovery(struct sandbox *sandbox);
 /* The machine with a reference, or NULL with -EBADFD: the pod does not run. */
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err);
 /* Ends machine and network, keeps the record. `op` is held. */

@@ -53,6 +53,7 @@ static int load_sandbox(void *userdata, const char *id, const ProtobufCMessage *
 		sandbox_unref(sandbox);
 		return -ENOMEM;
 	}
+	sandbox->recovering = true;
 	TAILQ_INSERT_TAIL(&rt->sandboxes, sandbox, link);
 	return 0;
 }
@@ -316,6 +317,10 @@ static void recover_one(struct sandbox *sandbox)
 {
 	pthread_mutex_lock(&sandbox->op);
 	recover_sandbox(sandbox);
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	sandbox->recovering = false;
+	pthread_cond_broadcast(&sandbox->runtime->recovered);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
 	containers_each(sandbox, finish_container, NULL, NULL);
 	pthread_mutex_unlock(&sandbox->op);
 }

@@ -160,6 +160,15 @@ int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence)
 	return sandbox_record_event(sandbox, sequence);
 }
 
+void sandbox_await_recovery(struct sandbox *sandbox)
+{
+	struct runtime *rt = sandbox->runtime;
+	pthread_mutex_lock(&rt->lock);
+	while (sandbox->recovering)
+		pthread_cond_wait(&rt->recovered, &rt->lock);
+	pthread_mutex_unlock(&rt->lock);
+}
+
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err)
 {
 	struct machine *machine = NULL;

@@ -62,6 +62,7 @@ static int check_state(struct container *c, bool may_be_created, struct err *err
 	static const char *const names[] = {
 		[BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED] = "created, not started",
 		[BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED] = "exited"};
+	sandbox_await_recovery(c->sandbox);
 	Bulkhead__Store__ContainerState state = container_state(c);
 	if (state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING ||
 		(may_be_created && state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED))
@@ -360,6 +361,8 @@ METHOD(streaming_service_port_forward)
 	if (!t)
 		return err_nomem(err);
 	t->sandbox = sandbox_find(call_runtime(call), req->pod_sandbox_id, err);
+	if (t->sandbox)
+		sandbox_await_recovery(t->sandbox);
 	struct machine *machine = t->sandbox ? sandbox_machine(t->sandbox, err) : NULL;
 	if (!machine) {
 		target_end(t);
