@@ -561,6 +561,29 @@ static void test_check(void **state)
 	assert_non_null(strstr(err.msg, "'firewall' does not speak version 0.3.1"));
 }
 
+/* GC is told of the pods that are known, and has the configuration in force. */
+static void test_collect(void **state)
+{
+	struct room *room = *state;
+	_cleanup_free_ char *cache = str_printf("%s/cache", room->dir);
+	_cleanup_free_ char *log = str_printf("%s/log", room->dir), *text = NULL;
+	_cleanup_free_ char *script =
+		str_printf("#!/bin/sh\n{ echo $CNI_COMMAND; cat; } >>%s\n", log);
+	struct err err = ERR_INIT;
+
+	assert_true(cache && log && script);
+	assert_int_equal(net_collect(room->net, &err), 0);
+	testing_write(cache, "pod1.json", "{}", 0600);
+	testing_write(room->bin, "keeper", script, 0755);
+	testing_write(room->conf, "10-x.conf",
+		"{\"name\": \"n\", \"cniVersion\": \"1.1.0\", \"type\": \"keeper\"}", 0644);
+	assert_int_equal(net_collect(room->net, &err), 0);
+	assert_int_equal(fd_read_file(log, 4096, &text, NULL, &err), 0);
+	assert_string_equal(text,
+		"GC\n{\"name\":\"n\",\"cniVersion\":\"1.1.0\",\"type\":\"keeper\","
+		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}");
+}
+
 /* Frames between the machine's side of the tap and the other end of the CNI interface, both ways.
  */
 static void exchange_frames(int tap, const struct net_interface *eth0)
@@ -730,6 +753,7 @@ int main(void)
 		POD_TEST(test_ids),
 		POD_TEST(test_setup_twice),
 		POD_TEST(test_check),
+		POD_TEST(test_collect),
 		POD_TEST(test_attach_tap),
 		POD_TEST(test_teardown_removes_a_tap),
 		POD_TEST(test_cycles),

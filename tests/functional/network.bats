@@ -113,6 +113,16 @@ lost_datagrams() {
 		"nameserver 192.0.2.2" "options ndots:3" "search a.example")" ]
 }
 
+@test "/etc/hosts is the one that the kubelet mounts" {
+	echo "192.0.2.7 seven.example seven" >"$FT/hosts"
+	id=$(run_container "$POD" hosts ".mounts = [{host_path: \"$FT/hosts\", container_path: \"/etc/hosts\"}]")
+	[ "$(crictl exec -s "$id" cat /etc/hosts)" = "192.0.2.7 seven.example seven" ]
+	# kubelets write it anew when a pod's address comes.
+	echo "192.0.2.8 eight" >>"$FT/hosts"
+	eventually 10 crictl exec -s "$id" grep -q eight /etc/hosts
+	crictl rm -f "$id"
+}
+
 @test "the guest's interface has the name, MAC, MTU, address and route that CNI gave" {
 	mac=$(in_netns "$POD" ip -j link show eth0 | jq -r '.[0].address')
 	mtu=$(in_netns "$POD" ip -j link show eth0 | jq -r '.[0].mtu')
