@@ -150,6 +150,11 @@ pod_with() {
 	crictl update --cpu-quota 300000 --cpu-period 100000 --memory 369098752 "$ID"
 	[ "$(crictl exec -s "$ID" nproc)" = 3 ]
 	reached
+	# The one that loses its carrier is told by its position.
+	peer=$(in_netns "$POD" ip -j link show net1 | jq '.[0].link_index')
+	ip link set "$(ip -j link | jq -r ".[] | select(.ifindex == $peer).ifname")" down
+	eventually 20 eval '[ "$(crictl exec -s "$ID" cat /sys/class/net/net1/carrier)" = 0 ]'
+	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/carrier)" = 1 ]
 	remove_pod "$POD"
 	jq --arg wire "$WIRE" '.plugins = [{type: "macvlan", master: $wire, ipam: {type: "static",
 		addresses: [{address: "10.219.0.11/24"}]}}]' "$FT/cni/10-$NET.conflist" >"$FT/cni/05.conflist"
