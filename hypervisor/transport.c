@@ -16,6 +16,7 @@
 #include <linux/vm_sockets.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "hypervisor/helper.h"
 
 /* Each machine has a device of its own, so all guests may have the same address. */
@@ -55,7 +56,7 @@ static int kernel_connect(const struct transport_machine *machine, uint32_t port
 	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
 		/* ENODEV: the guest's driver is not there yet; ECONNRESET: nothing listens. */
 		if (errno == ENODEV || errno == ECONNRESET || errno == ETIMEDOUT ||
-			errno == ECONNREFUSED || errno == EHOSTUNREACH)
+			errno == ECONNREFUSED || errno == EHOSTUNREACH || errno == EINTR)
 			return 1;
 		return err_errno(err, "Connect to vsock port %u", port);
 	}
@@ -86,15 +87,21 @@ static int user_prepare(const struct transport_machine *machine, char **ret, str
 	return 0;
 }
 
-/* Byte by byte: what follows the line is the stream's. Positive 1: the helper closed or said no. */
-static int read_reply(int fd, struct err *err)
+/*
+ * Byte by byte: what follows the line is the stream's. Positive 1: the helper closed or said no.
+ * Where this process was stopped for a while, a read that has a time-out ends, and goes on.
+ */
+static int read_reply(int fd, uint64_t deadline_ms, struct err *err)
 {
 	char reply[REPLY_MAX];
 
 	for (size_t len = 0; len < sizeof(reply); len++) {
-		ssize_t n = read(fd, reply + len, 1);
+		ssize_t n;
 
-		if (n < 0 && (errno == EAGAIN || errno == ECONNRESET))
+		do
+			n = read(fd, reply + len, 1);
+		while (n < 0 && errno == EINTR && ev_now_ms() < deadline_ms);
+		if (n < 0 && (errno == EAGAIN || errno == ECONNRESET || errno == EINTR))
 			return 1;
 		if (n < 0)
 			return err_errno(err, "Read from bulkhead-vsock");
@@ -112,6 +119,7 @@ static int user_connect(const struct transport_machine *machine, uint32_t port, 
 {
 	_cleanup_free_ char *path = str_printf("%s/vsock.sock", machine->dir);
 	struct timeval timeout = to_timeval(timeout_ms ? timeout_ms : 1);
+	uint64_t deadline_ms = ev_now_ms() + timeout_ms;
 	_cleanup_close_ int fd = -EBADF;
 	char line[32];
 	int r, len;
@@ -128,7 +136,7 @@ static int user_connect(const struct transport_machine *machine, uint32_t port, 
 	len = snprintf(line, sizeof(line), "CONNECT %u\n", port);
 	if (send(fd, line, (size_t)len, MSG_NOSIGNAL) != len)
 		return 1;
-	r = read_reply(fd, err);
+	r = read_reply(fd, deadline_ms, err);
 	if (r != 0)
 		return r;
 	timeout = to_timeval(0);
