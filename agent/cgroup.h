@@ -18,6 +18,8 @@
 
 #define CGROUP_MOUNT  "/sys/fs/cgroup"
 #define CGROUP_PARENT CGROUP_MOUNT "/pod"
+/* As a name: beside the containers' parent, so out of the pod's limits and account. */
+#define CGROUP_GUEST "../guest"
 
 /* Makes the parent and enables for its children what controllers there are. */
 int cgroup_setup(struct err *err);

@@ -27,6 +27,7 @@
 #include "agent/ids.h"
 #include "agent/process.h"
 #include "agent/proto/agent.pb-c.h"
+#include "agent/proto/ports.h"
 #include "agent/stdio.h"
 #include "agent/usage.h"
 #include "common/err.h"
@@ -39,7 +40,7 @@
 #define CONTAINER_SCRATCH "/run/scratch"
 #define CONTAINER_SHARE   "/run/share"
 /* The volumes that are file systems of the guest; volumes.h. */
-#define CONTAINER_VOLUMES "/run/volumes"
+#define CONTAINER_VOLUMES AGENT_VOLUMES
 /*
  * The pod's /dev/shm: POSIX shared memory belongs to the IPC namespace, which containers share.
  */
@@ -131,6 +132,10 @@ void container_remove(struct container *container, container_done_fn done, void 
  * latest before container_remove().
  */
 int container_exec(struct container *container, const Bulkhead__Agent__Process *process,
+	const struct stdio_child *stdio, const struct container_callbacks *callbacks,
+	struct container_exec **ret, struct err *err);
+/* The same in the guest itself: the agent's own namespaces and root, all rights, no filter. */
+int container_host_exec(struct container_host *host, const Bulkhead__Agent__Process *process,
 	const struct stdio_child *stdio, const struct container_callbacks *callbacks,
 	struct container_exec **ret, struct err *err);
 /* With all: the process and everything it started (a cgroup of its own below the container's). */

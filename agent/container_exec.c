@@ -23,6 +23,7 @@ struct container_exec {
 	bool *freed;        /* set by exec_free() while a callback runs */
 	uint64_t oom_kills; /* of the container before it began */
 	bool failed;
+	bool kill_all;
 	struct container_callbacks callbacks;
 };
 
@@ -84,11 +85,24 @@ static void on_exit_of_exec(void *userdata, pid_t pid, int status)
 		e->callbacks.on_exit(e->callbacks.userdata, status, oom_killed);
 }
 
-static int clone_exec(struct container_exec *e, const struct container *c,
+/* Where an exec'd process goes, and what binds it there. */
+struct exec_place {
+	struct container_host *host;
+	const char *name; /* of the cgroup, below which each gets its own */
+	unsigned number;
+	int cgroup;
+	int init; /* pidfd of whose namespaces it joins; negative: the agent's */
+	const struct security_filter *filter;
+	const struct ids *ids;
+	bool privileged;
+	bool kill_all; /* of what it started, also once it has ended itself */
+};
+
+static int clone_exec(struct container_exec *e, const struct exec_place *place,
 	const Bulkhead__Agent__Process *process, const struct stdio_child *stdio, struct err *err)
 {
 	const struct clone_spec spec = {
-		.cgroup = e->cgroup, .pidns_of = c->pidfd, .pidns_own = c->host->pidns};
+		.cgroup = e->cgroup, .pidns_of = place->init, .pidns_own = place->host->pidns};
 	int pipe[2];
 	if (pipe2(pipe, O_CLOEXEC) < 0)
 		return err_errno(err, "pipe");
@@ -99,46 +113,45 @@ static int clone_exec(struct container_exec *e, const struct container *c,
 	e->pid = clone_child(&spec, &e->pidfd, err);
 	if (e->pid == 0) {
 		const struct launch_exec launch = {.process = process,
-			.filter = &c->filter,
+			.filter = place->filter,
 			.stdio = stdio,
-			.ids = c->host->ids,
-			.init = c->pidfd,
-			.privileged = c->privileged,
+			.ids = place->ids,
+			.init = place->init,
+			.privileged = place->privileged,
 			.report = report};
 		launch_exec(&launch);
 	}
-	if (e->pid < 0 || ev_io_new(c->host->loop, e->report, EPOLLIN, on_report, e,
+	if (e->pid < 0 || ev_io_new(place->host->loop, e->report, EPOLLIN, on_report, e,
 				  &e->report_source, err) < 0)
 		return err->code;
-	return reaper_watch(c->host->reaper, e->pid, on_exit_of_exec, e, err);
+	return reaper_watch(place->host->reaper, e->pid, on_exit_of_exec, e, err);
 }
 
-int container_exec(struct container *c, const Bulkhead__Agent__Process *process,
+static int exec_at(const struct exec_place *place, const Bulkhead__Agent__Process *process,
 	const struct stdio_child *stdio, const struct container_callbacks *callbacks,
 	struct container_exec **ret, struct err *err)
 {
-	if (c->state != CONTAINER_RUNNING)
-		return err_set(err, -EBADFD, "container %s is not running", c->id);
 	if (process->n_args == 0)
 		return err_set(err, -EINVAL, "no command");
 	struct container_exec *e = calloc(1, sizeof(*e));
 	if (!e)
 		return err_nomem(err);
-	*e = (struct container_exec){.host = c->host,
+	*e = (struct container_exec){.host = place->host,
 		.cgroup = -EBADF,
 		.pidfd = -EBADF,
 		.report = -EBADF,
-		.oom_kills = cgroup_oom_kills(c->cgroup),
+		.oom_kills = cgroup_oom_kills(place->cgroup),
+		.kill_all = place->kill_all,
 		.callbacks = *callbacks};
-	e->container_cgroup = fcntl(c->cgroup, F_DUPFD_CLOEXEC, 3);
-	cgroup_sweep(c->cgroup);
-	_cleanup_free_ char *name = str_printf("%s/exec-%u", c->id, ++c->n_execs);
+	e->container_cgroup = fcntl(place->cgroup, F_DUPFD_CLOEXEC, 3);
+	cgroup_sweep(place->cgroup);
+	_cleanup_free_ char *name = str_printf("%s/exec-%u", place->name, place->number);
 	if (e->container_cgroup < 0) {
 		err_errno(err, "keep a cgroup");
 	} else if (!name) {
 		err_nomem(err);
 	} else if (cgroup_make(name, &e->cgroup, err) == 0) {
-		if (clone_exec(e, c, process, stdio, err) == 0) {
+		if (clone_exec(e, place, process, stdio, err) == 0) {
 			*ret = e;
 			return 0;
 		}
@@ -147,6 +160,43 @@ int container_exec(struct container *c, const Bulkhead__Agent__Process *process,
 	}
 	exec_free(e);
 	return err->code;
+}
+
+int container_exec(struct container *c, const Bulkhead__Agent__Process *process,
+	const struct stdio_child *stdio, const struct container_callbacks *callbacks,
+	struct container_exec **ret, struct err *err)
+{
+	if (c->state != CONTAINER_RUNNING)
+		return err_set(err, -EBADFD, "container %s is not running", c->id);
+	const struct exec_place place = {.host = c->host,
+		.name = c->id,
+		.number = ++c->n_execs,
+		.cgroup = c->cgroup,
+		.init = c->pidfd,
+		.filter = &c->filter,
+		.ids = c->host->ids,
+		.privileged = c->privileged};
+	return exec_at(&place, process, stdio, callbacks, ret, err);
+}
+
+int container_host_exec(struct container_host *host, const Bulkhead__Agent__Process *process,
+	const struct stdio_child *stdio, const struct container_callbacks *callbacks,
+	struct container_exec **ret, struct err *err)
+{
+	static const struct security_filter none = {.program = NULL};
+	static const struct ids own = IDS_INIT;
+	if (host->guest_cgroup < 0 && cgroup_make(CGROUP_GUEST, &host->guest_cgroup, err) < 0)
+		return err->code;
+	const struct exec_place place = {.host = host,
+		.name = CGROUP_GUEST,
+		.number = ++host->n_execs,
+		.cgroup = host->guest_cgroup,
+		.init = -EBADF,
+		.filter = &none,
+		.ids = &own,
+		.privileged = true,
+		.kill_all = true};
+	return exec_at(&place, process, stdio, callbacks, ret, err);
 }
 
 int container_exec_signal(struct container_exec *e, int signo, bool all, struct err *err)
@@ -163,7 +213,7 @@ struct container_exec *container_exec_free(struct container_exec *e)
 {
 	if (!e)
 		return NULL;
-	if (e->pid > 0)
+	if (e->pid > 0 || e->kill_all)
 		cgroup_kill(e->cgroup, NULL);
 	return exec_free(e);
 }

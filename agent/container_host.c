@@ -41,7 +41,8 @@ int container_host_new(struct ev_loop *loop, struct reaper *reaper, const struct
 		.ids = ids,
 		.pidns = -EBADF,
 		.device_program = -EBADF,
-		.pause_pidfd = -EBADF};
+		.pause_pidfd = -EBADF,
+		.guest_cgroup = -EBADF};
 	usage_rate_begin(&host->rate);
 	host->pidns = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
 	if (host->pidns < 0) {
@@ -65,6 +66,7 @@ struct container_host *container_host_free(struct container_host *host)
 		kill(host->pause, SIGKILL);
 	}
 	fd_close(host->pause_pidfd);
+	fd_close(host->guest_cgroup);
 	fd_close(host->device_program);
 	fd_close(host->pidns);
 	umount2(CONTAINER_SHM, MNT_DETACH);

@@ -21,6 +21,8 @@ struct container_host {
 	pid_t pause;           /* init of the pod's PID namespace, 0: none */
 	int pause_pidfd;
 	uint32_t last_project;  /* of the container made last */
+	int guest_cgroup;       /* of what runs in the guest itself; negative: nothing did */
+	unsigned n_execs;       /* of those, ever */
 	struct usage_rate rate; /* of all containers together */
 };
 

@@ -182,7 +182,8 @@ static int exec_prepare(const struct launch_exec *launch, struct user *user, str
 {
 	if (security_oom_score_adj(launch->process->oom_score_adj, err) < 0)
 		return err->code;
-	if (setns(launch->init, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
+	if (launch->init >= 0 &&
+		setns(launch->init, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
 		return err_errno(err, "join the container's namespaces");
 	fd_close(launch->init);
 	if (ids_make_as_root(launch->ids, err) < 0 ||

@@ -43,7 +43,7 @@ struct launch_exec {
 	const struct security_filter *filter;
 	const struct stdio_child *stdio;
 	const struct ids *ids;
-	int init; /* pidfd of the container's init, whose namespaces are joined */
+	int init; /* pidfd of the container's init, whose namespaces are joined; negative: none */
 	bool privileged;
 	int report;
 };

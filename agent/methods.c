@@ -80,12 +80,22 @@ static int find_target(
 	return 0;
 }
 
+static int need_configured(const struct server_state *state, struct err *err)
+{
+	return state->configured ? 0 : err_set(err, -EBADFD, "the sandbox is not configured");
+}
+
+static int need_host(struct server_state *state, struct err *err)
+{
+	return state->host ? 0
+			   : container_host_new(
+				     state->loop, state->reaper, &state->ids, &state->host, err);
+}
+
 static int create(struct server_state *state, struct process *init,
 	const Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
 {
-	int r = state->host ? 0
-			    : container_host_new(
-				      state->loop, state->reaper, &state->ids, &state->host, err);
+	int r = need_host(state, err);
 	if (r == 0)
 		r = stdio_new(state->loop, request->process, &init->stdio, err);
 	if (r < 0)
@@ -107,12 +117,10 @@ void method_create_container(void *userdata, struct ttrpc_call *call, const Prot
 	struct server_state *state = userdata;
 	const Bulkhead__Agent__CreateContainerRequest *request = (const void *)msg;
 	struct err err = ERR_INIT;
-	if (!state->configured) {
-		fail(call, -EBADFD, "the sandbox is not configured");
-		return;
-	}
 	struct process *init = NULL;
-	int r = process_check(request->process, &err);
+	int r = need_configured(state, &err);
+	if (r == 0)
+		r = process_check(request->process, &err);
 	if (r == 0)
 		r = registry_add(&state->registry, request->container_id, "", &init, &err);
 	if (r == 0)
@@ -247,16 +255,20 @@ static void on_exec_done(void *userdata, pid_t pid, const struct err *err)
 	ttrpc_reply(TAKE_PTR(process->call), &response.base);
 }
 
+/* `init`: of the container; NULL: in the guest itself. */
 static int exec_in(struct server_state *state, struct process *init, struct process *process,
 	const Bulkhead__Agent__Process *asked, struct err *err)
 {
-	int r = stdio_new(state->loop, asked, &process->stdio, err);
+	int r = need_host(state, err);
+	if (r == 0)
+		r = stdio_new(state->loop, asked, &process->stdio, err);
 	if (r < 0)
 		return r;
 	struct container_callbacks callbacks = {
 		.on_done = on_exec_done, .on_exit = process_on_exit, .userdata = process};
-	r = container_exec(init->container, asked, stdio_child(process->stdio), &callbacks,
-		&process->exec, err);
+	const struct stdio_child *stdio = stdio_child(process->stdio);
+	r = init ? container_exec(init->container, asked, stdio, &callbacks, &process->exec, err)
+		 : container_host_exec(state->host, asked, stdio, &callbacks, &process->exec, err);
 	stdio_child_close(process->stdio);
 	return r;
 }
@@ -266,8 +278,8 @@ static int exec_check(
 {
 	if (!request->process_id[0])
 		return err_set(err, -EINVAL, "an exec needs a process id");
-	if (init->removing || init->ended || init->call ||
-		init->state != BULKHEAD__AGENT__PROCESS_STATE__PROCESS_RUNNING)
+	if (init && (init->removing || init->ended || init->call ||
+			    init->state != BULKHEAD__AGENT__PROCESS_STATE__PROCESS_RUNNING))
 		return err_set(err, -EBADFD, "container '%s' is not running", init->container_id);
 	return process_check(request->process, err);
 }
@@ -277,9 +289,11 @@ void method_exec(void *userdata, struct ttrpc_call *call, const ProtobufCMessage
 	struct server_state *state = userdata;
 	const Bulkhead__Agent__ExecRequest *request = (const void *)msg;
 	struct err err = ERR_INIT;
-	struct process *init;
+	struct process *init = NULL;
 	struct process *process = NULL;
-	int r = registry_find(&state->registry, request->container_id, "", &init, &err);
+	int r = strcmp(request->container_id, AGENT_GUEST) == 0
+			? need_configured(state, &err)
+			: registry_find(&state->registry, request->container_id, "", &init, &err);
 	if (r == 0)
 		r = exec_check(request, init, &err);
 	if (r == 0)

@@ -12,7 +12,7 @@ struct server_state {
 	struct ev_loop *loop;
 	struct reaper *reaper;
 	struct registry registry;
-	struct container_host *host; /* made by the first CreateContainer */
+	struct container_host *host; /* made by the first CreateContainer or Exec */
 	bool configured;
 	struct ids ids;
 };

@@ -146,6 +146,10 @@ static void test_bad_containers(void **state)
 		BULKHEAD__AGENT__CREATE_CONTAINER_REQUEST__INIT;
 	request.container_id = (char *)"id";
 	assert_int_equal(call(state, "CreateContainer", &request, &err), -EBADFD);
+	Bulkhead__Agent__ExecRequest exec = BULKHEAD__AGENT__EXEC_REQUEST__INIT;
+	exec.container_id = (char *)AGENT_GUEST;
+	exec.process_id = (char *)"exec";
+	assert_int_equal(call(state, "Exec", &exec, &err), -EBADFD);
 	Bulkhead__Agent__ConfigureSandboxRequest configure =
 		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
 	assert_int_equal(call(state, "ConfigureSandbox", &configure, &err), 0);
@@ -161,11 +165,16 @@ static void test_bad_containers(void **state)
 	char long_id[200];
 	memset(long_id, 'a', sizeof(long_id));
 	long_id[sizeof(long_id) - 1] = '\0';
-	const char *const bad[] = {"", ".", "..", "a/b", "a b", "a\n", long_id};
+	const char *const bad[] = {"", ".", "..", "a/b", "a b", "a\n", AGENT_GUEST, long_id};
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		request.container_id = (char *)bad[i];
 		assert_int_equal(call(state, "CreateContainer", &request, &err), -EINVAL);
 	}
+	/* The guest itself needs a program and an id of the process too. */
+	assert_int_equal(call(state, "Exec", &exec, &err), -EINVAL);
+	exec.process = &process;
+	exec.process_id = (char *)"";
+	assert_int_equal(call(state, "Exec", &exec, &err), -EINVAL);
 }
 
 static int connect_port(void **state, uint32_t port)

@@ -34,6 +34,7 @@ static const cyaml_schema_field_t hypervisor_fields[] = {
 	STRING("kernel_arguments", struct config_hypervisor, kernel_arguments),
 	STRING("virtiofsd", struct config_hypervisor, virtiofsd),
 	STRING("vsock_helper", struct config_hypervisor, vsock_helper),
+	STRING("debug_console", struct config_hypervisor, debug_console),
 	NUMBER("boots_max", struct config_hypervisor, boots_max),
 	NUMBER("boot_timeout_ms", struct config_hypervisor, boot_timeout_ms),
 	CYAML_FIELD_END,
@@ -307,6 +308,10 @@ static int check(const struct config *c, struct err *err)
 	int r = check_choices(c, err);
 	if (r < 0)
 		return r;
+	if (c->hypervisor.debug_console && c->hypervisor.debug_console[0] != '/')
+		return err_set(err, -EINVAL,
+			"hypervisor.debug_console is '%s', not an absolute path",
+			c->hypervisor.debug_console);
 	if (c->streaming.port > UINT16_MAX)
 		return err_set(err, -EINVAL, "streaming.port is %u; the highest port is 65535",
 			c->streaming.port);

@@ -18,6 +18,7 @@ struct config_hypervisor {
 	char *kernel_arguments;
 	char *virtiofsd;
 	char *vsock_helper;
+	char *debug_console; /* NULL: none */
 	unsigned boots_max;
 	unsigned boot_timeout_ms;
 };

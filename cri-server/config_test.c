@@ -92,6 +92,7 @@ static void refuses_with_the_reason(void **state)
 		{"sockte: /tmp/x\n", "sockte"},
 		{"run_dir: /a\nhypervisor:\n  acelerator: kvm\n", "line: 3"},
 		{"hypervisor:\n  accelerator: xen\n", "'xen'; it can be auto, kvm or tcg"},
+		{"hypervisor:\n  debug_console: sh\n", "'sh', not an absolute path"},
 		{"cgroup_driver: none\n", "'none'; it can be systemd or cgroupfs"},
 		{"network:\n  redirect: bridge\n", "'bridge'; it can be tcfilter or macvtap"},
 		{"workers: many\n", "workers"},

@@ -3,7 +3,7 @@ RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c
 	logs.c status.c steps.c recover.c)
 RUNTIME_SOURCES += $(addprefix cri-server/runtime/,usage.c stats.c stats_service.c \
 	metrics.c events.c resources.c resources_service.c sizing.c grow.c cgroup_parent.c)
-RUNTIME_SOURCES += $(addprefix cri-server/runtime/,streaming.c fanout.c)
+RUNTIME_SOURCES += $(addprefix cri-server/runtime/,streaming.c debug_console.c fanout.c)
 RUNTIME_SOURCES += $(addprefix cri-server/runtime/,container.c container_create.c container_run.c \
 	container_log.c container_service.c)
 $(call library,runtime,$(RUNTIME_SOURCES))

@@ -13,6 +13,14 @@
 #define AGENT_CONTROL_PORT     1024
 #define AGENT_STREAM_PORT      1025
 
+/*
+ * In Exec, and then wherever its process is named: instead of a container, the guest itself, as the
+ * agent sees it. No container's id begins with a dot.
+ */
+#define AGENT_GUEST ".guest"
+/* Where the guest has the volumes that MakeVolume made in memory. */
+#define AGENT_VOLUMES "/run/volumes"
+
 /* Bytes of one output stream that the agent keeps until they are acknowledged. */
 #define AGENT_RING_BYTES (256u << 10)
 /* The largest StreamOpen or StreamOpened. */

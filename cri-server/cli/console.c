@@ -1,6 +1,7 @@
 /*
  * console: what the kernel of a pod's machine, and the agent, wrote to its serial console. The
- * runtime keeps the end of it in a file, whose path it tells in the pod's verbose status.
+ * runtime keeps the end of it in a file, whose path it tells in the pod's verbose status. With
+ * --shell, a shell in the guest instead, which is an exec under a name of its own.
  */
 #include <errno.h>
 #include <libgen.h>
@@ -14,6 +15,8 @@
 #include "cri-server/cli/cli.h"
 #include "cri-server/cli/output.h"
 #include "cri-server/cli/refs.h"
+#include "cri-server/cli/session.h"
+#include "cri-server/debug_console.h"
 #include "hypervisor/console.h"
 
 #define CONSOLE_BYTES_MAX (512u << 10) /* what is kept */
@@ -59,21 +62,54 @@ static int print_lines(char *text, struct err *err)
 	return 0;
 }
 
+static int print_console(struct cli *cli, const char *pod, struct err *err)
+{
+	_cleanup_free_ char *path = NULL, *text = NULL;
+	int r = find_console(cli, pod, &path, err);
+	if (r == 0)
+		r = console_tail(dirname(path), CONSOLE_BYTES_MAX, &text, err);
+	if (r < 0)
+		return r;
+	if (!text || !text[0])
+		return err_set(
+			err, -ENOENT, "pod %s has no console: its machine does not run", pod);
+	return isatty(STDOUT_FILENO) ? print_lines(text, err)
+				     : fd_write_all(STDOUT_FILENO, text, strlen(text), err);
+}
+
+static int run_shell(
+	struct cli *cli, const char *pod, char **command, int *ret_exit, struct err *err)
+{
+	char *shell[] = {(char *)"sh", NULL};
+	const struct session_options options = {.in = true, .tty = isatty(STDIN_FILENO)};
+	_cleanup_free_ char *pod_id = NULL;
+	int r = cli_find_pod(cli, pod, &pod_id, err);
+	if (r < 0)
+		return r;
+	_cleanup_free_ char *id = str_printf("%s%s", DEBUG_CONSOLE_PREFIX, pod_id);
+	if (!id)
+		return err_nomem(err);
+	return cli_exec_session(cli, id, *command ? command : shell, &options, ret_exit, err);
+}
+
 int command_console(struct cli *cli, char **args)
 {
-	int exit_code;
-	if (!cli_arguments(cli, NULL, 0, &args, 1, 1, &exit_code))
+	bool shell = false;
+	const struct option_row rows[] = {
+		{"shell", 0, OPTION_FLAG, &shell, NULL,
+			"a shell, or COMMAND, in the guest, where hypervisor.debug_console "
+			"permits it"},
+	};
+	int exit_code = EXIT_SUCCESS;
+	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 1, SIZE_MAX, &exit_code))
 		return exit_code;
 	struct err err = ERR_INIT;
-	_cleanup_free_ char *path = NULL, *text = NULL;
-	int r = find_console(cli, args[0], &path, &err);
-	if (r == 0)
-		r = console_tail(dirname(path), CONSOLE_BYTES_MAX, &text, &err);
-	if (r == 0 && !text[0])
-		r = err_set(
-			&err, -ENOENT, "pod %s has no console: its machine does not run", args[0]);
-	if (r == 0)
-		r = isatty(STDOUT_FILENO) ? print_lines(text, &err)
-					  : fd_write_all(STDOUT_FILENO, text, strlen(text), &err);
-	return r < 0 ? cli_fail(&err) : EXIT_SUCCESS;
+	int r;
+	if (shell)
+		r = run_shell(cli, args[0], args + 1, &exit_code, &err);
+	else if (args[1])
+		r = err_set(&err, -EINVAL, "a command needs --shell");
+	else
+		r = print_console(cli, args[0], &err);
+	return r < 0 ? cli_fail(&err) : exit_code;
 }

@@ -79,10 +79,10 @@ static int add_term(Bulkhead__Agent__Process *process, struct err *err)
 	return 0;
 }
 
-int exec_start(struct machine *machine, const struct container *container, const struct exec *exec,
-	const struct exec_spec *spec, struct err *err)
+int exec_start(struct machine *machine, const struct exec *exec, const struct exec_spec *spec,
+	struct err *err)
 {
-	const ProtobufCBinaryData *packed = &container->record->process;
+	const ProtobufCBinaryData *packed = spec->process;
 	Bulkhead__Agent__Process *process =
 		bulkhead__agent__process__unpack(NULL, packed->len, packed->data);
 	if (!process)
@@ -97,7 +97,7 @@ int exec_start(struct machine *machine, const struct container *container, const
 	process->columns = spec->columns;
 	process->rows = spec->rows;
 	Bulkhead__Agent__ExecRequest ask = BULKHEAD__AGENT__EXEC_REQUEST__INIT;
-	ask.container_id = (char *)container->id;
+	ask.container_id = (char *)exec->container_id;
 	ask.process_id = (char *)exec->id;
 	ask.process = process;
 	if (r == 0)
@@ -109,12 +109,11 @@ int exec_start(struct machine *machine, const struct container *container, const
 	return r;
 }
 
-int exec_open_stream(struct machine *machine, const struct container *container,
-	const struct exec *exec, Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset,
-	struct err *err)
+int exec_open_stream(struct machine *machine, const struct exec *exec,
+	Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset, struct err *err)
 {
 	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
-	open.container_id = (char *)container->id;
+	open.container_id = (char *)exec->container_id;
 	open.process_id = (char *)exec->id;
 	open.stream = stream;
 	return agent_stream_open(machine->agent, &open, START_MS, ret_fd, ret_offset, err);
@@ -125,8 +124,8 @@ static int open_streams(struct exec_sync *x, struct err *err)
 	static const Bulkhead__Agent__Stream streams[] = {
 		BULKHEAD__AGENT__STREAM__STDOUT, BULKHEAD__AGENT__STREAM__STDERR};
 	for (size_t i = 0; i < ARRAY_SIZE(streams); i++) {
-		int r = exec_open_stream(x->machine, x->container, &x->exec, streams[i], &x->fds[i],
-			&x->offsets[i], err);
+		int r = exec_open_stream(
+			x->machine, &x->exec, streams[i], &x->fds[i], &x->offsets[i], err);
 		if (r < 0)
 			return r;
 	}
@@ -225,12 +224,11 @@ static int wait_exit(struct exec_sync *x, struct err *err)
 	return r;
 }
 
-void exec_discard(
-	struct machine *machine, const struct container *container, const struct exec *exec)
+void exec_discard(struct machine *machine, const struct exec *exec)
 {
 	Bulkhead__Agent__RemoveProcessRequest request =
 		BULKHEAD__AGENT__REMOVE_PROCESS_REQUEST__INIT;
-	request.container_id = (char *)container->id;
+	request.container_id = (char *)exec->container_id;
 	request.process_id = (char *)exec->id;
 	agent_call(machine->agent, "RemoveProcess", &request.base, CALL_MS, NULL, NULL);
 }
@@ -272,11 +270,13 @@ void exec_turn_end(struct machine *machine)
 
 static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request, struct err *err)
 {
-	const struct exec_spec spec = {.args = request->cmd, .n_args = request->n_cmd};
+	const struct exec_spec spec = {.process = &x->container->record->process,
+		.args = request->cmd,
+		.n_args = request->n_cmd};
 	int r = exec_turn_begin(x->machine, x->call, x->deadline_ms, err);
 	if (r < 0)
 		return r;
-	r = exec_start(x->machine, x->container, &x->exec, &spec, err);
+	r = exec_start(x->machine, &x->exec, &spec, err);
 	if (r == 0)
 		r = open_streams(x, err);
 	exec_turn_end(x->machine);
@@ -285,17 +285,19 @@ static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request,
 	if (r == 0)
 		r = wait_exit(x, err);
 	/* After a failed start too: an answer that did not come says nothing of what runs. */
-	exec_discard(x->machine, x->container, &x->exec);
+	exec_discard(x->machine, &x->exec);
 	return r;
 }
 
-int exec_register(struct container *container, struct exec *exec, struct err *err)
+int exec_register(
+	struct sandbox *sandbox, const char *container_id, struct exec *exec, struct err *err)
 {
-	struct runtime *rt = container->runtime;
+	struct runtime *rt = sandbox->runtime;
 	int r = cond_init(&exec->changed, err);
 	if (r < 0)
 		return r;
-	exec->sandbox_id = container->sandbox->id;
+	exec->sandbox_id = sandbox->id;
+	exec->container_id = container_id;
 	make_id(exec->id);
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_INSERT_TAIL(&rt->execs, exec, link);
@@ -303,9 +305,8 @@ int exec_register(struct container *container, struct exec *exec, struct err *er
 	return 0;
 }
 
-void exec_unregister(struct container *container, struct exec *exec)
+void exec_unregister(struct runtime *rt, struct exec *exec)
 {
-	struct runtime *rt = container->runtime;
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_REMOVE(&rt->execs, exec, link);
 	pthread_mutex_unlock(&rt->lock);
@@ -324,10 +325,10 @@ static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *requ
 	x->machine = sandbox_machine(x->container->sandbox, err);
 	if (!x->machine)
 		return -EBADFD;
-	int r = exec_register(x->container, &x->exec, err);
+	int r = exec_register(x->container->sandbox, x->container->id, &x->exec, err);
 	if (r == 0) {
 		r = run(x, request, err);
-		exec_unregister(x->container, &x->exec);
+		exec_unregister(x->container->runtime, &x->exec);
 		fd_close(x->fds[0]);
 		fd_close(x->fds[1]);
 	}

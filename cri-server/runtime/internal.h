@@ -60,6 +60,7 @@ struct runtime {
 	TAILQ_HEAD(, sandbox) sandboxes;
 	TAILQ_HEAD(, container) containers;
 	TAILQ_HEAD(, exec) execs;
+	pthread_mutex_t debug_console; /* its program is being brought into a guest */
 	unsigned recovering; /* lock; threads that still look after pods of an earlier process */
 	size_t unsettled;    /* lock; pods that they have not dealt with */
 	pthread_cond_t recovered; /* with lock: one of the two fell */
@@ -126,6 +127,7 @@ struct container {
 struct exec {
 	TAILQ_ENTRY(exec) link;
 	const char *sandbox_id;
+	const char *container_id; /* or AGENT_GUEST */
 	char id[ID_LEN + 1];
 	bool exited;
 	int32_t exit_code;
@@ -374,6 +376,7 @@ int userns_check_mount(const Runtime__V1__PodSandboxConfig *pod, const Runtime__
 
 /* What an exec asks for; the rest is as the container's own process has it. */
 struct exec_spec {
+	const ProtobufCBinaryData *process; /* packed: what else runs there runs as */
 	char **args;
 	size_t n_args;
 	bool terminal, stdin;
@@ -381,8 +384,9 @@ struct exec_spec {
 };
 /* exec.c */
 /* From here on its exit is noted. -errno: nothing was done. */
-int exec_register(struct container *container, struct exec *exec, struct err *err);
-void exec_unregister(struct container *container, struct exec *exec);
+int exec_register(
+	struct sandbox *sandbox, const char *container_id, struct exec *exec, struct err *err);
+void exec_unregister(struct runtime *rt, struct exec *exec);
 /*
  * Hundreds that are started at once share the guest's processor fairly: all of them late. So a few
  * of a machine are, from here to exec_turn_end(), and the others wait: until deadline_ms
@@ -393,14 +397,13 @@ int exec_turn_begin(
 	struct machine *machine, struct rpc_call *call, uint64_t deadline_ms, struct err *err);
 void exec_turn_end(struct machine *machine);
 /* Starts a registered one. After a failure too exec_discard() is due. */
-int exec_start(struct machine *machine, const struct container *container, const struct exec *exec,
-	const struct exec_spec *spec, struct err *err);
-int exec_open_stream(struct machine *machine, const struct container *container,
-	const struct exec *exec, Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset,
+int exec_start(struct machine *machine, const struct exec *exec, const struct exec_spec *spec,
+	struct err *err);
+int exec_open_stream(struct machine *machine, const struct exec *exec,
+	Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset,
 	struct err *err);
 /* Kills what is left of it and lets the agent forget it. */
-void exec_discard(
-	struct machine *machine, const struct container *container, const struct exec *exec);
+void exec_discard(struct machine *machine, const struct exec *exec);
 /* Whether somebody waited for it. */
 bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 

@@ -2,14 +2,17 @@
  * Exec, Attach and PortForward: checks what is asked for, and what the streaming server then does
  * in the pod (stream_ops).
  *
- * A target holds references to its container or sandbox and, once started, its machine.
+ * A target holds references to its container or sandbox and, once started, its machine. An exec
+ * without a container is a debug console.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/proto/ports.h"
 #include "common/fd.h"
 #include "cri-server/daemon.h"
+#include "cri-server/runtime/debug_console.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/stream/stream.h"
 
@@ -20,7 +23,7 @@
 
 struct target {
 	struct container *container; /* of exec and attach */
-	struct sandbox *sandbox;     /* of port-forward */
+	struct sandbox *sandbox;     /* of port-forward and debug consoles */
 	struct machine *machine;     /* of exec and attach, once started */
 	bool tty, in;
 
@@ -36,12 +39,20 @@ struct target {
 	bool has_stdin;
 };
 
+static void log_console(const struct target *t, const char *what)
+{
+	log_event(t->machine->runtime->log, LOG_LEVEL_WARNING, what, "pod", t->sandbox->id,
+		"command", t->args[0], "exec", t->exec.id, NULL);
+}
+
 static void target_end(void *userdata)
 {
 	struct target *t = userdata;
 	if (t->registered) {
-		exec_discard(t->machine, t->container, &t->exec);
-		exec_unregister(t->container, &t->exec);
+		if (!t->container)
+			log_console(t, "debug console ended");
+		exec_discard(t->machine, &t->exec);
+		exec_unregister(t->machine->runtime, &t->exec);
 	}
 	if (t->has_stdin)
 		fanout_stdin_drop(t->container->fanout);
@@ -74,7 +85,7 @@ static int check_state(struct container *c, bool may_be_created, struct err *err
 
 static int take_machine(struct target *t, struct err *err)
 {
-	t->machine = sandbox_machine(t->container->sandbox, err);
+	t->machine = sandbox_machine(t->container ? t->container->sandbox : t->sandbox, err);
 	return t->machine ? 0 : -EBADFD;
 }
 
@@ -86,8 +97,7 @@ static int open_exec_streams(struct target *t, int fds[3], struct err *err)
 	const bool wanted[] = {t->in, true, !t->tty};
 	for (size_t i = 0; i < ARRAY_SIZE(streams) && r == 0; i++)
 		if (wanted[i])
-			r = exec_open_stream(
-				t->machine, t->container, &t->exec, streams[i], &fds[i], NULL, err);
+			r = exec_open_stream(t->machine, &t->exec, streams[i], &fds[i], NULL, err);
 	return r;
 }
 
@@ -97,49 +107,84 @@ static void close_all(int fds[3])
 		fds[i] = fd_close(fds[i]);
 }
 
-static int exec_target_start(
-	void *userdata, const struct stream_start *start, int ret_fds[3], struct err *err)
+/* Its place is ready, and it is the machine's turn. */
+static int run_exec(
+	struct target *t, const struct stream_start *start, int ret_fds[3], struct err *err)
 {
-	struct target *t = userdata;
-	const struct exec_spec spec = {.args = t->args,
+	_cleanup_free_ uint8_t *console = NULL;
+	ProtobufCBinaryData process;
+	int r = 0;
+	if (t->container) {
+		process = t->container->record->process;
+	} else {
+		r = debug_console_process(&process, err);
+		console = r == 0 ? process.data : NULL;
+	}
+	const struct exec_spec spec = {.process = &process,
+		.args = t->args,
 		.n_args = t->n_args,
 		.terminal = t->tty,
 		.stdin = t->in,
 		.columns = start->columns,
 		.rows = start->rows};
+	if (r == 0)
+		r = exec_start(t->machine, &t->exec, &spec, err);
+	if (r == 0)
+		r = open_exec_streams(t, ret_fds, err);
+	if (r < 0)
+		close_all(ret_fds);
+	return r;
+}
+
+static int register_exec(struct target *t, struct err *err)
+{
+	int r = t->container ? exec_register(t->container->sandbox, t->container->id, &t->exec, err)
+			     : exec_register(t->sandbox, AGENT_GUEST, &t->exec, err);
+	t->registered = r == 0;
+	if (r == 0 && !t->container)
+		log_console(t, "debug console opened");
+	return r;
+}
+
+static int exec_target_start(
+	void *userdata, const struct stream_start *start, int ret_fds[3], struct err *err)
+{
+	struct target *t = userdata;
 	t->exec.wake = start->wake;
 	t->exec.userdata = start->userdata;
-	int r = check_state(t->container, false, err);
+	int r = t->container ? check_state(t->container, false, err) : 0;
 	if (r == 0)
 		r = take_machine(t, err);
+	if (r == 0 && !t->container)
+		r = debug_console_prepare(t->machine, err);
 	if (r == 0)
 		r = exec_turn_begin(t->machine, NULL, UINT64_MAX, err);
 	if (r < 0)
 		return r;
-	r = exec_register(t->container, &t->exec, err);
-	if (r < 0) {
-		exec_turn_end(t->machine);
-		return r;
-	}
-	t->registered = true;
-	r = exec_start(t->machine, t->container, &t->exec, &spec, err);
+	r = register_exec(t, err);
 	if (r == 0)
-		r = open_exec_streams(t, ret_fds, err);
+		r = run_exec(t, start, ret_fds, err);
 	exec_turn_end(t->machine);
-	if (r < 0) {
-		close_all(ret_fds);
-		return err_wrap(err, "exec '%.64s' in container %s", t->args[0], t->container->id);
-	}
-	return 0;
+	if (r < 0 && t->registered)
+		err_wrap(err, "exec '%.64s' in %s %s", t->args[0],
+			t->container ? "container" : "the guest of pod",
+			t->container ? t->container->id : t->sandbox->id);
+	return r;
+}
+
+/* What ends the exec when it ends itself: its container, or the machine. */
+static bool place_runs(const struct target *t)
+{
+	return t->container ? container_runs(t->container) : t->sandbox->machine == t->machine;
 }
 
 static int exec_target_status(void *userdata, int *ret_code, struct err *err)
 {
 	struct target *t = userdata;
-	struct runtime *rt = t->container->runtime;
+	struct runtime *rt = t->machine->runtime;
 	pthread_mutex_lock(&rt->lock);
 	bool exited = t->exec.exited;
-	bool runs = container_runs(t->container);
+	bool runs = place_runs(t);
 	*ret_code = t->exec.exit_code;
 	pthread_mutex_unlock(&rt->lock);
 	if (exited)
@@ -147,7 +192,8 @@ static int exec_target_status(void *userdata, int *ret_code, struct err *err)
 	if (!runs && !t->lost_ms)
 		t->lost_ms = ev_now_ms();
 	if (!runs && ev_now_ms() - t->lost_ms >= EXIT_MS)
-		return err_set(err, -EIO, "its container ended");
+		return err_set(err, -EIO, "%s ended",
+			t->container ? "its container" : "the pod's machine");
 	return 0;
 }
 
@@ -156,7 +202,7 @@ static int resize(void *userdata, unsigned columns, unsigned rows, struct err *e
 	struct target *t = userdata;
 	Bulkhead__Agent__ResizeTerminalRequest request =
 		BULKHEAD__AGENT__RESIZE_TERMINAL_REQUEST__INIT;
-	request.container_id = t->container->id;
+	request.container_id = t->container ? t->container->id : (char *)AGENT_GUEST;
 	request.process_id = t->registered ? t->exec.id : (char *)"";
 	request.columns = columns;
 	request.rows = rows;
@@ -271,7 +317,18 @@ static int check_asked(const struct asked *asked, struct err *err)
 	return 0;
 }
 
-static int target_new(struct rpc_call *call, const struct asked *asked, bool may_be_created,
+static int find_place(struct runtime *rt, struct target *t, const struct asked *asked,
+	enum stream_kind kind, struct err *err)
+{
+	int r = kind == STREAM_EXEC ? debug_console_find(rt, asked->container_id, &t->sandbox, err)
+				    : 0;
+	if (r != 0)
+		return r < 0 ? r : 0;
+	t->container = container_find(rt, asked->container_id, err);
+	return t->container ? check_state(t->container, kind == STREAM_ATTACH, err) : err->code;
+}
+
+static int target_new(struct rpc_call *call, const struct asked *asked, enum stream_kind kind,
 	struct target **ret, struct err *err)
 {
 	int r = check_asked(asked, err);
@@ -282,8 +339,7 @@ static int target_new(struct rpc_call *call, const struct asked *asked, bool may
 		return err_nomem(err);
 	t->tty = asked->tty;
 	t->in = asked->in;
-	t->container = container_find(call_runtime(call), asked->container_id, err);
-	r = t->container ? check_state(t->container, may_be_created, err) : err->code;
+	r = find_place(call_runtime(call), t, asked, kind, err);
 	if (r < 0)
 		target_end(t);
 	else
@@ -301,7 +357,7 @@ static struct stream_request make_request(
 		.err = asked->err,
 		.ops = kind == STREAM_EXEC ? &exec_ops : &attach_ops,
 		.target = t,
-		.pod = t->container->sandbox->id};
+		.pod = t->container ? t->container->sandbox->id : t->sandbox->id};
 }
 
 METHOD(streaming_service_exec)
@@ -313,7 +369,7 @@ METHOD(streaming_service_exec)
 	if (!req->n_cmd || req->n_cmd > ARGS_MAX)
 		return err_set(
 			err, -EINVAL, "the command is %s", req->n_cmd ? "too long" : "empty");
-	int r = target_new(call, &asked, false, &t, err);
+	int r = target_new(call, &asked, STREAM_EXEC, &t, err);
 	if (r < 0)
 		return r;
 	r = copy_args(t, req->cmd, req->n_cmd, err);
@@ -335,7 +391,7 @@ METHOD(streaming_service_attach)
 	const struct asked asked = {
 		req->container_id, req->tty, req->stdin, req->stdout, req->stderr};
 	struct target *t = NULL;
-	int r = target_new(call, &asked, true, &t, err);
+	int r = target_new(call, &asked, STREAM_ATTACH, &t, err);
 	if (r < 0)
 		return r;
 	const Runtime__V1__ContainerConfig *config = t->container->config;

@@ -189,6 +189,48 @@ events_flow() {
 	[ "$status" -eq 1 ]
 }
 
+@test "console --shell: a shell in the guest, where the configuration permits one" {
+	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" code
+	run ctl console --shell pod id
+	[ "$status" -eq 1 ]
+	[[ $output == *"permits no debug console: hypervisor.debug_console is not set"* ]]
+	run ctl console pod id
+	[ "$status" -eq 1 ]
+	ctl exec "$ID" sh -c '! ls /run/volumes 2>/dev/null'
+
+	sed -i "s|^hypervisor:|&\n  debug_console: $(command -v busybox)|" "$D/config.yaml"
+	restart_bulkheadd
+	# In the agent's namespaces, as its root, with all rights; the streams are apart.
+	[ "$(ctl console --shell pod sh -c 'readlink /proc/self/ns/mnt')" = \
+		"$(ctl console --shell pod busybox readlink /proc/1/ns/mnt)" ]
+	ctl console --shell pod sh -c 'cat /proc/1/comm; id -u; ls /run/volumes; echo apart >&2; exit 9' \
+		>"$D/shell" 2>"$D/apart" || code=$?
+	[ "$code" = 9 ]
+	[ "$(paste -sd ' ' "$D/shell")" = 'init 0 console' ]
+	[ "$(cat "$D/apart")" = apart ]
+	[ "$(ctl console --shell pod sh -c 'cd /proc/1/root; cat proc/self/cgroup')" = 0::/guest/exec-4 ]
+	[ "$(echo 'echo read' | ctl console --shell pod)" = read ]
+	on_terminal "$ctl console --shell pod sh -c 'tty; stty size; kill -9 \$\$'; echo code \$?" >"$D/shell"
+	grep -q "^37 200\$" "$D/shell"
+	grep -q "^code 137\$" "$D/shell"
+	run ctl console --shell pod nonsense
+	[ "$status" -eq 1 ]
+	[[ $output == *'"nonsense": executable file not found'* ]]
+	grep -q "debug console opened.*pod=$POD command=sh " "$D/log"
+	grep -q "debug console ended.*pod=$POD command=sh " "$D/log"
+
+	# What it started ends with it; containers neither see it nor are reached by its name.
+	ctl console --shell pod sh -c 'sleep 1234 >/dev/null 2>&1 &'
+	eventually 20 ctl console --shell pod sh -c '! ps | grep -q "[s]leep 1234"'
+	ctl exec "$ID" sh -c '! ls /run/volumes 2>/dev/null'
+	run crictl exec -s "guest:$POD" id
+	[ "$status" -ne 0 ]
+	run crictl attach "guest:$POD"
+	[ "$status" -ne 0 ]
+	run ctl console --shell nope
+	[ "$status" -eq 1 ]
+}
+
 @test "help and completion are the table's" {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl" command COMP_WORDS COMP_CWORD COMPREPLY
 	ctl help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' >"$D/commands"
