@@ -3,11 +3,11 @@
 #include <errno.h>
 #include <limits.h>
 #include <netdb.h>
+#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +22,7 @@ struct link {
 	int fd;
 	SSL_CTX *context; /* NULL: no TLS */
 	SSL *ssl;
+	BIO_METHOD *method; /* how TLS writes to the socket */
 };
 
 struct target {
@@ -115,6 +116,34 @@ static int handshake(struct link *link, const char *host, struct err *err)
 	return tls_fail(err, "begin TLS with the streaming server");
 }
 
+/* OpenSSL's own writes raise SIGPIPE, which is stdout's to raise: `exec POD cat | head`. */
+static int send_quietly(BIO *bio, const char *data, int len)
+{
+	BIO_clear_retry_flags(bio);
+	ssize_t n = send((int)BIO_get_fd(bio, NULL), data, (size_t)len, MSG_NOSIGNAL);
+	if (n <= 0 && BIO_sock_should_retry((int)n))
+		BIO_set_retry_write(bio);
+	return (int)n;
+}
+
+static bool set_socket(struct link *link)
+{
+	const BIO_METHOD *socket = BIO_s_socket();
+	link->method = BIO_meth_new(BIO_TYPE_SOCKET, "socket without SIGPIPE");
+	if (!link->method || !BIO_meth_set_write(link->method, send_quietly) ||
+		!BIO_meth_set_read(link->method, BIO_meth_get_read(socket)) ||
+		!BIO_meth_set_ctrl(link->method, BIO_meth_get_ctrl(socket)) ||
+		!BIO_meth_set_create(link->method, BIO_meth_get_create(socket)) ||
+		!BIO_meth_set_destroy(link->method, BIO_meth_get_destroy(socket)))
+		return false;
+	BIO *bio = BIO_new(link->method);
+	if (!bio)
+		return false;
+	BIO_set_fd(bio, link->fd, BIO_NOCLOSE);
+	SSL_set_bio(link->ssl, bio, bio);
+	return true;
+}
+
 static int begin_tls(struct link *link, const char *host, const char *ca, struct err *err)
 {
 	link->context = SSL_CTX_new(TLS_client_method());
@@ -125,9 +154,8 @@ static int begin_tls(struct link *link, const char *host, const char *ca, struct
 	int r = set_trust(link->context, ca, err);
 	if (r < 0)
 		return r;
-	signal(SIGPIPE, SIG_IGN); /* SSL_write() knows no MSG_NOSIGNAL */
 	link->ssl = SSL_new(link->context);
-	if (!link->ssl || !SSL_set_fd(link->ssl, link->fd) ||
+	if (!link->ssl || !set_socket(link) ||
 		!X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(link->ssl), host))
 		return err_nomem(err);
 	return handshake(link, host, err);
@@ -164,6 +192,7 @@ struct link *link_free(struct link *link)
 		SSL_shutdown(link->ssl);
 	SSL_free(link->ssl);
 	SSL_CTX_free(link->context);
+	BIO_meth_free(link->method);
 	ERR_clear_error();
 	fd_close(link->fd);
 	free(link);

@@ -11,6 +11,7 @@
 #include "cri-server/cli/cli.h"
 #include "cri-server/cli/message_json.h"
 #include "cri-server/cli/output.h"
+#include "cri-server/cli/terminal.h"
 #include "cri-server/config.h"
 #include "cri-server/version.h"
 
@@ -41,7 +42,8 @@ static const struct command commands[] = {
 	{"pull", "IMAGE", "Pull an image", command_pull},
 	{"rmi", "IMAGE…", "Remove images", command_rmi},
 	{"console", "[options] POD [COMMAND…]",
-		"Print what the kernel of a pod's machine wrote, or run a shell there", command_console},
+		"Print what the kernel of a pod's machine wrote, or run a shell there",
+		command_console},
 	{"completion", "bash", "Print what makes a shell complete these commands",
 		command_completion},
 	{"help", "[COMMAND]", "Tell how a command is used", command_help},
@@ -229,6 +231,7 @@ int main(int argc, char **argv)
 	char **args = argv;
 
 	setlocale(LC_CTYPE, "");
+	terminal_block_resizes();
 	globals_init(&g);
 	int r = options_parse(g.rows, ARRAY_SIZE(g.rows), argv + (argc > 0), &args, &err);
 	if (r == 0 && g.timeout_s > 86400)

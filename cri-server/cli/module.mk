@@ -1,6 +1,6 @@
 CLI_SOURCES := $(addprefix cri-server/cli/,main.c lists.c image_commands.c progress.c exec.c logs.c rm.c run.c timings.c \
 	find.c pod.c check.c check_machine.c check_network.c check_programs.c fsck.c)
-CLI_SOURCES += $(addprefix cri-server/cli/,help.c console.c attach.c session.c upgrade.c link.c tunnel.c port_forward.c)
+CLI_SOURCES += $(addprefix cri-server/cli/,help.c console.c attach.c session.c terminal.c upgrade.c link.c tunnel.c port_forward.c)
 CLI_SOURCES += $(addprefix cri-server/cli/,inspect.c events.c stats.c cp.c)
 CLI_PKGS := grpc sqlite3 libarchive libssl libcrypto libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c zlib -lwslay
 # What has unit tests of its own.

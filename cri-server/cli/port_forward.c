@@ -22,6 +22,8 @@
 #define RETRY_MS      500
 #define GIVE_UP_MS    120000 /* a connection that is lost does not come back */
 
+static const int signals[] = {SIGINT, SIGTERM};
+
 struct forwarder;
 
 struct listener {
@@ -99,6 +101,22 @@ static void on_lost(void *userdata, const struct err *err)
 static const struct tunnel_events events = {
 	.on_error = on_error, .on_room = on_room, .on_lost = on_lost};
 
+static void end_at_once(int signo)
+{
+	(void)signo;
+	_exit(EXIT_SUCCESS);
+}
+
+/* Where the loop does not run, which takes them as events. */
+static void let_interrupt(bool on)
+{
+	sigset_t set;
+	sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
+		sigaddset(&set, signals[i]);
+	sigprocmask(on ? SIG_UNBLOCK : SIG_BLOCK, &set, NULL);
+}
+
 static int open_tunnel(struct forwarder *f, struct err *err)
 {
 	Runtime__V1__PortForwardRequest request = RUNTIME__V1__PORT_FORWARD_REQUEST__INIT;
@@ -127,7 +145,7 @@ static int open_tunnel(struct forwarder *f, struct err *err)
 }
 
 /* The runtime may have been started anew: it is asked as by a new client. */
-static int open_again(struct forwarder *f, bool *ret_hopeless, struct err *err)
+static int connect_anew(struct forwarder *f, bool *ret_hopeless, struct err *err)
 {
 	rpc_client_free(f->cli->client);
 	f->cli->client = NULL;
@@ -136,6 +154,15 @@ static int open_again(struct forwarder *f, bool *ret_hopeless, struct err *err)
 		return r;
 	r = open_tunnel(f, err);
 	*ret_hopeless = r == -ENOENT; /* the pod is gone */
+	return r;
+}
+
+/* May wait for an answer that does not come: what interrupts it then ends the process. */
+static int open_again(struct forwarder *f, bool *ret_hopeless, struct err *err)
+{
+	let_interrupt(true);
+	int r = connect_anew(f, ret_hopeless, err);
+	let_interrupt(false);
 	return r;
 }
 
@@ -314,11 +341,12 @@ static int begin(struct forwarder *f, struct err *err)
 
 static int forward(struct forwarder *f, const char *wanted, struct err *err)
 {
-	static const int signals[] = {SIGINT, SIGTERM};
 	int r = ev_loop_new(&f->loop, err);
 	/* Before gRPC makes its threads, which inherit what is blocked. */
-	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(signals); i++)
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(signals); i++) {
+		signal(signals[i], end_at_once);
 		r = ev_signal_new(f->loop, signals[i], on_interrupt, f, &f->interrupts[i], err);
+	}
 	if (r == 0)
 		r = cli_find_pod(f->cli, wanted, &f->pod, err);
 	if (r == 0)

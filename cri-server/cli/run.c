@@ -292,6 +292,7 @@ static int start_and_attach(struct run *run, struct err *err)
 	int ignored;
 	run->session.on_open = start_attached;
 	run->session.userdata = run;
+	run->session.stop_fd = run->signal_fd;
 	run->started = -ENOTCONN;
 	int r = cli_attach(run->cli, run->container_id, &run->session, &ignored, err);
 	if (r == 0 && run->started < 0)

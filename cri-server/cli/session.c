@@ -4,21 +4,19 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <termios.h>
 #include <unistd.h>
 #include <wslay/wslay.h>
 
 #include "common/buf.h"
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
+#include "cri-server/cli/terminal.h"
 #include "cri-server/cli/upgrade.h"
 
 #define READ_BYTES    LINK_READ_BYTES
@@ -42,9 +40,7 @@ struct session {
 	bool detach_armed;
 	bool detached;
 	struct err err;
-	int winch;
-	bool raw;
-	struct termios before;
+	struct terminal terminal;
 };
 
 static ssize_t on_recv(
@@ -184,6 +180,7 @@ static bool take_messages(struct session *s)
 
 static void pump(struct session *s)
 {
+	const int stop = s->options->stop_fd;
 	bool open = take_messages(s);
 	while (open && !s->detached && !s->err.code) {
 		bool reads = s->in_open && s->out.len < OUT_HIGH;
@@ -191,12 +188,14 @@ static void pump(struct session *s)
 			{.fd = link_fd(s->link),
 				.events = (short)(POLLIN | (s->out.len ? POLLOUT : 0))},
 			{.fd = reads ? s->options->in_fd : -1, .events = POLLIN},
-			{.fd = s->winch, .events = POLLIN},
+			{.fd = s->terminal.resized, .events = POLLIN},
+			{.fd = stop > 0 ? stop : -1, .events = POLLIN},
 		};
 		if (poll(polls, ARRAY_SIZE(polls), -1) < 0)
 			continue;
-		struct signalfd_siginfo info;
-		if (polls[2].revents && read(s->winch, &info, sizeof(info)) > 0)
+		if (polls[3].revents)
+			s->detached = true;
+		if (polls[2].revents && terminal_was_resized(&s->terminal))
 			send_size(s);
 		if (polls[1].revents)
 			read_stdin(s);
@@ -230,24 +229,6 @@ int session_status(const char *json, size_t len, int *ret_exit, struct err *err)
 	return r;
 }
 
-static int begin_terminal(struct session *s, struct err *err)
-{
-	sigset_t winch;
-	sigemptyset(&winch);
-	sigaddset(&winch, SIGWINCH);
-	sigprocmask(SIG_BLOCK, &winch, NULL);
-	s->winch = signalfd(-1, &winch, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (s->winch < 0)
-		return err_errno(err, "signalfd");
-	send_size(s);
-	if (!s->options->in || tcgetattr(STDIN_FILENO, &s->before) < 0)
-		return 0;
-	struct termios raw = s->before;
-	cfmakeraw(&raw);
-	s->raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
-	return 0;
-}
-
 static int session_open(struct session *s, const struct upgrade *open, struct err *err)
 {
 	const struct wslay_event_callbacks callbacks = {.recv_callback = on_recv,
@@ -257,7 +238,11 @@ static int session_open(struct session *s, const struct upgrade *open, struct er
 	int r = upgrade(open, &s->link, &s->in, err);
 	if (r == 0 && wslay_event_context_client_init(&s->wslay, &callbacks, s) != 0)
 		r = err_nomem(err);
-	return r == 0 && s->options->tty ? begin_terminal(s, err) : r;
+	if (r == 0 && s->options->tty) {
+		r = terminal_begin(&s->terminal, s->options->in, err);
+		send_size(s);
+	}
+	return r;
 }
 
 int session_run(const struct cli *cli, const char *url, const struct session_options *options,
@@ -270,7 +255,7 @@ int session_run(const struct cli *cli, const char *url, const struct session_opt
 			   "Sec-WebSocket-Key: YnVsa2hlYWRjdGwgMDEyMw==\r\n"
 			   "Sec-WebSocket-Protocol: v5.channel.k8s.io\r\n"};
 	struct session s = {.options = options,
-		.winch = -EBADF,
+		.terminal = TERMINAL_INIT,
 		.in = buf_init(1u << 20),
 		.out = buf_init(1u << 20),
 		.status = buf_init(STATUS_MAX),
@@ -278,8 +263,7 @@ int session_run(const struct cli *cli, const char *url, const struct session_opt
 	int r = session_open(&s, &open, err);
 	if (r == 0)
 		pump(&s);
-	if (s.raw)
-		tcsetattr(STDIN_FILENO, TCSANOW, &s.before);
+	terminal_end(&s.terminal);
 	if (r == 0 && s.detached)
 		*ret_exit = EXIT_SUCCESS;
 	else if (r == 0 && s.err.code)
@@ -289,7 +273,6 @@ int session_run(const struct cli *cli, const char *url, const struct session_opt
 	if (s.wslay)
 		wslay_event_context_free(s.wslay);
 	link_free(s.link);
-	fd_close(s.winch);
 	buf_done(&s.in);
 	buf_done(&s.out);
 	buf_done(&s.status);

@@ -2,8 +2,8 @@
  * A client of the streaming server: exec and attach over WebSocket (v5.channel.k8s.io), between the
  * URL that the runtime answered and this process's own standard streams.
  *
- * With a terminal, stdin is in raw mode while the session lasts, and its size is told at the start
- * and whenever it changes. One session at a time; blocking; takes SIGWINCH.
+ * With a terminal, stdin is in raw mode while the session lasts (terminal.h), and its size is told
+ * at the start and whenever it changes. One session at a time; blocking.
  */
 #pragma once
 
@@ -19,6 +19,7 @@ struct session_options {
 	bool in;
 	bool detach_keys; /* Ctrl-P Ctrl-Q on a terminal ends the session, not the process */
 	int in_fd;        /* what is passed on; 0 is stdin anyway */
+	int stop_fd;      /* readable: the session ends as if detached; 0: none */
 	/*
 	 * Takes what comes, of stream 1 or 2, instead of this process's own; NULL: those. Other
 	 * than 0 ends the session.

@@ -251,6 +251,14 @@ lines_are() {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" id
 	run on_terminal "$ctl exec -it $ID sh -c 'stty size; exit 7'; echo code \$?"
 	[[ $output == *"37 101"*"code 7"* ]]
+	run on_terminal "for i in 0 1 2 3 4 5 6 7 8 9; do sleep 1; stty cols 9\$i rows 20 </dev/tty; done &
+		$ctl exec -it $ID sh -c 'trap \"stty size; exit 3\" WINCH
+			i=0; while [ \$i -lt 200 ]; do sleep 0.1; i=\$((i + 1)); done'"
+	[[ $output == *"20 9"* ]]
+	# The terminal is as before also where a signal ends it, as when nobody reads any more.
+	run on_terminal "stty -g; $ctl exec -it $ID yes | head -c 1 >/dev/null; stty -g"
+	[ "${#lines[@]}" -eq 2 ]
+	[ "${lines[0]}" = "${lines[1]}" ]
 	head -c 3000000 /dev/urandom >"$D/data"
 	ctl exec -i "$ID" cat <"$D/data" >"$D/back"
 	cmp "$D/data" "$D/back"
@@ -263,6 +271,14 @@ lines_are() {
 	run on_terminal "$ctl run -t $IMAGE sh -c 'tty; stty size; exit 5'; echo code \$?"
 	[[ $output == *"/dev/pts/0"*"code 5"* ]]
 	[ "$(echo word | ctl run -i "$IMAGE" sed s/w/W/)" = Word ]
+	# While its streams are passed on too, a signal ends it and takes the pod away.
+	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" run -i --name signalled "$IMAGE" \
+		sh -c 'echo runs; exec sleep 1000' </dev/null >"$D/signalled" 3>&- &
+	id=$!
+	eventually 60 grep -q runs "$D/signalled"
+	kill "$id"
+	wait "$id" || [ "$?" -eq 143 ]
+	[ -z "$(crictl pods -q --name signalled)" ]
 }
 
 @test "requests that cannot be are refused when they are made" {
@@ -364,6 +380,11 @@ fds() {
 	[ "$(container_field "$ID" .state)" = CONTAINER_RUNNING ]
 }
 
+# lost_again FILE COUNT
+lost_again() {
+	[ "$(grep -c "connecting again$" "$1")" = "$2" ]
+}
+
 @test "with a certificate the URLs are https, and all works through TLS" {
 	local server url port line
 	openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1 \
@@ -400,6 +421,16 @@ fds() {
 	[[ $output == *"certificate is not trusted for 127.0.0.1"* ]]
 	ctl --tls-ca "$D/cert.pem" exec -i "$ID" cat <"$D/large" >"$D/back"
 	cmp "$D/large" "$D/back"
+	# Where the configuration of this host says it, without being told.
+	unshare -m sh -c 'mount -t tmpfs none /etc && mkdir /etc/bulkhead && cp "$1" /etc/bulkhead/config.yaml && shift && "$@"' \
+		- "$D/config.yaml" "$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" exec -i "$ID" cat \
+		<"$D/large" >"$D/back"
+	cmp "$D/large" "$D/back"
+	# When nobody reads any more it ends as programs do, without a word.
+	{ timeout 60 "$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" --tls-ca "$D/cert.pem" exec -i "$ID" yes \
+		</dev/null 2>"$D/said" || echo "$?" >"$D/code"; } | head -c 1000 >/dev/null
+	[ "$(cat "$D/code")" = 141 ]
+	[ ! -s "$D/said" ]
 	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" --tls-ca "$D/cert.pem" \
 		port-forward "$POD" :7100 >"$D/forward" 2>"$D/lost" 3>&- &
 	server=$!
@@ -414,8 +445,20 @@ fds() {
 	read -r -t 20 line <&7
 	[ "$line" = anew ]
 	exec 7>&-
+	# Also while it waits for an answer it ends at once.
+	kill_bulkheadd
+	eventually 20 lost_again "$D/lost" 2
+	rm -f "$D/run/bulkhead.sock"
+	launch_bulkheadd
+	eventually 60 test -S "$D/run/bulkhead.sock"
+	kill -STOP "$(cat "$D/pid")"
+	sleep 1.5
 	kill "$server"
+	line=$SECONDS
 	wait "$server"
+	[ $((SECONDS - line)) -lt 15 ]
+	kill -CONT "$(cat "$D/pid")"
+	eventually 60 crictl version
 }
 
 @test "nothing is left of all that: no thread, no descriptor, no process in the guest" {
