@@ -7,8 +7,9 @@ STREAM_PKGS := libmicrohttpd libssl zlib jansson libcrypto libprotobuf-c -lwslay
 
 $(call unit_test,cri-server/stream/spdy_test.c,$(STREAM_LIBS),zlib)
 $(call unit_test,cri-server/stream/spdy_client_test.c,$(STREAM_LIBS),zlib)
+$(call unit_test,cri-server/stream/tokens_test.c,$(STREAM_LIBS),libcrypto)
 $(call unit_test,cri-server/stream/websocket_test.c,$(STREAM_LIBS),libcrypto -lwslay)
 $(call fuzz_target,cri-server/stream/spdy_fuzz.c,$(STREAM_LIBS),zlib)
 $(call fuzz_target,cri-server/stream/websocket_fuzz.c,$(STREAM_LIBS),libcrypto -lwslay)
 $(call library,stream-fixture,cri-server/stream/server_fixture.c)
-$(foreach t,server server_hostile,$(call unit_test,cri-server/stream/$(t)_test.c,stream-fixture $(STREAM_LIBS),$(STREAM_PKGS)))
+$(foreach t,server server_hostile server_protocols,$(call unit_test,cri-server/stream/$(t)_test.c,stream-fixture $(STREAM_LIBS),$(STREAM_PKGS)))

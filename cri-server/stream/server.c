@@ -162,7 +162,8 @@ static bool take_request(struct stream_server *server, const char *url, struct s
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
 		size_t len = strlen(paths[i]);
 		if (strncmp(url, paths[i], len) == 0)
-			return tokens_take(server->tokens, (enum stream_kind)i, url + len, ret);
+			return tokens_take(
+				server->tokens, ev_now_ms(), (enum stream_kind)i, url + len, ret);
 	}
 	return false;
 }
@@ -252,7 +253,7 @@ static void close_late(struct stream_server *server)
 static void on_timer(void *userdata)
 {
 	struct stream_server *server = userdata;
-	tokens_expire(server->tokens);
+	tokens_expire(server->tokens, ev_now_ms());
 	close_late(server);
 	ev_timer_set(server->timer, LOOK_MS);
 }
@@ -476,7 +477,7 @@ int stream_server_url(struct stream_server *server, const struct stream_request 
 {
 	static const char *const paths[] = {"exec", "attach", "portforward"};
 	char token[TOKEN_LENGTH + 1];
-	int r = tokens_add(server->tokens, request, token, err);
+	int r = tokens_add(server->tokens, ev_now_ms(), request, token, err);
 	if (r < 0) {
 		request->ops->end(request->target);
 		return r;

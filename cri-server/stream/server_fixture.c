@@ -76,11 +76,12 @@ static void target_end(void *userdata)
 const struct stream_ops fixture_ops = {
 	.start = target_start, .resize = target_resize, .status = target_status, .end = target_end};
 
-struct stream_server *fixture_start(const char *certificate, const char *key, unsigned idle_ms)
+struct stream_server *fixture_start(
+	const char *certificate, const char *key, unsigned idle_ms, unsigned creation_ms)
 {
 	const struct stream_config config = {.address = "127.0.0.1",
 		.idle_timeout_ms = idle_ms,
-		.creation_timeout_ms = 1000,
+		.creation_timeout_ms = creation_ms,
 		.tls_certificate = certificate,
 		.tls_key = key,
 		.log = &quiet};

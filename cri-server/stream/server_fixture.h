@@ -23,8 +23,9 @@ struct target {
 
 extern const struct stream_ops fixture_ops;
 
-/* certificate and key may be NULL. Streams must be there within a second. */
-struct stream_server *fixture_start(const char *certificate, const char *key, unsigned idle_ms);
+/* certificate and key may be NULL; the times are those of stream_config. */
+struct stream_server *fixture_start(
+	const char *certificate, const char *key, unsigned idle_ms, unsigned creation_ms);
 /* The caller frees. */
 char *fixture_url(struct stream_server *server, struct target *target, bool tty);
 

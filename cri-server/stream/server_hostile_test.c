@@ -48,7 +48,7 @@ static int setup(void **state)
 {
 	static struct fixture fixture;
 	fixture = (struct fixture){.bystander = {.command = "cat"}};
-	fixture.server = fixture_start(NULL, NULL, 60000);
+	fixture.server = fixture_start(NULL, NULL, 60000, 60000);
 	fixture.bystander_fd = fixture_websocket(fixture.server, &fixture.bystander, false);
 	*state = &fixture;
 	return 0;

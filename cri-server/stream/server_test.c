@@ -26,7 +26,7 @@ static void in_out_and_the_end_of_stdin(void **state)
 	char out[256];
 	struct target target = {.command = "cat; echo done"};
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 60000);
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
 	int fd = fixture_websocket(server, &target, false);
 	fixture_send(fd, "\0hello ", 7);
 	fixture_send(fd, "\xff\0", 2);
@@ -42,7 +42,7 @@ static void the_exit_code_is_in_the_status(void **state)
 	char out[1024];
 	struct target target = {.command = "exit 7"}, missing = {.command = NULL};
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 60000);
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
 	int fd = fixture_websocket(server, &target, false);
 	fixture_read_channel(fd, 3, out, sizeof(out));
 	assert_non_null(strstr(out, "\"reason\":\"NonZeroExitCode\""));
@@ -60,7 +60,7 @@ static void a_client_that_vanishes_ends_it(void **state)
 {
 	struct target target = {.command = "exec sleep 1000"};
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 60000);
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
 	int fd = fixture_websocket(server, &target, false);
 	usleep(100000);
 	assert_false(atomic_load(&target.ended));
@@ -73,7 +73,7 @@ static void silence_ends_it(void **state)
 {
 	struct target target = {.command = "exec sleep 1000"};
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 300);
+	struct stream_server *server = fixture_start(NULL, NULL, 300, 60000);
 	int fd = fixture_websocket(server, &target, false);
 	fixture_await(&target.ended);
 	close(fd);
@@ -84,7 +84,7 @@ static void the_size_comes_first_and_changes(void **state)
 {
 	struct target target = {.command = "exec sleep 1000"};
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 60000);
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
 	int fd = fixture_websocket(server, &target, true);
 	fixture_send(fd, "\4{\"Width\":90,\"Height\":20}", 25);
 	for (int i = 0; i < FIXTURE_WAIT_MS / 10 && atomic_load(&target.columns) != 90; i++)
@@ -106,7 +106,7 @@ static void stopping_ends_sessions_and_tokens(void **state)
 {
 	struct target runs = {.command = "exec sleep 1000"}, waits = {.command = "true"};
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 60000);
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
 	int fd = fixture_websocket(server, &runs, false);
 	_cleanup_free_ char *url = fixture_url(server, &waits, false);
 	stream_server_stop(server);
@@ -119,7 +119,7 @@ static void tokens_are_bounded(void **state)
 {
 	static struct target targets[1001];
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 60000);
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
 	for (int i = 0; i < 1000; i++)
 		free(fixture_url(server, &targets[i], false));
 	const struct stream_request one = {
@@ -136,7 +136,7 @@ static void streams_that_never_come_time_out(void **state)
 	char answer[2048];
 	struct target target = {.command = "true"};
 	(void)state;
-	struct stream_server *server = fixture_start(NULL, NULL, 60000);
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 300);
 	_cleanup_free_ char *url = fixture_url(server, &target, false);
 	int fd = fixture_request(url, FIXTURE_SPDY, answer, sizeof(answer));
 	assert_non_null(strstr(answer, "101 Switching"));
@@ -169,7 +169,7 @@ static void tls(void **state)
 	_cleanup_free_ char *certificate = str_printf("%s/cert", dir);
 	_cleanup_free_ char *key = str_printf("%s/key", dir);
 	make_certificate(certificate, key);
-	struct stream_server *server = fixture_start(certificate, key, 60000);
+	struct stream_server *server = fixture_start(certificate, key, 60000, 60000);
 	_cleanup_free_ char *url = fixture_url(server, &target, false);
 	assert_int_equal(strncmp(url, "https://127.0.0.1:", 18), 0);
 	const char *path = strchr(url + 18, '/');

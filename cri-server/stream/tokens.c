@@ -8,8 +8,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "common/loop.h"
-
 struct token {
 	char text[TOKEN_LENGTH + 1];
 	uint64_t until_ms;
@@ -55,13 +53,12 @@ static struct stream_request remove_at(struct tokens *tokens, unsigned i)
 	return request;
 }
 
-static bool take_expired(struct tokens *tokens, struct stream_request *ret)
+static bool take_expired(struct tokens *tokens, uint64_t now_ms, struct stream_request *ret)
 {
-	uint64_t now = ev_now_ms();
 	bool found = false;
 	pthread_mutex_lock(&tokens->lock);
 	for (unsigned i = 0; i < tokens->n && !found; i++)
-		if (tokens->list[i].until_ms <= now) {
+		if (tokens->list[i].until_ms <= now_ms) {
 			*ret = remove_at(tokens, i);
 			found = true;
 		}
@@ -69,10 +66,10 @@ static bool take_expired(struct tokens *tokens, struct stream_request *ret)
 	return found;
 }
 
-void tokens_expire(struct tokens *tokens)
+void tokens_expire(struct tokens *tokens, uint64_t now_ms)
 {
 	struct stream_request request;
-	while (take_expired(tokens, &request))
+	while (take_expired(tokens, now_ms, &request))
 		end(&request);
 }
 
@@ -86,19 +83,19 @@ static int make_text(char text[TOKEN_LENGTH + 1], struct err *err)
 	return 0;
 }
 
-int tokens_add(struct tokens *tokens, const struct stream_request *request,
+int tokens_add(struct tokens *tokens, uint64_t now_ms, const struct stream_request *request,
 	char ret_token[TOKEN_LENGTH + 1], struct err *err)
 {
 	int r = make_text(ret_token, err);
 	if (r < 0)
 		return r;
-	tokens_expire(tokens);
+	tokens_expire(tokens, now_ms);
 	pthread_mutex_lock(&tokens->lock);
 	bool room = tokens->n < TOKENS_MAX;
 	if (room) {
 		struct token *token = &tokens->list[tokens->n++];
 		memcpy(token->text, ret_token, sizeof(token->text));
-		token->until_ms = ev_now_ms() + TOKEN_MS;
+		token->until_ms = now_ms + TOKEN_MS;
 		token->request = *request;
 	}
 	pthread_mutex_unlock(&tokens->lock);
@@ -109,17 +106,16 @@ int tokens_add(struct tokens *tokens, const struct stream_request *request,
 			      TOKENS_MAX);
 }
 
-bool tokens_take(
-	struct tokens *tokens, enum stream_kind kind, const char *token, struct stream_request *ret)
+bool tokens_take(struct tokens *tokens, uint64_t now_ms, enum stream_kind kind, const char *token,
+	struct stream_request *ret)
 {
-	uint64_t now = ev_now_ms();
 	bool found = false;
 	if (strlen(token) != TOKEN_LENGTH)
 		return false;
 	pthread_mutex_lock(&tokens->lock);
 	for (unsigned i = 0; i < tokens->n && !found; i++) {
 		const struct token *t = &tokens->list[i];
-		if (CRYPTO_memcmp(t->text, token, TOKEN_LENGTH) != 0 || t->until_ms <= now ||
+		if (CRYPTO_memcmp(t->text, token, TOKEN_LENGTH) != 0 || t->until_ms <= now_ms ||
 			t->request.kind != kind)
 			continue;
 		*ret = remove_at(tokens, i);

@@ -2,11 +2,12 @@
  * What was asked for and not fetched yet: requests by one-time tokens.
  *
  * A token is 128 random bits, is good for one look-up, and for a minute; TOKENS_MAX are out at
- * most. Threads: any.
+ * most. The time is the caller's (ev_now_ms()). Threads: any.
  */
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "cri-server/stream/stream.h"
 
@@ -21,10 +22,10 @@ int tokens_new(struct tokens **ret, struct err *err);
 struct tokens *tokens_free(struct tokens *tokens);
 
 /* Takes the request on success. -EAGAIN: TOKENS_MAX are out. */
-int tokens_add(struct tokens *tokens, const struct stream_request *request,
+int tokens_add(struct tokens *tokens, uint64_t now_ms, const struct stream_request *request,
 	char ret_token[TOKEN_LENGTH + 1], struct err *err);
 /* Hands the request over; false: there is no such token (any more), or it is of another kind. */
-bool tokens_take(struct tokens *tokens, enum stream_kind kind, const char *token,
+bool tokens_take(struct tokens *tokens, uint64_t now_ms, enum stream_kind kind, const char *token,
 	struct stream_request *ret);
 /* Ends the requests whose time is over. */
-void tokens_expire(struct tokens *tokens);
+void tokens_expire(struct tokens *tokens, uint64_t now_ms);

@@ -247,6 +247,10 @@ lines_are() {
 	[ "$(wc -l <"$1" 2>/dev/null)" = "$2" ]
 }
 
+gone() {
+	! kill -0 "$1" 2>/dev/null
+}
+
 @test "bulkheadctl: exec -it, attach, run -it" {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" id
 	run on_terminal "$ctl exec -it $ID sh -c 'stty size; exit 7'; echo code \$?"
@@ -277,6 +281,7 @@ lines_are() {
 	id=$!
 	eventually 60 grep -q runs "$D/signalled"
 	kill "$id"
+	eventually 60 gone "$id"
 	wait "$id" || [ "$?" -eq 143 ]
 	[ -z "$(crictl pods -q --name signalled)" ]
 }
