@@ -33,7 +33,7 @@ lines_are() {
 # ask_port HOST PORT WORD: a line to an echo server and back.
 ask_port() {
 	local line
-	exec 7<>"/dev/tcp/$1/$2" && echo "$3" >&7 && read -r -t 20 line <&7 && [ "$line" = "$3" ]
+	exec 7<>"/dev/tcp/$1/$2" && echo "$3" >&7 && read -r -t 60 line <&7 && [ "$line" = "$3" ]
 }
 
 @test "port-forward: both loopbacks, many connections, large data, a refused port" {
@@ -48,7 +48,7 @@ ask_port() {
 		[ $((i % 2)) = 0 ] && address=127.0.0.1 || address=::1
 		(ask_port "$address" "$port" "$i" && echo ok >>"$D/oks") 3>&- &
 	done
-	eventually 40 lines_are "$D/oks" 40
+	eventually 90 lines_are "$D/oks" 40
 
 	# One that is not read does not hold another up.
 	exec 8<>"/dev/tcp/127.0.0.1/$port"
