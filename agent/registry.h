@@ -1,5 +1,6 @@
 /*
- * The processes that the host knows of: the inits of containers and what was exec'd in them.
+ * The processes that the host knows of: the inits of containers and what was exec'd in them, or in
+ * the guest itself, whose container_id is AGENT_GUEST then.
  *
  *	init: created → running → exited          exec: running → exited
  *
