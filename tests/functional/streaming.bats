@@ -226,9 +226,9 @@ exited() {
 		server=$!
 		eventually 10 grep -q "Forwarding from.*7002" "$D/forward"
 		for ((i = 0; i < 20; i++)); do
-			(exec 7<>/dev/tcp/127.0.0.1/$port && echo "$i" >&7 && read -r -t 10 line <&7 && [ "$line" = "$i" ] && echo ok >>"$D/oks") 3>&- &
+			(exec 7<>/dev/tcp/127.0.0.1/$port && echo "$i" >&7 && read -r -t 60 line <&7 && [ "$line" = "$i" ] && echo ok >>"$D/oks") 3>&- &
 		done
-		eventually 20 lines_are "$D/oks" 20
+		eventually 90 lines_are "$D/oks" 20
 		rm "$D/oks"
 		exec 7<>/dev/tcp/127.0.0.1/$((port + 1))
 		printf 'GET /hostname HTTP/1.0\r\n\r\n' >&7
@@ -255,9 +255,10 @@ gone() {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" id
 	run on_terminal "$ctl exec -it $ID sh -c 'stty size; exit 7'; echo code \$?"
 	[[ $output == *"37 101"*"code 7"* ]]
-	run on_terminal "for i in 0 1 2 3 4 5 6 7 8 9; do sleep 1; stty cols 9\$i rows 20 </dev/tty; done &
+	# Again and again, until it has begun and saw one.
+	run on_terminal "(while sleep 0.5; do stty cols 9\$((i = (i + 1) % 10)) rows 20 </dev/tty; done) & resizer=\$!
 		$ctl exec -it $ID sh -c 'trap \"stty size; exit 3\" WINCH
-			i=0; while [ \$i -lt 200 ]; do sleep 0.1; i=\$((i + 1)); done'"
+			i=0; while [ \$i -lt 400 ]; do sleep 0.1; i=\$((i + 1)); done'; kill \$resizer"
 	[[ $output == *"20 9"* ]]
 	# The terminal is as before also where a signal ends it, as when nobody reads any more.
 	run on_terminal "stty -g; $ctl exec -it $ID yes | head -c 1 >/dev/null; stty -g"
