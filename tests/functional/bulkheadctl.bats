@@ -210,9 +210,10 @@ events_flow() {
 	[ "$(cat "$D/apart")" = apart ]
 	[ "$(ctl console --shell pod sh -c 'cd /proc/1/root; cat proc/self/cgroup')" = 0::/guest/exec-4 ]
 	[ "$(echo 'echo read' | ctl console --shell pod)" = read ]
-	on_terminal "$ctl console --shell pod sh -c 'tty; stty size; kill -9 \$\$'; echo code \$?" >"$D/shell"
-	grep -q "^37 200\$" "$D/shell"
-	grep -q "^code 137\$" "$D/shell"
+	on_terminal "$ctl console --shell pod sh -c 'until stty size | grep -x \"37 200\"; do sleep 0.1; done; kill -9 \$\$'; echo code \$?" >"$D/shell"
+	# What script says to the terminal at the end of its own input is echoed in between.
+	grep -aq "37 200\$" "$D/shell"
+	grep -aq "code 137\$" "$D/shell"
 	run ctl console --shell pod nonsense
 	[ "$status" -eq 1 ]
 	[[ $output == *'"nonsense": executable file not found'* ]]
