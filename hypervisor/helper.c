@@ -202,7 +202,7 @@ int helper_start(const struct helper *helper, struct err *err)
 	if (r == 0 && helper->place)
 		r = cgroups_enter(helper->place, pid, err);
 	if (r < 0) {
-		/* Not by the end of its pipe: other children may have that open until they execute. */
+		/* Not by its pipe's end: other children may have it open until they execute. */
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
 		return err_wrap(err, "Start %s", helper->argv[0]);

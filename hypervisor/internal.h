@@ -31,7 +31,7 @@ struct hv {
 	void *userdata;
 	bool kvm;
 	struct tsc_mark tsc; /* as it was opened */
-	bool vhost_net; /* the kernel moves frames between taps and guests */
+	bool vhost_net;      /* the kernel moves frames between taps and guests */
 	char accelerator_reason[256];
 	const struct transport *transport;
 	char version[64];

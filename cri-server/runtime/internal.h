@@ -400,8 +400,7 @@ void exec_turn_end(struct machine *machine);
 int exec_start(struct machine *machine, const struct exec *exec, const struct exec_spec *spec,
 	struct err *err);
 int exec_open_stream(struct machine *machine, const struct exec *exec,
-	Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset,
-	struct err *err);
+	Bulkhead__Agent__Stream stream, int *ret_fd, uint64_t *ret_offset, struct err *err);
 /* Kills what is left of it and lets the agent forget it. */
 void exec_discard(struct machine *machine, const struct exec *exec);
 /* Whether somebody waited for it. */
