@@ -223,7 +223,9 @@ guest_cpus() {
 @test "an emulated machine's kernel counts time at the rate that it was told, which is the host's" {
 	crictl info | jq -e '.config.accelerator == "tcg"' || skip "not emulated"
 	khz=$(crictl exec -s "$C" sed -n 's/.* tsc_early_khz=\([0-9]*\) .*/\1/p' /proc/cmdline)
-	crictl exec -s "$C" awk -v khz="$khz" '/^bogomips/ {told = $3 * 500 / khz} END {exit told < 0.99 || told > 1.01}' /proc/cpuinfo
+	# The first CPU: the others measure theirs, for short delays alone.
+	crictl exec -s "$C" awk -v khz="$khz" '/^bogomips/ {told = $3 * 500 / khz; exit}
+		END {exit told < 0.99 || told > 1.01}' /proc/cpuinfo
 	begin=$(date +%s%N)
 	from=$(crictl exec -s "$C" cut -d " " -f 1 /proc/uptime)
 	sleep 2
