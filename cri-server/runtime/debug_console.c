@@ -34,6 +34,7 @@ int debug_console_find(
 	struct sandbox *sandbox = sandbox_find(rt, container_id + len, err);
 	if (!sandbox)
 		return err->code;
+	sandbox_await_recovery(sandbox);
 	struct machine *machine = sandbox_machine(sandbox, err);
 	if (!machine) {
 		sandbox_unref(sandbox);

@@ -23,7 +23,7 @@ struct sandbox;
 int debug_console_find(
 	struct runtime *rt, const char *container_id, struct sandbox **ret, struct err *err);
 
-/* Brings the program into the guest, where it is not there yet. Blocks for the guest. */
+/* Brings the program into the guest, in place of the one that is there. Blocks for the guest. */
 int debug_console_prepare(struct machine *machine, struct err *err);
 
 /* What it begins as, packed; ret->data is the caller's to free. */
