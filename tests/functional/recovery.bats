@@ -85,7 +85,7 @@ crash() {
 @test "a machine that is killed reads as NOTREADY, its containers as failed with a reason" {
 	pod=$(run_pod dying)
 	id=$(run_container "$pod" main)
-	pgrep -f "guest=bh-$pod," | xargs kill -KILL
+	kill_processes "guest=bh-$pod,"
 	wait_state "$id" CONTAINER_EXITED
 	[ "$(container_field "$id" .exitCode)" = 137 ]
 	[ "$(container_field "$id" .reason)" = Error ]
@@ -100,7 +100,7 @@ crash() {
 	pod=$(run_pod alone)
 	id=$(run_container "$pod" main)
 	kill_bulkheadd
-	pgrep -f "guest=bh-$pod," | xargs kill -KILL
+	kill_processes "guest=bh-$pod,"
 	start_bulkheadd
 	wait_state "$id" CONTAINER_EXITED
 	[ "$(container_field "$id" .exitCode)" = 137 ]
@@ -146,7 +146,7 @@ crash_agent() {
 			namespace_options: {pid: 2}}')
 		case $how in
 		agent) crash_agent "$id" 3>&- & ;;
-		*) pgrep -f "$how .*/vm/$pod/" | xargs kill -KILL ;;
+		*) kill_processes "$how .*/vm/$pod/" ;;
 		esac
 		wait_state "$id" CONTAINER_EXITED 60
 		[ "$(container_field "$id" .exitCode)" = 137 ]

@@ -186,6 +186,13 @@ start_bulkheadd() {
 	return 1
 }
 
+# kill_processes PATTERN: those whose command line has it. The end of one may end another before its turn.
+kill_processes() {
+	local found
+	mapfile -t found < <(pgrep -f -- "$1")
+	kill -KILL "${found[@]}"
+}
+
 # pod_processes POD: those of its machine on the host: QEMU, and helpers with their children.
 pod_processes() {
 	local pid
