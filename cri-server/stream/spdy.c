@@ -207,7 +207,7 @@ int spdy_open(struct spdy *spdy, const struct stream_open *open, bool silent, ui
 {
 	uint8_t payload[10 + SPDY_OPEN_BYTES_MAX] = {0};
 	uint32_t id = spdy->last_id ? spdy->last_id + 2 : 1;
-	if (spdy->over || id > SPDY_ID_MASK || spdy->n_streams >= SPDY_STREAMS_MAX)
+	if (spdy->over || spdy->leaving || id > SPDY_ID_MASK || spdy->n_streams >= SPDY_STREAMS_MAX)
 		return err_set(err, -EAGAIN, "no further stream in this connection");
 	spdy_put_u32(payload, id);
 	size_t len =

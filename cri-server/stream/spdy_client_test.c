@@ -215,6 +215,22 @@ static void a_server_opens_no_streams(void **state)
 	assert_int_equal(spdy_feed(pair->client.spdy, syn, sizeof(syn), &err), -EPROTO);
 }
 
+/* What runs is still its own; no stream is begun. */
+static void a_server_that_says_goaway_is_asked_for_no_more(void **state)
+{
+	struct pair *pair = *state;
+	const struct stream_open open = {.type = "data", .port = "80", .request_id = "6"};
+	uint32_t id = open_stream(pair, "data", "80", false), other;
+	spdy_send(pair->server.spdy, id, "last", 4);
+	spdy_end(pair->server.spdy, id);
+	spdy_goaway(pair->server.spdy);
+	exchange(pair);
+	assert_int_equal(pair->client.received, 4);
+	assert_int_equal(pair->client.ended, id);
+	assert_int_equal(spdy_open(pair->client.spdy, &open, false, &other, NULL), -EAGAIN);
+	assert_true(spdy_room(pair->client.spdy, id) > 0);
+}
+
 #define PAIR_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -226,6 +242,7 @@ int main(void)
 		PAIR_TEST(the_servers_window_is_heeded),
 		PAIR_TEST(streams_are_bounded_and_headers_too),
 		PAIR_TEST(a_server_opens_no_streams),
+		PAIR_TEST(a_server_that_says_goaway_is_asked_for_no_more),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

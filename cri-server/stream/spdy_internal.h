@@ -56,8 +56,9 @@ struct spdy {
 	LIST_HEAD(spdy_stream_list, spdy_stream) streams;
 	unsigned n_streams;
 	uint32_t last_id;
-	bool client; /* which side this is */
-	bool flow;   /* the other side does flow control */
+	bool client;  /* which side this is */
+	bool flow;    /* the other side does flow control */
+	bool leaving; /* the other side said GOAWAY: no stream is opened any more */
 	bool over;
 	int64_t initial_window;
 	int64_t window; /* the connection's */

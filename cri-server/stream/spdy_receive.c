@@ -48,7 +48,7 @@ static int on_syn_stream(struct spdy *spdy, uint8_t flags, struct err *err)
 		r = spdy_headers_parse(&spdy->headers, &open, err);
 	if (r < 0)
 		return r;
-	struct spdy_stream *stream = spdy_add(spdy, id);
+	struct spdy_stream *stream = spdy->leaving ? NULL : spdy_add(spdy, id);
 	if (!stream) {
 		spdy_write_pair(spdy, RST_STREAM, id, RST_REFUSED_STREAM);
 		return 0;
@@ -158,6 +158,18 @@ static int on_ping(struct spdy *spdy, struct err *err)
 	return 0;
 }
 
+/*
+ * Who says it begins no stream any more, nor has one begun, and closes when those that run have
+ * ended.
+ */
+static int on_goaway(struct spdy *spdy, struct err *err)
+{
+	if (spdy->payload_len != 8)
+		return err_set(err, -EPROTO, "a GOAWAY of %zu bytes", spdy->payload_len);
+	spdy->leaving = true;
+	return 0;
+}
+
 static int on_control(struct spdy *spdy, struct err *err)
 {
 	switch (spdy_get_u32(spdy->header) & 0xffff) {
@@ -174,7 +186,9 @@ static int on_control(struct spdy *spdy, struct err *err)
 		return on_headers(spdy, err);
 	case WINDOW_UPDATE:
 		return on_window_update(spdy, err);
-	default: /* GOAWAY too: who says it closes when it is done */
+	case GOAWAY:
+		return on_goaway(spdy, err);
+	default:
 		return 0;
 	}
 }

@@ -289,6 +289,7 @@ static void improper_frames_end_the_connection(void **state)
 		{0x80030003u, 4, "\0\0\0\1", 4},                 /* RST_STREAM of 4 bytes */
 		{0x80030004u, 4, "\0\0\0\7", 4},                 /* SETTINGS without entries */
 		{0x80030006u, 0, NULL, 0},                       /* PING without a number */
+		{0x80030007u, 4, "\0\0\0\0", 4},                 /* GOAWAY without a status */
 		{0x80030009u, 8, "\0\0\0\0\0\0\0\0", 8},         /* a window's change by 0 */
 		{0x00000001u, 1, "x", 1},                        /* data of no stream */
 		{0x00000000u, 1, "x", 1},
@@ -342,6 +343,30 @@ static void a_stream_that_the_session_refuses_is_reset(void **state)
 	assert_int_equal(client->received, 0);
 }
 
+/* What runs goes on to its end. */
+static void a_client_that_says_goaway_opens_no_more(void **state)
+{
+	struct client *client = *state;
+	const uint8_t leaves[8] = {0};
+	open_stream(client, 1, 0);
+	assert_int_equal(control(client, 7, 0, leaves, sizeof(leaves)), 0);
+	assert_int_equal(open_stream(client, 3, 0), 0);
+	assert_int_equal(client->opened, 1);
+	assert_int_equal(get(written(client, 3, 0)), 3);
+	assert_int_equal(get(written(client, 3, 0) + 4), 3); /* refused */
+
+	assert_int_equal(data_frame(client, 1, 0, 1000), 0);
+	assert_int_equal(client->received, 1000);
+	client->out.len = 0;
+	spdy_send(client->spdy, 1, "x", 1);
+	assert_int_equal(client->out.len, 9);
+	assert_int_equal(data_frame(client, 1, 1, 0), 0);
+	assert_int_equal(client->ended, 1);
+	spdy_end(client->spdy, 1);
+	assert_int_equal(client->out.len, 9 + 8);
+	assert_null(written(client, 7, 0)); /* the connection is the client's to close */
+}
+
 static void reset_by_the_client(void **state)
 {
 	struct client *client = *state;
@@ -370,6 +395,7 @@ int main(void)
 		SPDY_TEST(streams_at_once_are_bounded),
 		SPDY_TEST(a_stream_that_the_session_refuses_is_reset),
 		SPDY_TEST(reset_by_the_client),
+		SPDY_TEST(a_client_that_says_goaway_opens_no_more),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
