@@ -15,6 +15,7 @@ struct peer {
 	struct wire *wire;
 	struct websocket *websocket; /* NULL: SPDY itself */
 	struct spdy *spdy;           /* NULL: channels */
+	uint64_t sent_ms;
 	unsigned holds;
 	bool finished;
 };
@@ -143,10 +144,16 @@ void peer_send(struct peer *peer, uint32_t id, const void *data, size_t len)
 {
 	if (peer->finished)
 		return;
+	peer->sent_ms = ev_now_ms();
 	if (peer->spdy)
 		spdy_send(peer->spdy, id, data, len);
 	else
 		websocket_send(peer->websocket, id, data, len);
+}
+
+uint64_t peer_sent_ms(const struct peer *peer)
+{
+	return peer->sent_ms;
 }
 
 void peer_end(struct peer *peer, uint32_t id)

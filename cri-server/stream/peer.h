@@ -44,6 +44,8 @@ void peer_begin(struct peer *peer, const void *data, size_t len);
 
 size_t peer_room(const struct peer *peer, uint32_t id);
 void peer_send(struct peer *peer, uint32_t id, const void *data, size_t len);
+/* When that was last done; 0: never. */
+uint64_t peer_sent_ms(const struct peer *peer);
 void peer_end(struct peer *peer, uint32_t id);
 void peer_reset(struct peer *peer, uint32_t id);
 void peer_took(struct peer *peer, uint32_t id, size_t len);

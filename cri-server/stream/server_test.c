@@ -10,9 +10,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "common/spawn.h"
 #include "cri-server/stream/server_fixture.h"
 
@@ -77,6 +79,45 @@ static void silence_ends_it(void **state)
 	int fd = fixture_websocket(server, &target, false);
 	fixture_await(&target.ended);
 	close(fd);
+	stream_server_stop(server);
+}
+
+/* Nothing comes from the client: what goes to it is enough. */
+static void what_goes_out_is_no_silence(void **state)
+{
+	struct target target = {.command = "while sleep 0.05; do echo x; done"};
+	uint64_t until_ms = ev_now_ms() + 3500;
+	char data[4096];
+	(void)state;
+	struct stream_server *server = fixture_start(NULL, NULL, 2000, 60000);
+	int fd = fixture_websocket(server, &target, false);
+	while (ev_now_ms() < until_ms)
+		assert_true(recv(fd, data, sizeof(data), 0) > 0);
+	assert_false(atomic_load(&target.ended));
+	close(fd);
+	fixture_await(&target.ended);
+	stream_server_stop(server);
+}
+
+#define LINES 2000000 /* more than all buffers on the way hold */
+
+static void a_client_that_reads_late_gets_all(void **state)
+{
+	static char out[16u << 20];
+	struct target target = {.command = "seq 2000000"};
+	char *at = out;
+	(void)state;
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
+	int fd = fixture_websocket(server, &target, false);
+	usleep(300000);
+	fixture_read_channel(fd, 1, out, sizeof(out) - 1);
+	for (unsigned long i = 1; i <= LINES; i++) {
+		assert_int_equal(strtoul(at, &at, 10), i);
+		assert_int_equal(*at++, '\n');
+	}
+	assert_int_equal(*at, 0);
+	close(fd);
+	fixture_await(&target.ended);
 	stream_server_stop(server);
 }
 
@@ -202,6 +243,8 @@ int main(void)
 		cmocka_unit_test(the_exit_code_is_in_the_status),
 		cmocka_unit_test(a_client_that_vanishes_ends_it),
 		cmocka_unit_test(silence_ends_it),
+		cmocka_unit_test(what_goes_out_is_no_silence),
+		cmocka_unit_test(a_client_that_reads_late_gets_all),
 		cmocka_unit_test(the_size_comes_first_and_changes),
 		cmocka_unit_test(stopping_ends_sessions_and_tokens),
 		cmocka_unit_test(tokens_are_bounded),

@@ -164,7 +164,9 @@ static void on_idle(void *userdata)
 		go_on_later(session);
 		return;
 	}
-	uint64_t at = session->last_ms + session->sessions->idle_timeout_ms;
+	uint64_t sent_ms = peer_sent_ms(session->peer);
+	uint64_t at = (sent_ms > session->last_ms ? sent_ms : session->last_ms) +
+		      session->sessions->idle_timeout_ms;
 	uint64_t now = ev_now_ms();
 	if (now >= at) {
 		struct err err = ERR_INIT;
