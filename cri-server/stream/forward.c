@@ -55,6 +55,7 @@ static void pair_end(struct pair *pair, const char *why)
 	struct peer *peer = pair->forward->session.peer;
 	if (pair->state == ENDED)
 		return;
+	bool dials = pair->state == DIALLING;
 	pair->state = ENDED;
 	if (why && pair->error_id)
 		peer_send(peer, pair->error_id, why, strlen(why));
@@ -65,7 +66,8 @@ static void pair_end(struct pair *pair, const char *why)
 		if (why)
 			peer_reset(peer, pair->data_id);
 	}
-	ev_timer_set(pair->timer, 0);
+	if (!dials) /* else when that is done */
+		ev_timer_set(pair->timer, 0);
 }
 
 static void on_pair_timer(void *userdata)
@@ -123,11 +125,12 @@ static void dial_waiting(struct forward *forward)
 		if (pair->state != WAITING)
 			continue;
 		pair->job = (struct session_job){&forward->session, dial_work, dial_done};
-		pair->state = DIALLING;
-		if (session_job(&pair->job, &pair->err) < 0)
+		if (session_job(&pair->job, &pair->err) < 0) {
 			pair_end(pair, pair->err.msg);
-		else
-			forward->dials++;
+			continue;
+		}
+		pair->state = DIALLING;
+		forward->dials++;
 	}
 }
 
@@ -162,20 +165,22 @@ static struct pair *find_request(struct forward *forward, const char *request_id
 	return NULL;
 }
 
-static int begin(struct pair *pair)
+/* From the data stream's opening on: what the client sends waits there for the connection. */
+static int make_pump(struct pair *pair)
 {
 	const struct pump_config config = {.peer = pair->forward->session.peer,
 		.id = pair->data_id,
 		.flags = PUMP_IN | PUMP_OUT,
 		.on_end = on_pump_end,
 		.userdata = pair};
-	int r = pump_new(pair->forward->session.sessions->loop, &config, &pair->pump, NULL);
-	if (r < 0)
-		return r;
+	return pump_new(pair->forward->session.sessions->loop, &config, &pair->pump, NULL);
+}
+
+static void begin(struct pair *pair)
+{
 	pair->state = WAITING;
 	ev_timer_set(pair->timer, EV_NEVER);
 	dial_waiting(pair->forward);
-	return 0;
 }
 
 static int on_open(void *userdata, uint32_t id, const struct stream_open *open)
@@ -199,7 +204,10 @@ static int on_open(void *userdata, uint32_t id, const struct stream_open *open)
 	if (*slot || pair->port != port)
 		return -EINVAL;
 	*slot = id;
-	return pair->error_id && pair->data_id ? begin(pair) : 0;
+	int r = is_error ? 0 : make_pump(pair);
+	if (r == 0 && pair->error_id && pair->data_id)
+		begin(pair);
+	return r;
 }
 
 static struct pair *find_data(struct forward *forward, uint32_t id)
@@ -226,14 +234,12 @@ static void on_end(void *userdata, uint32_t id, bool reset)
 {
 	struct forward *forward = userdata;
 	struct pair *pair = find_data(forward, id);
-	if (!pair || !pair->pump || pair->state == ENDED || session_ends(&forward->session))
+	if (!pair || pair->state == ENDED || session_ends(&forward->session))
 		return;
-	if (!reset)
-		pump_client_end(pair->pump);
-	else if (pair->state != DIALLING)
+	if (reset)
 		pair_end(pair, NULL);
-	else
-		pair->state = ENDED; /* freed when the dial is done */
+	else if (pair->pump)
+		pump_client_end(pair->pump);
 }
 
 static void on_room(void *userdata)

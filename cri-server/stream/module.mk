@@ -12,4 +12,4 @@ $(call unit_test,cri-server/stream/websocket_test.c,$(STREAM_LIBS),libcrypto -lw
 $(call fuzz_target,cri-server/stream/spdy_fuzz.c,$(STREAM_LIBS),zlib)
 $(call fuzz_target,cri-server/stream/websocket_fuzz.c,$(STREAM_LIBS),libcrypto -lwslay)
 $(call library,stream-fixture,cri-server/stream/server_fixture.c)
-$(foreach t,server server_hostile server_protocols,$(call unit_test,cri-server/stream/$(t)_test.c,stream-fixture $(STREAM_LIBS),$(STREAM_PKGS)))
+$(foreach t,server server_forward server_hostile server_protocols,$(call unit_test,cri-server/stream/$(t)_test.c,stream-fixture $(STREAM_LIBS),$(STREAM_PKGS)))
