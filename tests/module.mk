@@ -32,7 +32,7 @@ $(B)/tests/functional/clock_shift.so: tests/functional/clock_shift.c
 	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) -std=c11 -O2 $(WARNINGS) -fPIC -shared -o $@ $<
 PROGRAMS += $(B)/tests/functional/clock_shift.so
 # For tests/functional/streaming.bats.
-$(call program,exec_load,tests/functional,tests/functional/exec_load.c cri-server/cli/session.c cri-server/cli/terminal.c \
+$(call program,exec_load,tests/functional,tests/functional/exec_load.c cri-server/cli/session.c cri-server/cli/detach.c cri-server/cli/terminal.c \
 	cri-server/cli/upgrade.c cri-server/cli/link.c,rpc cri-proto common,grpc libssl libcrypto jansson libprotobuf-c -lwslay)
 # For tests/functional/kubelet.bats.
 $(call program,kubelet,tests/kubelet,$(addprefix tests/kubelet/,collect.c events.c main.c many.c node.c pleg.c pod.c \

@@ -4,7 +4,7 @@ CLI_SOURCES += $(addprefix cri-server/cli/,help.c console.c attach.c session.c t
 CLI_SOURCES += $(addprefix cri-server/cli/,inspect.c events.c stats.c cp.c)
 CLI_PKGS := grpc sqlite3 libarchive libssl libcrypto libvirt libxml-2.0 libnl-3.0 libnl-route-3.0 jansson libcyaml libprotobuf-c zlib -lwslay
 # What has unit tests of its own.
-$(call library,cli,$(addprefix cri-server/cli/,options.c output.c log_file.c refs.c ports.c message_json.c document.c log_time.c copy_args.c tar_in.c tar_out.c))
+$(call library,cli,$(addprefix cri-server/cli/,options.c output.c log_file.c refs.c ports.c message_json.c document.c log_time.c copy_args.c detach.c tar_in.c tar_out.c))
 $(call program,bulkheadctl,cri-server/cli,$(CLI_SOURCES),cli stream rpc cri-proto fsck image store agent-client hypervisor network \
 	config common,$(CLI_PKGS))
 # libnl keeps its headers in a directory of its own.
@@ -16,5 +16,6 @@ $(call unit_test,cri-server/cli/log_file_test.c,cli common,libprotobuf-c)
 $(call unit_test,cri-server/cli/ports_test.c,cli common,)
 $(call unit_test,cri-server/cli/document_test.c,cli cri-proto common,libprotobuf-c jansson)
 $(call unit_test,cri-server/cli/log_time_test.c,cli common,)
+$(call unit_test,cri-server/cli/detach_test.c,cli,)
 $(call unit_test,cri-server/cli/copy_test.c,cli common,libarchive)
 $(call fuzz_target,cri-server/cli/tar_in_fuzz.c,cli common,libarchive)

@@ -16,15 +16,14 @@
 #include "common/buf.h"
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
+#include "cri-server/cli/detach.h"
 #include "cri-server/cli/terminal.h"
 #include "cri-server/cli/upgrade.h"
 
-#define READ_BYTES    LINK_READ_BYTES
-#define STATUS_MAX    65536
-#define OUT_HIGH      (64u << 10) /* stdin is not read while more waits to go out */
-#define DETACH_FIRST  0x10        /* Ctrl-P */
-#define DETACH_SECOND 0x11        /* Ctrl-Q */
-#define CLOSE_SIGNAL  "\xff"
+#define READ_BYTES   LINK_READ_BYTES
+#define STATUS_MAX   65536
+#define OUT_HIGH     (64u << 10) /* stdin is not read while more waits to go out */
+#define CLOSE_SIGNAL "\xff"
 
 enum { CHANNEL_IN, CHANNEL_OUT, CHANNEL_ERR, CHANNEL_STATUS, CHANNEL_SIZE };
 
@@ -37,7 +36,7 @@ struct session {
 	struct buf status;
 	bool in_open;
 	bool answered;
-	bool detach_armed;
+	struct detach_keys keys;
 	bool detached;
 	struct err err;
 	struct terminal terminal;
@@ -124,28 +123,30 @@ static void send_size(struct session *s)
 	send_message(s, CHANNEL_SIZE, text, (size_t)len);
 }
 
-static bool asks_to_detach(struct session *s, const char *data, ssize_t len)
+/* Keys are pressed at a terminal; elsewhere the same bytes are data. */
+static void take_input(struct session *s, const char *data, size_t len)
 {
-	for (ssize_t i = 0; i < len && s->options->detach_keys; i++) {
-		if (s->detach_armed && data[i] == DETACH_SECOND)
-			return true;
-		s->detach_armed = data[i] == DETACH_FIRST;
+	char typed[READ_BYTES];
+	size_t n;
+	if (!s->options->detach_keys || !s->terminal.raw) {
+		send_message(s, CHANNEL_IN, data, len);
+		return;
 	}
-	return false;
+	s->detached = detach_filter(&s->keys, data, len, typed, &n);
+	if (n)
+		send_message(s, CHANNEL_IN, typed, n);
 }
 
 static void read_stdin(struct session *s)
 {
-	char data[READ_BYTES];
+	char data[READ_BYTES - 1]; /* a key that was held back comes before them */
 	ssize_t n = read(s->options->in_fd, data, sizeof(data));
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
-	if (n > 0 && asks_to_detach(s, data, n))
-		s->detached = true;
-	else if (n > 0)
-		send_message(s, CHANNEL_IN, data, (size_t)n);
-	if (n > 0)
+	if (n > 0) {
+		take_input(s, data, (size_t)n);
 		return;
+	}
 	s->in_open = false;
 	send_message(s, CLOSE_SIGNAL[0], "", 1);
 }
@@ -204,6 +205,8 @@ static void pump(struct session *s)
 		if (polls[0].revents & (POLLIN | POLLHUP | POLLERR))
 			open = receive(s) && take_messages(s);
 	}
+	if (s->detached && s->out.len) /* typed before */
+		flush(s);
 }
 
 int session_status(const char *json, size_t len, int *ret_exit, struct err *err)
