@@ -18,8 +18,12 @@
 
 #define FORWARDS_MAX   1024
 #define CANDIDATES_MAX 16
-#define DIAL_MS        5000 /* for each address */
 #define BUFFER_BYTES   16384
+/*
+ * For each address. A listener whose queue is full lets SYNs fall, which the kernel repeats after
+ * 1, 3 and 7 s; where nobody listens the answer comes at once.
+ */
+#define DIAL_MS 8000
 
 union address {
 	struct sockaddr any;
