@@ -34,13 +34,10 @@ int debug_console_find(
 	struct sandbox *sandbox = sandbox_find(rt, container_id + len, err);
 	if (!sandbox)
 		return err->code;
-	sandbox_await_recovery(sandbox);
-	struct machine *machine = sandbox_machine(sandbox, err);
-	if (!machine) {
+	if (sandbox_check_runs(sandbox, err) < 0) {
 		sandbox_unref(sandbox);
 		return err->code;
 	}
-	machine_unref(machine);
 	*ret = sandbox;
 	return 1;
 }

@@ -224,6 +224,8 @@ int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
 void sandbox_await_recovery(struct sandbox *sandbox);
 /* The machine with a reference, or NULL with -EBADFD: the pod does not run. */
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err);
+/* Awaits a start's recovery too, for calls that take no `op`. 0, or -EBADFD: it does not run. */
+int sandbox_check_runs(struct sandbox *sandbox, struct err *err);
 /* Ends machine and network, keeps the record. `op` is held. */
 int sandbox_stop(struct sandbox *sandbox, struct err *err);
 /* Stops and deletes all of it. `op` is held. */

@@ -181,6 +181,16 @@ struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err)
 	return machine;
 }
 
+int sandbox_check_runs(struct sandbox *sandbox, struct err *err)
+{
+	sandbox_await_recovery(sandbox);
+	struct machine *machine = sandbox_machine(sandbox, err);
+	if (!machine)
+		return -EBADFD;
+	machine_unref(machine);
+	return 0;
+}
+
 void sandbox_drop_machine(struct sandbox *sandbox)
 {
 	pthread_mutex_lock(&sandbox->runtime->lock);

@@ -417,14 +417,10 @@ METHOD(streaming_service_port_forward)
 	if (!t)
 		return err_nomem(err);
 	t->sandbox = sandbox_find(call_runtime(call), req->pod_sandbox_id, err);
-	if (t->sandbox)
-		sandbox_await_recovery(t->sandbox);
-	struct machine *machine = t->sandbox ? sandbox_machine(t->sandbox, err) : NULL;
-	if (!machine) {
+	if (!t->sandbox || sandbox_check_runs(t->sandbox, err) < 0) {
 		target_end(t);
 		return err->code;
 	}
-	machine_unref(machine);
 	const struct stream_request stream = {
 		.kind = STREAM_FORWARD, .ops = &forward_ops, .target = t, .pod = t->sandbox->id};
 	_cleanup_free_ char *url = NULL;
