@@ -179,6 +179,7 @@ static void start_done(struct session_job *job)
 		return;
 	}
 	remote->state = RUNNING;
+	session_log(job->session, "streaming session began", NULL);
 	resize(remote);
 	ev_timer_set(remote->timer, 0);
 }

@@ -146,8 +146,9 @@ void session_touch(struct session *session)
 void session_log(struct session *session, const char *message, const struct err *err)
 {
 	static const char *const kinds[] = {"exec", "attach", "port-forward"};
-	log_event(session->sessions->log, LOG_LEVEL_INFO, message, "kind",
-		kinds[session->request.kind], "pod", session->request.pod, "err", err->msg, NULL);
+	log_event(session->sessions->log, err ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG, message, "kind",
+		kinds[session->request.kind], "pod", session->request.pod, "err",
+		err ? err->msg : NULL, NULL);
 }
 
 static void on_error(void *userdata, const struct err *err)

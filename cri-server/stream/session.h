@@ -95,6 +95,7 @@ void session_touch(struct session *session);
 void session_finish(struct session *session);
 /* Ends it without another word: the server stops. */
 void session_drop(struct session *session);
+/* Why it went wrong; err NULL: what it does. */
 void session_log(struct session *session, const char *message, const struct err *err);
 
 /* The job is embedded in what the caller keeps until done(). */
