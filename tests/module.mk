@@ -40,6 +40,8 @@ $(call program,kubelet,tests/kubelet,$(addprefix tests/kubelet/,collect.c events
 	tests/bench/process.c tests/bench/results.c,cli rpc cri-proto common,grpc jansson libprotobuf-c)
 # For tests/functional/security.bats.
 $(call guest_program,reach,tests/functional,tests/functional/guest/reach.c,)
+# For tests/functional/bulkheadctl.bats and streaming.bats.
+$(call guest_program,tcp_echo,tests/functional,tests/functional/guest/tcp_echo.c,)
 # For tests/functional/network.bats.
 $(call guest_program,frames,tests/functional,tests/functional/guest/frames.c,)
 $(call guest_program,sctp,tests/functional,tests/functional/guest/sctp.c,)

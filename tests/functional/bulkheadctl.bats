@@ -38,10 +38,11 @@ ask_port() {
 
 @test "port-forward: both loopbacks, many connections, large data, a refused port" {
 	local port address client i
-	ctl exec "$ID" sh -c 'nc -ll -p 7000 -e cat >/dev/null 2>&1 & nc -ll -p 7001 -e md5sum >/dev/null 2>&1 &'
-	background_ctl port-forward pod :7000 :7001 :7002 >"$D/forward" 2>"$D/refused"
+	ctl cp "$BUILD/tests/functional/tcp_echo" main:/tmp
+	ctl exec "$ID" /tmp/tcp_echo 7000
+	background_ctl port-forward pod :7000 :7002 >"$D/forward" 2>"$D/refused"
 	client=$!
-	eventually 20 grep -q '^Forwarding from \[::1\]:.* -> 7002$' "$D/forward"
+	eventually 30 grep -q '^Forwarding from \[::1\]:.* -> 7002$' "$D/forward"
 	port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) -> 7000$/\1/p' "$D/forward")
 	grep -q "^Forwarding from \[::1\]:$port -> 7000\$" "$D/forward"
 	for ((i = 0; i < 40; i++)); do
@@ -65,9 +66,9 @@ ask_port() {
 
 	port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) -> 7002$/\1/p' "$D/forward")
 	exec 7<>"/dev/tcp/127.0.0.1/$port"
-	timeout 20 cat <&7 || true
+	timeout 60 cat <&7 || true
 	exec 7>&-
-	eventually 20 grep -q "^an error occurred forwarding $port -> 7002: .*Connection refused" "$D/refused"
+	eventually 30 grep -q "^an error occurred forwarding $port -> 7002: .*Connection refused" "$D/refused"
 	kill -INT "$client"
 	wait "$client"
 
@@ -331,11 +332,11 @@ events_flow() {
 	local client port
 	background_ctl port-forward pod :7000 >"$D/forward" 2>"$D/lost"
 	client=$!
-	eventually 20 grep -q '^Forwarding' "$D/forward"
+	eventually 30 grep -q '^Forwarding' "$D/forward"
 	port=$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p' "$D/forward")
 	crictl stopp "$POD" >/dev/null
 	exec 7<>"/dev/tcp/127.0.0.1/$port"
-	timeout 20 cat <&7
+	timeout 60 cat <&7
 	exec 7>&-
 	cat "$D/lost"
 	grep -q "^an error occurred forwarding $port -> 7000: error forwarding port 7000 to pod $POD" "$D/lost"

@@ -67,15 +67,18 @@ runs_inside() {
 	[[ $output == *nonexistent* ]]
 }
 
+# Under a pseudo-terminal: its size changes again and again, until a process has begun and saw that.
+RESIZE='(while sleep 0.5; do stty cols 9$((i = (i + 1) % 10)) rows 20 </dev/tty; done) & resizer=$!;'
+AWAIT_SIZE='trap "stty size; exit 3" WINCH; i=0; while [ $i -lt 400 ]; do sleep 0.1; i=$((i + 1)); done'
+
 @test "a terminal has its size from the start, and another one when it changes" {
 	local crictl="$TOOLS/crictl --config $D/crictl.yaml"
 	for transport in spdy websocket; do
 		run on_terminal "$crictl exec --transport $transport -it $ID sh -c 'stty size; tty; echo \$TERM'"
 		[[ $output == *"37 101"*"/dev/pts/"*xterm* ]]
 	done
-	run on_terminal "(sleep 2; stty cols 90 rows 20 </dev/tty) & $crictl exec -it $ID sh -c '
-		trap \"stty size; exit 3\" WINCH; i=0; while [ \$i -lt 100 ]; do sleep 0.1; i=\$((i + 1)); done'"
-	[[ $output == *"20 90"* ]]
+	run on_terminal "$RESIZE $crictl exec -it $ID sh -c '$AWAIT_SIZE'; kill \$resizer"
+	[[ $output == *"20 9"* ]]
 }
 
 # STREAM_MIB=1024 for the whole GiB.
@@ -126,13 +129,13 @@ runs_inside() {
 
 @test "exec while the container is stopping: it runs until the container ends, and ends with it" {
 	local id stopping client
-	id=$(run_script "$POD" stopping 'trap "" TERM; sleep 1077')
-	eventually 10 crictl exec -s "$id" sh -c 'ps | grep -q "[s]leep 1077"'
-	crictl stop --timeout 8 "$id" >/dev/null 3>&- &
+	id=$(run_script "$POD" stopping 'trap "touch /stopping" TERM; touch /ready; until [ -e /end ]; do sleep 0.1; done')
+	eventually 20 crictl exec -s "$id" ls /ready
+	crictl stop --timeout 100 "$id" >/dev/null 3>&- &
 	stopping=$!
-	sleep 0.5
+	eventually 20 crictl exec -s "$id" ls /stopping
 	[ "$(exec_by spdy "$id" echo still)" = still ]
-	exec_by websocket "$id" sleep 1078 >/dev/null 2>"$D/ended" 3>&- &
+	exec_by websocket "$id" sh -c 'touch /end; sleep 1078' >/dev/null 2>"$D/ended" 3>&- &
 	client=$!
 	wait "$stopping"
 	! wait "$client" || false
@@ -163,22 +166,27 @@ not() {
 	eventually 10 not runs_inside 'dd [i]f'
 }
 
-# attached PID: the client has its connection, and the moment that follows until it hears what is written.
+# The clients that are attached, or were.
+attachments() {
+	grep -c "streaming session began kind=attach" "$D/log" || true
+}
+
+# attached COUNT: there are more than that were.
 attached() {
-	eventually 20 eval "ss -Htnp state established | grep -q 'pid=$1,'"
-	sleep 0.5
+	[ "$(attachments)" -gt "$1" ]
 }
 
 @test "several clients are attached, from the start; one detaches; stdin is theirs; the log has all" {
-	local id
+	local id before
 	id=$(create_container "$POD" reader '.command = ["sh", "-c", "echo begun; while read l; do echo got $l; done"] |
 		.stdin = true | .log_path = "reader.log"')
+	before=$(attachments)
 	background_crictl attach --transport websocket "$id" >"$D/first"
 	local first=$!
-	attached "$first"
+	eventually 20 attached "$before"
 	crictl start "$id" >/dev/null
 	eventually 10 grep -qx begun "$D/first"
-	echo one | timeout 20 "$TOOLS/crictl" --config "$D/crictl.yaml" attach -i "$id" >"$D/second" &
+	echo one | timeout 60 "$TOOLS/crictl" --config "$D/crictl.yaml" attach -i "$id" >"$D/second" &
 	local second=$!
 	eventually 10 grep -qx "got one" "$D/first"
 	eventually 10 grep -qx "got one" "$D/second"
@@ -191,7 +199,7 @@ attached() {
 @test "stdin_once: the end of the first client's stdin is the end of the process's" {
 	local id
 	id=$(run_container "$POD" once '.command = ["cat"] | .stdin = true | .stdin_once = true | .log_path = "once.log"')
-	[ "$(echo hello | timeout 20 "$TOOLS/crictl" --config "$D/crictl.yaml" attach -i "$id")" = hello ]
+	[ "$(echo hello | timeout 60 "$TOOLS/crictl" --config "$D/crictl.yaml" attach -i "$id")" = hello ]
 	eventually 10 exited "$id"
 	[ "$(container_field "$id" .exitCode)" = 0 ]
 	crictl rm "$id" >/dev/null
@@ -202,12 +210,13 @@ exited() {
 }
 
 @test "an attached client that does not read does not hold the log up" {
-	local id
+	local id before
 	id=$(create_container "$POD" writer '.command = ["sh", "-c", "dd if=/dev/zero bs=1M count=20 2>/dev/null; echo; echo end"] |
 		.log_path = "writer.log"')
+	before=$(attachments)
 	background_crictl attach "$id" >/dev/null 2>"$D/cut"
 	local client=$!
-	attached "$client"
+	eventually 20 attached "$before"
 	kill -STOP "$client"
 	crictl start "$id" >/dev/null
 	eventually 30 exited "$id"
@@ -217,30 +226,50 @@ exited() {
 	crictl rm "$id" >/dev/null
 }
 
+# start_echo PORT: a server in the container that sends back what comes.
+start_echo() {
+	exec_by spdy -i "$ID" sh -c "cat >/tmp/echo && chmod 755 /tmp/echo && /tmp/echo $1 && rm /tmp/echo" \
+		<"$BUILD/tests/functional/tcp_echo"
+}
+
+# forwarded PORT: the local port, which its client has found free, that leads to it.
+forwarded() {
+	sed -n "s/^Forwarding from 127.0.0.1:\([0-9]*\) -> $1\$/\1/p" "$D/forward"
+}
+
+# hostname_at PORT: what the web server behind it says.
+hostname_at() {
+	exec 7<>"/dev/tcp/127.0.0.1/$1"
+	printf 'GET /hostname HTTP/1.0\r\n\r\n' >&7
+	timeout 60 grep -x pod <&7
+	exec 7>&-
+}
+
 @test "port-forward: many connections, both transports, and what a refused port says" {
-	local server port=18080 ip
+	local server port ip
 	ip=$(pod_field "$POD" .network.ip)
-	exec_by spdy "$ID" sh -c 'nc -ll -p 7000 -e cat >/dev/null 2>&1 & httpd -p '"$ip"':7001 -h /etc'
+	start_echo 7000
+	# On the pod's address alone, and on the loopback of IPv6 alone.
+	exec_by spdy "$ID" sh -c "httpd -p $ip:7001 -h /etc && httpd -p '[::1]:7003' -h /etc"
 	for transport in spdy websocket; do
-		background_crictl port-forward --transport "$transport" "$POD" $port:7000 $((port + 1)):7001 $((port + 2)):7002 >"$D/forward" 2>&1
+		background_crictl port-forward --transport "$transport" "$POD" :7000 :7001 :7002 :7003 >"$D/forward" 2>&1
 		server=$!
-		eventually 10 grep -q "Forwarding from.*7002" "$D/forward"
+		eventually 30 grep -q "Forwarding from.*7003" "$D/forward"
+		port=$(forwarded 7000)
 		for ((i = 0; i < 20; i++)); do
-			(exec 7<>/dev/tcp/127.0.0.1/$port && echo "$i" >&7 && read -r -t 60 line <&7 && [ "$line" = "$i" ] && echo ok >>"$D/oks") 3>&- &
+			(exec 7<>"/dev/tcp/127.0.0.1/$port" && echo "$i" >&7 && read -r -t 60 line <&7 && [ "$line" = "$i" ] && echo ok >>"$D/oks") 3>&- &
 		done
 		eventually 90 lines_are "$D/oks" 20
 		rm "$D/oks"
-		exec 7<>/dev/tcp/127.0.0.1/$((port + 1))
-		printf 'GET /hostname HTTP/1.0\r\n\r\n' >&7
-		timeout 10 cat <&7 | grep -qx pod
+		hostname_at "$(forwarded 7001)"
+		hostname_at "$(forwarded 7003)"
+		exec 7<>"/dev/tcp/127.0.0.1/$(forwarded 7002)"
+		timeout 60 cat <&7 || true
 		exec 7>&-
-		exec 7<>/dev/tcp/127.0.0.1/$((port + 2))
-		timeout 10 cat <&7 || true
-		exec 7>&-
-		eventually 10 grep -q "127.0.0.1: Connection refused" "$D/forward"
+		eventually 30 grep -q "127.0.0.1: Connection refused" "$D/forward"
 		kill "$server" 2>/dev/null || true # crictl ends when a port is refused
-		port=$((port + 10))
 	done
+	in_container killall httpd
 }
 
 lines_are() {
@@ -255,10 +284,7 @@ gone() {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock" id
 	run on_terminal "$ctl exec -it $ID sh -c 'stty size; exit 7'; echo code \$?"
 	[[ $output == *"37 101"*"code 7"* ]]
-	# Again and again, until it has begun and saw one.
-	run on_terminal "(while sleep 0.5; do stty cols 9\$((i = (i + 1) % 10)) rows 20 </dev/tty; done) & resizer=\$!
-		$ctl exec -it $ID sh -c 'trap \"stty size; exit 3\" WINCH
-			i=0; while [ \$i -lt 400 ]; do sleep 0.1; i=\$((i + 1)); done'; kill \$resizer"
+	run on_terminal "$RESIZE $ctl exec -it $ID sh -c '$AWAIT_SIZE'; kill \$resizer"
 	[[ $output == *"20 9"* ]]
 	# The terminal is as before also where a signal ends it, as when nobody reads any more.
 	run on_terminal "stty -g; $ctl exec -it $ID yes | head -c 1 >/dev/null; stty -g"
@@ -285,6 +311,45 @@ gone() {
 	eventually 60 gone "$id"
 	wait "$id" || [ "$?" -eq 143 ]
 	[ -z "$(crictl pods -q --name signalled)" ]
+}
+
+# typed LINE: typed at the terminal behind fd 9, until the container has answered. It may not be there from the start.
+typed() {
+	printf '%s\n' "$1" >&9
+	sleep 0.2
+	grep -q "^got $1.\$" "$D/screen"
+}
+
+@test "bulkheadctl attach -it: Ctrl-P Ctrl-Q leaves the container to itself" {
+	local id terminal
+	id=$(run_container "$POD" keys '.command = ["sh", "-c", "while read -r l; do echo \"got $l\" | cat -v; done"] |
+		.stdin = true | .tty = true')
+	mkfifo "$D/typed"
+	exec 9<>"$D/typed"
+	for word in one two; do
+		timeout 60 script -qec "exec $BUILD/cri-server/cli/bulkheadctl --socket $D/run/bulkhead.sock attach -it $id" /dev/null \
+			<&9 >"$D/screen" 3>&- 9>&- &
+		terminal=$!
+		eventually 20 typed "$word"
+		# Ctrl-P alone is the container's.
+		printf 'a\020b\n' >&9
+		eventually 20 grep -qF 'got a^Pb' "$D/screen"
+		printf '\020' >&9
+		sleep 0.2
+		printf '\021' >&9
+		wait "$terminal"
+	done
+	exec 9>&-
+	# The first of the two keys is not left behind, at the begin of the next client's line.
+	[ -z "$(grep -F 'got ^P' "$D/screen")" ]
+	[ "$(container_field "$id" .state)" = CONTAINER_RUNNING ]
+	# What is no terminal has no keys.
+	printf 'c\020\021d\n' | timeout 60 "$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" attach -i "$id" \
+		>"$D/screen" 3>&- &
+	terminal=$!
+	eventually 20 grep -qE 'got c\^P(\^Q)?d' "$D/screen"
+	kill "$terminal"
+	crictl rm -f "$id" >/dev/null
 }
 
 @test "requests that cannot be are refused when they are made" {
@@ -404,13 +469,13 @@ lost_again() {
 		exec_by "$transport" -i "$ID" cat <"$D/large" >"$D/back"
 		cmp "$D/large" "$D/back"
 	done
-	exec_by spdy "$ID" sh -c 'nc -ll -p 7100 -e cat >/dev/null 2>&1 &'
-	background_crictl port-forward "$POD" 18100:7100 >"$D/forward" 2>&1
+	start_echo 7100
+	background_crictl port-forward "$POD" :7100 >"$D/forward" 2>&1
 	server=$!
-	eventually 10 grep -q "Forwarding from.*7100" "$D/forward"
-	exec 7<>/dev/tcp/127.0.0.1/18100
+	eventually 30 grep -q "Forwarding from.*7100" "$D/forward"
+	exec 7<>"/dev/tcp/127.0.0.1/$(forwarded 7100)"
 	echo through >&7
-	read -r -t 10 line <&7
+	read -r -t 60 line <&7
 	[ "$line" = through ]
 	exec 7>&-
 	kill "$server"
@@ -441,14 +506,14 @@ lost_again() {
 		port-forward "$POD" :7100 >"$D/forward" 2>"$D/lost" 3>&- &
 	server=$!
 	eventually 20 grep -q "^Forwarding from 127" "$D/forward"
-	port=$(sed -n "s/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p" "$D/forward")
+	port=$(forwarded 7100)
 	kill_bulkheadd
 	eventually 20 grep -q "connecting again$" "$D/lost"
 	start_bulkheadd
 	eventually 110 grep -q "^connected again" "$D/lost"
 	exec 7<>"/dev/tcp/127.0.0.1/$port"
 	echo anew >&7
-	read -r -t 20 line <&7
+	read -r -t 60 line <&7
 	[ "$line" = anew ]
 	exec 7>&-
 	# Also while it waits for an answer it ends at once.

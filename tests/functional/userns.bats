@@ -89,15 +89,18 @@ mount_of() {
 	[ "$(once 'ip -o link | grep -c eth0; ping -c 1 -W 5 127.0.0.1 >/dev/null && echo pong')" = "$(printf '1\npong')" ]
 }
 
-@test "exec, a restart of the server, and a second container: all of one user namespace" {
+@test "exec, a restart of the server, a second container: all of one user namespace; a debug console is the machine's" {
 	first=$(run_container "$POD" first "$USERNS")
 	second=$(run_container "$POD" second "$USERNS")
 	ns=$(crictl exec -s "$first" readlink /proc/self/ns/user)
 	[ "$ns" = "$(crictl exec -s "$second" readlink /proc/self/ns/user)" ]
 	kill_bulkheadd
+	sed -i "s|^hypervisor:|&\n  debug_console: $(command -v busybox)|" "$D/config.yaml"
 	start_bulkheadd
 	[ "$ns" = "$(crictl exec -s "$second" readlink /proc/self/ns/user)" ]
 	[ "$(crictl exec -s "$first" sh -c 'id -u; echo x >/x; stat -c %u /x /proc/self/')" = "$(printf '0\n0\n0')" ]
+	[ "$(ctl console --shell pod sh -c 'id -u; cat /proc/self/uid_map' | tr -s ' ')" = "$(printf '0\n 0 0 4294967295')" ]
+	[ "$(ctl console --shell pod sh -c 'readlink /proc/self/ns/user')" != "$ns" ]
 	[ "$(crictl inspectp "$POD" | jq '.status.linux.namespaces.options.usernsOptions.uids[0].hostId')" = 200000 ]
 	crictl rm -f "$first" "$second"
 }
