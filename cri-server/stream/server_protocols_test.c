@@ -56,7 +56,8 @@ static void append(char text[1024], const void *data, size_t len)
 struct spdy_client {
 	int fd;
 	uint32_t ids[CHANNELS];
-	bool over; /* the error stream is */
+	bool over;        /* the error stream is */
+	unsigned refused; /* streams that nobody asked for */
 	struct received received;
 };
 
@@ -78,7 +79,9 @@ static void on_data(void *userdata, uint32_t id, const void *data, size_t len)
 static void on_end(void *userdata, uint32_t id, bool reset)
 {
 	struct spdy_client *client = userdata;
-	assert_false(reset);
+	for (int i = 0; i < CHANNELS && reset; i++)
+		assert_int_not_equal(client->ids[i], id);
+	client->refused += reset;
 	client->over |= id == client->ids[STATUS];
 }
 
@@ -94,10 +97,15 @@ static void talk_spdy(struct spdy_client *client)
 {
 	static const char *const names[CHANNELS] = {"stdin", "stdout", "stderr", "error"};
 	struct spdy *spdy;
+	uint32_t unwanted;
 	assert_int_equal(spdy_new_client(on_write, client, &handler, client, &spdy, NULL), 0);
 	for (int i = CHANNELS - 1; i >= 0; i--) {
 		const struct stream_open open = {names[i], "", ""};
 		assert_int_equal(spdy_open(spdy, &open, i != IN, &client->ids[i], NULL), 0);
+		/* A second one of the kind, and one of none. */
+		const struct stream_open other = {i == OUT ? "nonsense" : names[i], "", ""};
+		if (i != IN)
+			assert_int_equal(spdy_open(spdy, &other, false, &unwanted, NULL), 0);
 	}
 	spdy_send(spdy, client->ids[IN], "word", 4);
 	spdy_end(spdy, client->ids[IN]);
@@ -107,6 +115,7 @@ static void talk_spdy(struct spdy_client *client)
 		assert_true(n > 0);
 		assert_int_equal(spdy_feed(spdy, data, (size_t)n, NULL), 0);
 	}
+	assert_int_equal(client->refused, CHANNELS - 1);
 	spdy_free(spdy);
 }
 
