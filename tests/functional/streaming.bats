@@ -341,7 +341,7 @@ typed() {
 	done
 	exec 9>&-
 	# The first of the two keys is not left behind, at the begin of the next client's line.
-	[ -z "$(grep -F 'got ^P' "$D/screen")" ]
+	! grep -qF 'got ^P' "$D/screen" || false
 	[ "$(container_field "$id" .state)" = CONTAINER_RUNNING ]
 	# What is no terminal has no keys.
 	printf 'c\020\021d\n' | timeout 60 "$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" attach -i "$id" \
