@@ -18,9 +18,9 @@
 #include "cri-server/runtime/internal.h"
 
 #define CALL_MS       10000
-#define START_MS      60000 /* many may be started at once */
-#define STARTS_MAX    8     /* of a machine at once */
-#define TURN_MS       300000
+#define START_MS      60000  /* many may be started at once */
+#define STARTS_MAX    8      /* of a machine at once */
+#define TURN_MS       300000 /* while nobody else's turn ends */
 #define TURN_LOOK_MS  1000
 #define EXIT_MS       10000    /* from the end of its container to the event */
 #define LOOK_MS       200      /* between looks at what no condition and no descriptor tells of */
@@ -237,13 +237,15 @@ int exec_turn_begin(
 	struct machine *machine, struct rpc_call *call, uint64_t deadline_ms, struct err *err)
 {
 	struct runtime *rt = machine->runtime;
-	uint64_t now = ev_now_ms(), end_ms = now + TURN_MS;
+	uint64_t begin_ms = ev_now_ms();
 	int r = 0;
-	if (deadline_ms < end_ms)
-		end_ms = deadline_ms;
 	pthread_mutex_lock(&rt->lock);
 	while (machine->starts >= STARTS_MAX && r == 0) {
-		now = ev_now_ms();
+		uint64_t now = ev_now_ms();
+		uint64_t moved_ms = machine->turn_ended_ms;
+		uint64_t end_ms = (moved_ms > begin_ms ? moved_ms : begin_ms) + TURN_MS;
+		if (deadline_ms < end_ms)
+			end_ms = deadline_ms;
 		if (now >= end_ms)
 			r = end_ms == deadline_ms
 				    ? timed_out(err)
@@ -264,6 +266,7 @@ void exec_turn_end(struct machine *machine)
 	struct runtime *rt = machine->runtime;
 	pthread_mutex_lock(&rt->lock);
 	machine->starts--;
+	machine->turn_ended_ms = ev_now_ms();
 	pthread_cond_signal(&machine->fewer_starts);
 	pthread_mutex_unlock(&rt->lock);
 }

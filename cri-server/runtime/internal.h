@@ -74,6 +74,7 @@ struct machine {
 	struct hv_vm *vm;
 	struct agent *agent;         /* NULL until the guest answered */
 	unsigned starts;             /* runtime->lock; exec'd processes that are being started */
+	uint64_t turn_ended_ms;      /* the same; of the last one that was, 0: none yet */
 	pthread_cond_t fewer_starts; /* with runtime->lock */
 	unsigned vcpus;              /* the sandbox's op; that the guest has online, 0: not known */
 };
@@ -392,8 +393,8 @@ void exec_unregister(struct runtime *rt, struct exec *exec);
 /*
  * Hundreds that are started at once share the guest's processor fairly: all of them late. So a few
  * of a machine are, from here to exec_turn_end(), and the others wait: until deadline_ms
- * (-ETIMEDOUT) at most, or a good while (-EAGAIN), or until the call, which may be NULL, is
- * cancelled.
+ * (-ETIMEDOUT) at most, or until for minutes no turn has ended (-EAGAIN), or until the call, which
+ * may be NULL, is cancelled.
  */
 int exec_turn_begin(
 	struct machine *machine, struct rpc_call *call, uint64_t deadline_ms, struct err *err);
