@@ -78,18 +78,34 @@ pod_with() {
 	[ "$status" -eq 1 ]
 }
 
-@test "host-device: a link of the host's becomes the guest's, and comes back" {
+@test "host-device: a link of the host's becomes the guest's, with IPv6 alone, and comes back" {
 	ip link add "${NET}d" type veth peer name device netns "$FAR"
-	ip -n "$FAR" address add 10.223.0.1/24 dev device
+	ip -n "$FAR" address add fd00:223::1/64 dev device nodad
 	ip -n "$FAR" link set device up
 	mac=$(ip -j link show "${NET}d" | jq -r '.[0].address')
 	pod_with device ".plugins = [{type: \"host-device\", device: \"${NET}d\", ipam: {type: \"static\",
-		addresses: [{address: \"10.223.0.2/24\"}]}}]"
+		addresses: [{address: \"fd00:223::2/64\"}]}}]"
+	[ "$(pod_field "$POD" .network.ip)" = fd00:223::2 ]
 	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/address)" = "$mac" ]
-	ip netns exec "$FAR" ping -c 1 -W 5 10.223.0.2
+	ip netns exec "$FAR" ping -6 -c 1 -W 5 fd00:223::2
+	crictl exec -s "$ID" ping -6 -c 1 -W 5 fd00:223::1
 	remove_pod "$POD"
 	[ "$(ip -j link show "${NET}d" | jq -r '.[0].address')" = "$mac" ]
 	ip link delete "${NET}d"
+}
+
+@test "vlan: a tagged link over one of the host's becomes the guest's" {
+	ip link add link "$WIRE" name "${NET}v" type vlan id 5 || skip "this host's kernel has no 802.1Q (CONFIG_VLAN_8021Q)"
+	ip link delete "${NET}v"
+	ip -n "$FAR" link add link wire name tagged type vlan id 6
+	ip -n "$FAR" address add 10.224.0.1/24 dev tagged
+	ip -n "$FAR" link set tagged up
+	pod_with tagged '.plugins = [{type: "vlan", master: $wire, vlanId: 6, ipam: {type: "static",
+		addresses: [{address: "10.224.0.2/24"}]}}]'
+	ip netns exec "$FAR" ping -c 1 -W 5 10.224.0.2
+	crictl exec -s "$ID" ping -c 1 -W 5 10.224.0.1
+	remove_pod "$POD"
+	ip -n "$FAR" link delete tagged
 }
 
 @test "a second network is a second interface of the guest, with what is configured on it, and on many queues" {
