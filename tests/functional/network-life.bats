@@ -146,10 +146,10 @@ kill_within() {
 	kill -KILL "$(own_processes | awk '/qemu/ {print $1}')"
 	eventually 20 eval '[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]'
 	crictl stopp "$pod"
-	remove_pod "$pod"
 	[ ! "$(find "/var/lib/cni/networks/$NET" -name '10.*')" ]
 	run iptables-save -t nat
 	[[ $output != *"--to-destination $SUBNET."* ]]
+	remove_pod "$pod"
 	# What bridge knew from the namespace alone, for whom it masquerades, it has left.
 	while read -r rule; do
 		eval "iptables -t nat -D ${rule#-A }"

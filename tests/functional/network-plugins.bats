@@ -61,13 +61,15 @@ pod_with() {
 	remove_pod "$POD"
 }
 
-@test "ptp with firewall, tuning, bandwidth and portmap behind it" {
-	pod_with pointed '.name += "-ptp" | .plugins = [{type: "ptp", ipMasq: true, ipam: {type: "host-local",
-		ranges: [[{subnet: "10.218.77.0/24"}]], routes: [{dst: "0.0.0.0/0"}]}}, {type: "firewall"},
+@test "ptp, in a range that the pod asks for, with firewall, tuning, bandwidth and portmap behind it" {
+	pod_with pointed '.name += "-ptp" | .plugins = [{type: "ptp", ipMasq: true, capabilities: {ipRanges: true},
+		ipam: {type: "host-local", routes: [{dst: "0.0.0.0/0"}]}}, {type: "firewall"},
 		{type: "tuning", mtu: 1380, mac: "02:fe:00:00:02:02"},
 		{type: "bandwidth", ingressRate: 50000000, ingressBurst: 5000000},
-		{type: "portmap", capabilities: {portMappings: true}}]'
+		{type: "portmap", capabilities: {portMappings: true}}]' \
+		'.annotations = {"cni.bulkhead.io/ip-ranges": "10.218.77.0/24"}'
 	address=$(pod_field "$POD" .network.ip)
+	[[ $address == 10.218.77.* ]]
 	ping -c 1 -W 5 "$address"
 	crictl exec -s "$ID" ping -c 1 -W 5 10.218.77.1
 	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/mtu)" = 1380 ]
