@@ -165,6 +165,13 @@ lost_datagrams() {
 	crictl rm -f "$server"
 }
 
+# The host's end of the pod's interface.
+host_end() {
+	local peer
+	peer=$(in_netns "$1" ip -j link show eth0 | jq '.[0].link_index')
+	ip -j link | jq -r ".[] | select(.ifindex == $peer).ifname"
+}
+
 @test "a filter on the host's side of the pod's interface holds, as a network policy's" {
 	remote=10.216.${SUBNET##*.}.2
 	inside ping -c 1 -W 5 "$remote"
@@ -173,6 +180,13 @@ lost_datagrams() {
 	iptables -D FORWARD -i "$NET" -s "$ADDRESS" -d "$remote" -j DROP
 	[ "$status" -ne 0 ]
 	inside ping -c 1 -W 5 "$remote"
+	# Between pods, at the interface itself.
+	nft "add table netdev $NET; add chain netdev $NET in { type filter hook ingress device $(host_end "$POD") priority 0; };
+		add rule netdev $NET in ip daddr $OTHER_ADDRESS drop"
+	run inside ping -c 1 -W 1 "$OTHER_ADDRESS"
+	nft delete table netdev "$NET"
+	[ "$status" -ne 0 ]
+	inside ping -c 1 -W 5 "$OTHER_ADDRESS"
 }
 
 @test "host ports of SCTP and of one host address have their rules, and lose them" {
@@ -392,8 +406,7 @@ guest_lacks() {
 @test "a link that loses its carrier, or goes down, in the namespace does so in the guest" {
 	other=$(run_container "$OTHER" other)
 	# Its other end, first: the carrier is lost, and all the rest stays.
-	peer=$(in_netns "$OTHER" ip -j link show eth0 | jq ".[0].link_index")
-	veth=$(ip -j link | jq -r ".[] | select(.ifindex == $peer).ifname")
+	veth=$(host_end "$OTHER")
 	ip link set "$veth" down
 	eventually 20 eval '[ "$(crictl exec -s "$other" cat /sys/class/net/eth0/carrier)" = 0 ]'
 	ip link set "$veth" up
