@@ -98,24 +98,28 @@ static int start_pair(
 }
 
 /*
- * Wired, bare, bare, wired: emulated machines become faster while their code is new and the host
- * slower while it gets warm, and neither may be one side's gain. What is not counted comes first.
+ * Emulated machines become faster while their code is new and the host slower while it gets warm,
+ * and neither may be one side's gain. What is not counted comes first. In which order the host's
+ * CPUs take up the machines' threads differs from turn to turn by more than the wiring takes: a
+ * figure is of many turns.
  */
 static int measure_round(const struct network_bench *bench, unsigned round, struct pair *pair,
 	struct results *results, struct err *err)
 {
+	static const bool turns[] = {true, false, false, true, true, false, false, true};
+	bool wired = true;
 	int r = start_pair(bench, round, pair, err);
 	if (r == 0)
 		r = measure_pair(bench, pair, NULL, NULL, results, err);
-	if (r == 0)
-		r = measure_pair(bench, pair, "net.tcp", "net.rtt", results, err);
-	if (r == 0)
-		r = set_wiring(bench, pair, false, err);
-	for (unsigned i = 0; r == 0 && i < 2; i++)
-		r = measure_pair(bench, pair, "bare.tcp", "bare.rtt", results, err);
-	if (r == 0)
-		r = set_wiring(bench, pair, true, err);
-	return r < 0 ? r : measure_pair(bench, pair, "net.tcp", "net.rtt", results, err);
+	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(turns); i++) {
+		if (turns[i] != wired)
+			r = set_wiring(bench, pair, turns[i], err);
+		wired = turns[i];
+		if (r == 0)
+			r = measure_pair(bench, pair, wired ? "net.tcp" : "bare.tcp",
+				wired ? "net.rtt" : "bare.rtt", results, err);
+	}
+	return r;
 }
 
 int network_measure(const struct network_bench *bench, struct results *results, struct err *err)
