@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/queue.h>
 #include <time.h>
 
 #include "common/fd.h"
@@ -15,13 +16,24 @@ struct queue {
 	size_t n;
 };
 
+/* A thread that waits, on its stack. */
+struct sleeper {
+	TAILQ_ENTRY(sleeper) link;
+	pthread_cond_t wake;
+	bool woken; /* and out of the list */
+};
+
 struct rpc_pool {
 	rpc_job_fn run;
 	struct rpc_pool_limits limits;
 	unsigned slow_max; /* jobs that are not quick and run at the same time */
 
+	pthread_condattr_t clock; /* of what threads wait with */
+
 	pthread_mutex_t lock; /* protects what follows */
-	pthread_cond_t work;  /* a job came, or stopping */
+	/* The last one to wait is woken first: the others come to the end of their time although
+	 * jobs trickle in, and what the allocator keeps for each thread goes with them. */
+	TAILQ_HEAD(sleeper_stack, sleeper) sleepers;
 	pthread_cond_t ended; /* a thread ended */
 	struct queue quick, slow;
 	size_t bytes;
@@ -60,8 +72,18 @@ static struct rpc_job *take(struct rpc_pool *pool)
 	return job;
 }
 
+static void wake_one(struct rpc_pool *pool)
+{
+	struct sleeper *sleeper = TAILQ_FIRST(&pool->sleepers);
+	if (!sleeper)
+		return;
+	TAILQ_REMOVE(&pool->sleepers, sleeper, link);
+	sleeper->woken = true;
+	pthread_cond_signal(&sleeper->wake);
+}
+
 /* Until there may be work; false when none came for so long that the thread should end. */
-static bool wait_for_work(struct rpc_pool *pool)
+static bool wait_for_work(struct rpc_pool *pool, struct sleeper *self)
 {
 	struct timespec until;
 	clock_gettime(CLOCK_MONOTONIC, &until);
@@ -71,10 +93,16 @@ static bool wait_for_work(struct rpc_pool *pool)
 		until.tv_sec++;
 		until.tv_nsec -= 1000000000;
 	}
+	self->woken = false;
+	TAILQ_INSERT_HEAD(&pool->sleepers, self, link);
 	pool->idle++;
-	int r = pthread_cond_timedwait(&pool->work, &pool->lock, &until);
+	while (!self->woken &&
+		pthread_cond_timedwait(&self->wake, &pool->lock, &until) != ETIMEDOUT)
+		;
 	pool->idle--;
-	return r != ETIMEDOUT;
+	if (!self->woken)
+		TAILQ_REMOVE(&pool->sleepers, self, link);
+	return self->woken;
 }
 
 static void run_job(struct rpc_pool *pool, struct rpc_job *job)
@@ -87,26 +115,29 @@ static void run_job(struct rpc_pool *pool, struct rpc_job *job)
 	pool->slow_running -= slow;
 	/* This thread may take a quick job next, while others sleep because of the limit. */
 	if (slow && pool->slow.first)
-		pthread_cond_signal(&pool->work);
+		wake_one(pool);
 }
 
 static void *worker(void *arg)
 {
 	struct rpc_pool *pool = arg;
+	struct sleeper self;
 	bool idle = false;
 	pthread_setname_np(pthread_self(), "rpc-worker");
+	pthread_cond_init(&self.wake, &pool->clock);
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
 		struct rpc_job *job = take(pool);
 		if (job)
 			run_job(pool, job);
-		else if (idle || pool->stopping)
-			break;
-		idle = !job && !wait_for_work(pool);
+		else if (pool->stopping || (idle && pool->threads > 1))
+			break; /* the last one stays: where no more can be made, calls go on */
+		idle = !job && !wait_for_work(pool, &self);
 	}
 	pool->threads--;
 	pthread_cond_broadcast(&pool->ended);
 	pthread_mutex_unlock(&pool->lock);
+	pthread_cond_destroy(&self.wake);
 	return NULL;
 }
 
@@ -147,7 +178,7 @@ int rpc_pool_push(struct rpc_pool *pool, struct rpc_job *job)
 	if (!full) {
 		queue_push(queue, job);
 		pool->bytes += job->bytes;
-		pthread_cond_signal(&pool->work);
+		wake_one(pool);
 	}
 	pthread_mutex_unlock(&pool->lock);
 	return full ? 1 : 0;
@@ -167,13 +198,11 @@ int rpc_pool_new(const struct rpc_pool_limits *limits, rpc_job_fn run, struct rp
 	pool->slow_max = limits->workers - reserved;
 	pool->quick.last = &pool->quick.first;
 	pool->slow.last = &pool->slow.first;
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	TAILQ_INIT(&pool->sleepers);
+	pthread_condattr_init(&pool->clock);
+	pthread_condattr_setclock(&pool->clock, CLOCK_MONOTONIC);
 	pthread_mutex_init(&pool->lock, NULL);
-	pthread_cond_init(&pool->work, &attr);
 	pthread_cond_init(&pool->ended, NULL);
-	pthread_condattr_destroy(&attr);
 
 	pthread_mutex_lock(&pool->lock);
 	int r = start_thread(pool); /* so that a host without threads is seen at once */
@@ -192,11 +221,12 @@ struct rpc_pool *rpc_pool_free(struct rpc_pool *pool)
 		return NULL;
 	pthread_mutex_lock(&pool->lock);
 	pool->stopping = true;
-	pthread_cond_broadcast(&pool->work);
+	while (!TAILQ_EMPTY(&pool->sleepers))
+		wake_one(pool);
 	while (pool->threads > 0)
 		pthread_cond_wait(&pool->ended, &pool->lock);
 	pthread_mutex_unlock(&pool->lock);
-	pthread_cond_destroy(&pool->work);
+	pthread_condattr_destroy(&pool->clock);
 	pthread_cond_destroy(&pool->ended);
 	pthread_mutex_destroy(&pool->lock);
 	free(pool);
