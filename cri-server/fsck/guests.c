@@ -105,12 +105,13 @@ static int reach(const struct fsck *fsck, const struct fsck_record *pod, uint64_
 		return err_nomem(err);
 	const struct transport_machine machine = {.dir = dir, .cid = pod->cid};
 	const struct transport *transport = transport_of(pod->cid);
-	uint64_t until = ev_now_ms() + timeout_ms;
+	uint64_t until = ev_now_ms() + timeout_ms, left = timeout_ms;
 	int r;
-	while ((r = transport->connect(&machine, AGENT_CONTROL_PORT, timeout_ms, ret_fd, err)) >
-		0) {
-		if (ev_now_ms() >= until)
+	while ((r = transport->connect(&machine, AGENT_CONTROL_PORT, left, ret_fd, err)) > 0) {
+		uint64_t now = ev_now_ms();
+		if (now >= until)
 			return err_set(err, -ETIMEDOUT, "nothing listens there");
+		left = until - now;
 		nanosleep(&pause, NULL);
 	}
 	return r;
