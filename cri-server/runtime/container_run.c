@@ -295,10 +295,20 @@ static int stop_first(void *container, struct err *err)
 	return container_stop(container, 0, NULL, err);
 }
 
+/* Until it is gone it is shown as ended: what never ran must not read as a success. */
 static int record_removing(void *container, struct err *err)
 {
-	return container_set_state(
-		container, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING, err);
+	struct container *c = container;
+	int r = 0;
+	pthread_mutex_lock(&c->runtime->lock);
+	if (!c->record->finished_ns) {
+		c->record->exit_code = START_FAILED;
+		r = message_set_string(&c->record->reason, "StartError", err);
+	}
+	pthread_mutex_unlock(&c->runtime->lock);
+	return r < 0 ? r
+		     : container_set_state(
+			       c, BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING, err);
 }
 
 static int remove_from_guest(void *container, struct err *err)

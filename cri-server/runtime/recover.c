@@ -58,16 +58,35 @@ static int load_sandbox(void *userdata, const char *id, const ProtobufCMessage *
 	return 0;
 }
 
+struct loading {
+	struct runtime *rt;
+	char (*lost)[ID_LEN + 1]; /* containers whose pod has no record */
+	size_t n_lost;
+};
+
+static int note_lost(struct loading *loading, const char *id)
+{
+	void *longer = reallocarray(loading->lost, loading->n_lost + 1, sizeof(*loading->lost));
+	if (!longer)
+		return -ENOMEM;
+	loading->lost = longer;
+	snprintf(loading->lost[loading->n_lost++], sizeof(*loading->lost), "%s", id);
+	return 0;
+}
+
 static int load_container(void *userdata, const char *id, const ProtobufCMessage *message)
 {
-	struct runtime *rt = userdata;
+	struct loading *loading = userdata;
+	struct runtime *rt = loading->rt;
 	const Bulkhead__Store__Container *record = (const Bulkhead__Store__Container *)message;
 	struct sandbox *sandbox = sandbox_find(rt, record->sandbox_id, NULL);
+	if (!sandbox)
+		return note_lost(loading, id);
 	Runtime__V1__ContainerConfig *config = runtime__v1__container_config__unpack(
 		NULL, record->config.len, record->config.data);
 	struct container *c = NULL;
 	int r = -EBADMSG;
-	if (sandbox && config && strlen(id) == ID_LEN) {
+	if (config && strlen(id) == ID_LEN) {
 		c = container_new(sandbox, id, config, NULL);
 		r = c ? 0 : -ENOMEM;
 	}
@@ -86,9 +105,24 @@ static int load_container(void *userdata, const char *id, const ProtobufCMessage
 	}
 	if (config)
 		runtime__v1__container_config__free_unpacked(config, NULL);
-	if (sandbox)
-		sandbox_unref(sandbox);
+	sandbox_unref(sandbox);
 	return r;
+}
+
+/* Of a container that went with its pod the record may be left, as when it could not be written. */
+static int load_containers(struct runtime *rt, struct err *err)
+{
+	struct loading loading = {.rt = rt};
+	int r = store_each(rt->store, STORE_CONTAINER, load_container, &loading, err);
+	for (size_t i = 0; i < loading.n_lost && r == 0; i++) {
+		r = store_delete(rt->store, STORE_CONTAINER, loading.lost[i], err);
+		if (r == 0)
+			log_event(rt->log, LOG_LEVEL_WARNING,
+				"record of a container without a pod removed", "container",
+				loading.lost[i], NULL);
+	}
+	free(loading.lost);
+	return r < 0 ? err_wrap(err, "read the records of containers") : 0;
 }
 
 /* ---- a sandbox whose machine lives ---- */
@@ -488,9 +522,9 @@ int runtime_recover(struct runtime *rt, struct err *err)
 	if (r < 0)
 		return err_wrap(err, "read the records of sandboxes");
 	/* Loading looks sandboxes up, in memory only. */
-	r = store_each(rt->store, STORE_CONTAINER, load_container, rt, err);
+	r = load_containers(rt, err);
 	if (r < 0)
-		return err_wrap(err, "read the records of containers");
+		return r;
 	hold_layers(rt);
 	r = img_collect(rt->images, err);
 	struct sandbox **all;

@@ -104,6 +104,23 @@ victim_is_created() {
 	at_each_point CreateContainer true create_victim victim_is_created
 }
 
+# It never ran, and reads as one that could not be started.
+shows_failed() {
+	[ "$(container_field "$(named ps all)" '|"\(.state) \(.exitCode) \(.reason)"')" = "CONTAINER_EXITED 128 StartError" ]
+}
+
+@test "half-made, and its removal fails at the start: no success, and it goes when it is asked again" {
+	echo "kill CreateContainer/created" >"$BULKHEAD_FAULTS"
+	create_victim >/dev/null 2>&1 3>&- || true
+	wait_bulkheadd 10
+	echo "fail RemoveContainer/guest" >"$BULKHEAD_FAULTS"
+	start_bulkheadd
+	eventually 60 shows_failed
+	rm "$BULKHEAD_FAULTS"
+	crictl rm "$(named ps all)" >/dev/null
+	assert_consistent
+}
+
 start_victim() {
 	crictl start "$(cat "$FT/container")" >/dev/null
 }

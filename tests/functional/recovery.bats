@@ -167,7 +167,7 @@ finds() {
 }
 
 # As with records from a backup.
-@test "a container that no record knows is found, goes at the start, and what its guest reports of it is of no account" {
+@test "a container that no record knows is found, goes at the start, and what its guest reports of it is of no account; so goes a pod" {
 	pod=$(run_pod restored)
 	forgotten=$(run_container "$pod" forgotten)
 	mkdir "$FT/restored"
@@ -183,7 +183,11 @@ finds() {
 	assert_consistent
 	crictl exec -s "$id" touch /end
 	[ "$(finish "$id")" = 5 ]
-	remove_pod "$pod"
+	kill_bulkheadd
+	sqlite3 "$D/state/state.db" "DELETE FROM record WHERE id = '$pod'"
+	start_bulkheadd
+	assert_consistent
+	[ -z "$(crictl ps -aq)" ]
 }
 
 @test "an address that host-local may give away, and one that it keeps for nobody, are found" {
