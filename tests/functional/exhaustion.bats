@@ -1,5 +1,5 @@
 #!/usr/bin/env bats
-# The host runs out of disk, inodes or descriptors: what is asked for then fails and says why,
+# The host runs out of disk, inodes, descriptors, processes or memory: what is asked for then fails and says why,
 # the pod that is there goes on and loses nothing, nothing is left, and once there is room again all works.
 
 load lib/bulkheadd
@@ -85,6 +85,19 @@ answers_or_ended() {
 	! bulkheadd_runs || crictl version
 }
 
+# few CONTROLLER: a cgroup, GROUP, for bulkheadd and what it starts from then on.
+few() {
+	GROUP=/sys/fs/cgroup/$1/bulkhead-test/$NET/few
+	[ -d "${GROUP%/*}" ] || skip "takes cgroup v1's $1"
+	mkdir "$GROUP"
+	cat "$D/pid" >"$GROUP/cgroup.procs"
+}
+
+no_longer_few() {
+	! bulkheadd_runs || cat "$D/pid" >"${GROUP%/*}/cgroup.procs"
+	eventually 60 rmdir "$GROUP"
+}
+
 @test "a full disk: what needs room is refused and says so, the pod goes on, bulkheadd starts or says why not" {
 	fill_disk
 	refused Unknown "is full" more_pod
@@ -118,4 +131,35 @@ answers_or_ended() {
 	assert_counts
 	prlimit --pid "$pid" --nofile="$limit:"
 	assert_all_works
+}
+
+@test "no processes left" {
+	few pids
+	echo 1 >"$GROUP/pids.max" # what there is goes on
+	refused Unknown "temporarily unavailable" more_pod
+	refused Unknown "temporarily unavailable" crictl pull "$MORE"
+	assert_lives
+	echo max >"$GROUP/pids.max"
+	no_longer_few
+	crictl pull "$MORE" >/dev/null
+	crictl rmi "$MORE" >/dev/null
+	assert_host_unchanged
+}
+
+@test "no memory left for bulkheadd and what it starts: killed or not, it goes on where it was" {
+	few memory
+	echo 0 >"$GROUP/memory.swappiness"
+	echo 1M >"$GROUP/memory.limit_in_bytes"
+	run more_pod
+	[ "$status" -ne 0 ]
+	echo "$output"
+	grep -E "code = (Unknown|Unavailable|ResourceExhausted)" <<<"$output"
+	grep "^[1-9]" "$GROUP/memory.failcnt"
+	echo -1 >"$GROUP/memory.limit_in_bytes"
+	eventually 60 answers_or_ended
+	bulkheadd_runs || start_bulkheadd
+	# Of a bring-up whose undoing failed too, as a kubelet does.
+	crictl pods -q --name '^more$' | xargs -r "$TOOLS/crictl" --config "$D/crictl.yaml" rmp -f
+	assert_all_works
+	no_longer_few
 }

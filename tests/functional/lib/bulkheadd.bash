@@ -136,7 +136,8 @@ remove_cgroups() {
 	while read -r path; do
 		find "$path" -depth -type d -exec rmdir {} \;
 	done < <(for D in "$FT" "$FT"/*/; do D=${D%/} own_cgroups; done | sort -r) 2>/dev/null
-	find /sys/fs/cgroup -depth -type d -path "*/bulkhead-test/$NET*" -exec rmdir {} + 2>/dev/null || true
+	find /sys/fs/cgroup -depth -type d \( -path "*/bulkhead-test/$NET" -o -path "*/bulkhead-test/$NET/*" \) \
+		-exec rmdir {} + 2>/dev/null || true
 	# The last instance takes what they share.
 	rmdir /sys/fs/cgroup/bulkhead-test /sys/fs/cgroup/*/bulkhead-test 2>/dev/null || true
 }
