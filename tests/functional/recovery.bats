@@ -181,7 +181,7 @@ finds() {
 	finds "its guest has the container '$forgotten', which has no record"
 	start_bulkheadd
 	assert_consistent
-	crictl exec -s "$id" touch /end
+	crictl exec -s "$id" touch /end || true # the container's end may come before its own
 	[ "$(finish "$id")" = 5 ]
 	kill_bulkheadd
 	sqlite3 "$D/state/state.db" "DELETE FROM record WHERE id = '$pod'"
