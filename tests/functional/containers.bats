@@ -28,10 +28,11 @@ sequence() {
 # ---- life ----
 
 @test "a container goes from CREATED over RUNNING to EXITED with its exit code and times" {
-	id=$(create_container "$POD" life '.command = ["sh", "-c", "sleep 1; exit 7"]')
+	id=$(create_container "$POD" life '.command = ["sh", "-c", "until [ -e /end ]; do sleep 0.1; done; exit 7"]')
 	[ "$(container_field "$id" .state)" = CONTAINER_CREATED ]
 	crictl start "$id"
 	[ "$(container_field "$id" .state)" = CONTAINER_RUNNING ]
+	crictl exec -s "$id" touch /end || true # the container's end may come before its own
 	[ "$(finish "$id")" = 7 ]
 	crictl inspect "$id" | jq -e '.status | .reason == "Error" and .createdAt < .startedAt and
 		.startedAt < .finishedAt and .metadata.name == "life" and .image.image != ""'
@@ -143,6 +144,12 @@ traces() {
 	find "/proc/$(cat "$D/pid")/fd" -type l -lname "*/logs/*" | wc -l
 }
 
+# When the first's were looked for, some may still have been on their way out.
+no_more_traces() {
+	traces >"$D/after"
+	paste "$D/before" "$D/after" | awk 'NF == 1 || $2 > $1 {more = 1} END {exit more}'
+}
+
 @test "a container that is restarted again and again leaves nothing, in the guest or on the host" {
 	local n restarts=${RESTARTS:-30}
 	[ -z "${VARIANT:-}" ] || skip "the same under $VARIANT"
@@ -159,8 +166,10 @@ traces() {
 			fds=$(find "/proc/$(cat "$D/pid")/fd" -type l | wc -l)
 		}
 	done
-	traces >"$D/after"
-	diff "$D/before" "$D/after"
+	eventually 10 no_more_traces || {
+		diff "$D/before" "$D/after"
+		false
+	}
 	# Kernel threads come and go, and gRPC's connections.
 	after=$(crictl exec -s "$watcher" sh -c "ls /proc | grep -c '^[0-9]'")
 	[ "$after" -lt $((before + 10)) ]
@@ -217,20 +226,20 @@ traces() {
 }
 
 @test "rotating a log under load loses and doubles no line" {
-	id=$(run_script "$POD" rotated 'i=0; while [ $i -lt 30000 ]; do i=$((i+1)); echo $i; done')
+	id=$(run_script "$POD" rotated 'i=0; until [ -e /end ]; do i=$((i+1)); echo $i; done; echo $i >&2')
 	log=$D/logs/pod/rotated.log
 	for n in $(seq 8); do
 		sleep 0.3
-		[ "$(container_field "$id" .state)" = CONTAINER_RUNNING ] || break
 		mv "$log" "$log.$n"
 		crictl logs -r "$id"
 	done
+	crictl exec -s "$id" touch /end || true # the container's end may come before its own
 	wait_state "$id" CONTAINER_EXITED 60
-	[ "$n" -ge 3 ]
 	for file in $(ls -v "$log".*) "$log"; do
 		cat_log "$file" stdout
 	done >"$D/rotated"
-	sequence "$D/rotated" 30000
+	sequence "$D/rotated" "$(cat_log "$log" stderr)"
+	[ "$(wc -l <"$D/rotated")" -ge 100 ]
 	crictl rm "$id"
 }
 
