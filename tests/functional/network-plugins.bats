@@ -166,7 +166,7 @@ pod_with() {
 	done
 	reached
 	crictl update --cpu-quota 300000 --cpu-period 100000 --memory 369098752 "$ID"
-	[ "$(crictl exec -s "$ID" nproc)" = 3 ]
+	eventually 20 eval '[ "$(crictl exec -s "$ID" nproc)" = 3 ]' # a moment after the guest has it
 	reached
 	# The one that loses its carrier is told by its position.
 	peer=$(in_netns "$POD" ip -j link show net1 | jq '.[0].link_index')
@@ -179,5 +179,5 @@ pod_with() {
 	refused Unknown "macvlan or ipvlan is not: for it, network.redirect must be tcfilter" crictl runp <(pod_config none)
 	rm "$FT/cni/05.conflist"
 	[ -z "$(own_netns)" ]
-	[ -z "$(own_processes)" ]
+	eventually 20 eval '[ -z "$(own_processes)" ]'
 }
