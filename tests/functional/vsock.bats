@@ -53,7 +53,7 @@ start_device() {
 		wait $! || code=$?
 		echo "$code" >"$DIR/$1.code"
 	) 3>&- &
-	wait_for 5 grep -q ready "$DIR/$1.ready"
+	wait_for 30 grep -q ready "$DIR/$1.ready"
 }
 
 start_qemu() {
@@ -66,7 +66,7 @@ start_qemu() {
 		-device vhost-user-vsock-pci,chardev=vsock >"$DIR/qemu.log" 2>&1 3>&- &
 	echo $! >"$DIR/qemu.pid"
 	disown
-	wait_for 20 grep -q listening "$CONSOLE" || {
+	wait_for 60 grep -q listening "$CONSOLE" || {
 		cat "$CONSOLE" "$DIR/qemu.log" "$DIR/main.log"
 		return 1
 	}
@@ -80,7 +80,7 @@ guest() {
 @test "the device ends with 0 when QEMU closes its connection" {
 	start_device closed
 	"$CLIENT" "$DIR/closed.vhost" vhost
-	wait_for 5 test -s "$DIR/closed.code"
+	wait_for 30 test -s "$DIR/closed.code"
 	[ "$(cat "$DIR/closed.code")" -eq 0 ]
 	[ ! -s "$DIR/closed.log" ]
 }
@@ -88,7 +88,7 @@ guest() {
 @test "the device ends with 1 and a reason when QEMU talks nonsense" {
 	start_device nonsense
 	"$CLIENT" "$DIR/nonsense.vhost" vhost "this is no vhost-user message"
-	wait_for 5 test -s "$DIR/nonsense.code"
+	wait_for 30 test -s "$DIR/nonsense.code"
 	[ "$(cat "$DIR/nonsense.code")" -eq 1 ]
 	grep -q 'err="message flags 0x' "$DIR/nonsense.log"
 }
@@ -126,12 +126,12 @@ guest() {
 
 @test "the guest ends its direction first and still gets 65536 bytes" {
 	guest linger
-	wait_for 5 grep -q '^lingered 65536' "$CONSOLE"
+	wait_for 30 grep -q '^lingered 65536' "$CONSOLE"
 }
 
 @test "a client that goes away is the end for the guest" {
 	guest watch
-	wait_for 5 grep -q '^closed' "$CONSOLE"
+	wait_for 30 grep -q '^closed' "$CONSOLE"
 }
 
 @test "the guest dials ports of the host" {
@@ -142,10 +142,10 @@ guest() {
 	[ -e "$DIR/qemu.pid" ] || skip "no guest kernel (make kernel, or BULKHEAD_KERNEL) or no QEMU"
 	"$CLIENT" "$DIR/main.vsock" hold >"$DIR/hold.out" 3>&- &
 	local client=$!
-	wait_for 5 grep -q connected "$DIR/hold.out"
+	wait_for 30 grep -q connected "$DIR/hold.out"
 	kill -KILL "$(cat "$DIR/qemu.pid")"
 	wait "$client"
-	wait_for 5 test -s "$DIR/main.code"
+	wait_for 30 test -s "$DIR/main.code"
 	[ "$(cat "$DIR/main.code")" -eq 0 ]
 	[ ! -s "$DIR/main.log" ]
 }
