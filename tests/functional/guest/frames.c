@@ -1,12 +1,15 @@
 /*
  * Run in privileged containers by tests: frames that a hostile guest might send, and who sees them.
  *
- *	frames send IFACE VICTIM-IP4 VICTIM-IP6 GATEWAY-IP4 GATEWAY-IP6   one of each kind below,
- *from the interface's own MAC but where that is forged; then the mark, which is honest frames watch
- *IFACE SECONDS   prints the kinds that arrive, until the mark comes
+ *	frames send IFACE VICTIM-IP4 VICTIM-IP6 GATEWAY-IP4 GATEWAY-IP6
+ *	    one of each kind below, from the interface's own MAC but where that is forged; then the
+ *	    mark, which is honest
+ *	frames watch IFACE SECONDS
+ *	    prints the kinds that arrive, until the mark comes
  *
  * Kinds are told by a text at the end of each frame; those of neighbour discovery, which bridges
- *that filter cut down to what the header says, by a number in a field that is reserved or harmless.
+ * that filter cut down to what the header says, by a number in a field that is reserved or
+ * harmless.
  */
 #include <arpa/inet.h>
 #include <errno.h>

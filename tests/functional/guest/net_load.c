@@ -3,10 +3,8 @@
  *
  *	net_load serve PORT            serves the two below, one connection after the other
  *	net_load tcp ADDRESS PORT MS   sends for so long; prints MiB per second as they arrived
- *	net_load rtt ADDRESS PORT N    N questions of one byte, each answered; prints the median in
- *µs
- *	net_load ping ADDRESS          an echo request through the socket that needs no right to raw
- *ones
+ *	net_load rtt ADDRESS PORT N    N questions of a byte, each answered; prints the median in µs
+ *	net_load ping ADDRESS          an echo request, by the socket that takes no rights
  */
 #include <arpa/inet.h>
 #include <errno.h>

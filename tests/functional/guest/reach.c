@@ -1,9 +1,9 @@
 /*
  * Run in a container by tests: what it can reach.
  *
- *	reach vsock FIRST LAST   connects to each of these ports of the host; prints those that
- *answer reach call NR [ARG…]     makes a system call; prints "ok" or the errno reach call32 NR the
- *same by the 32-bit entry, without arguments
+ *	reach vsock FIRST LAST   connects to these ports of the host; prints those that answer
+ *	reach call NR [ARG…]     makes a system call; prints "ok" or the errno
+ *	reach call32 NR          the same by the 32-bit entry, without arguments
  */
 #include <errno.h>
 #include <linux/vm_sockets.h>

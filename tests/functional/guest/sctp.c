@@ -2,8 +2,7 @@
  * A port of SCTP, by tests: in a guest one that is open, from outside whether it is.
  *
  *	sctp serve PORT          listens until it is killed
- *	sctp ask ADDRESS PORT    prints "open", "closed" or "silent": what the answer to an INIT
- *says
+ *	sctp ask ADDRESS PORT    prints what an INIT is answered: "open", "closed" or "silent"
  *
  * `ask` makes the packet itself: the host's kernel may have no SCTP. Source: RFC 9260.
  */
