@@ -88,12 +88,12 @@ play() {
 lose_power() {
 	kill_bulkheadd
 	end_processes
-	eventually 10 no_processes
+	eventually 30 no_processes
 	while read -r _ _ _ _ path _; do
-		umount "$path"
+		umount --lazy "$path"
 	done < <(grep " $D/run" /proc/self/mountinfo | tac)
 	rm -rf "${D:?}/run"
-	eventually 10 no_cgroups
+	eventually 30 no_cgroups
 	lose_rules
 	ip link delete "$NET"
 }
