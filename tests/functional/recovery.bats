@@ -21,6 +21,10 @@ teardown() {
 	remove_all_pods
 }
 
+pod_is() {
+	[ "$(pod_field "$1" .state)" = "$2" ]
+}
+
 crash() {
 	kill_bulkheadd
 	start_bulkheadd
@@ -43,15 +47,19 @@ crash() {
 
 @test "a container that ends while bulkheadd is down has its exit code, time and last output recorded" {
 	pod=$(run_pod away)
-	id=$(run_script "$pod" main 'sleep 2; seq 3000; exit 33')
+	mkdir "$FT/away"
+	id=$(run_script "$pod" main 'while [ ! -e /v/end ]; do sleep 0.1; done; seq 3000; touch /v/ended; exit 33' \
+		'.mounts = [{container_path: "/v", host_path: "'"$FT"'/away"}]')
 	kill_bulkheadd
-	sleep 4
+	touch "$FT/away/end"
+	eventually 60 [ -e "$FT/away/ended" ]
+	sleep 2
+	back=$(date +%s)
 	start_bulkheadd
 	[ "$(finish "$id")" = 33 ]
 	cmp <(seq 3000) <(output_of away main)
-	# It ended before bulkheadd was back.
 	finished=$(date -d "$(container_field "$id" .finishedAt)" +%s)
-	[ "$finished" -le $(($(date +%s) - 1)) ]
+	[ "$finished" -le "$back" ]
 	remove_pod "$pod"
 }
 
@@ -62,7 +70,7 @@ crash() {
 	address=$(pod_field "$pod" .network.ip)
 	crash
 	[ "$(pod_field "$pod" .network.ip)" = "$address" ]
-	ping -c 1 -W 5 "$address"
+	eventually 20 ping -c 1 -W 5 "$address"
 	[ "$(crictl exec -s "$id" echo hello)" = hello ]
 	crictl start "$created"
 	[ "$(finish "$created")" = 3 ]
@@ -90,7 +98,7 @@ crash() {
 	[ "$(container_field "$id" .exitCode)" = 137 ]
 	[ "$(container_field "$id" .reason)" = Error ]
 	[ -n "$(container_field "$id" .message)" ]
-	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+	eventually 20 pod_is "$pod" SANDBOX_NOTREADY
 	refused NotFound "does not run" create_container "$pod" more
 	crictl rm "$id"
 	remove_pod "$pod"
@@ -104,7 +112,7 @@ crash() {
 	start_bulkheadd
 	wait_state "$id" CONTAINER_EXITED
 	[ "$(container_field "$id" .exitCode)" = 137 ]
-	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+	eventually 20 pod_is "$pod" SANDBOX_NOTREADY
 	remove_pod "$pod"
 }
 
@@ -126,7 +134,7 @@ crash() {
 	wait_state "$id" CONTAINER_EXITED 60
 	[ "$(container_field "$id" .exitCode)" = 137 ]
 	[ -n "$(container_field "$id" .message)" ]
-	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+	eventually 20 pod_is "$pod" SANDBOX_NOTREADY
 	assert_consistent
 	remove_pod "$pod"
 	remove_pod "$well"
@@ -151,7 +159,7 @@ crash_agent() {
 		wait_state "$id" CONTAINER_EXITED 60
 		[ "$(container_field "$id" .exitCode)" = 137 ]
 		[ -n "$(container_field "$id" .message)" ]
-		[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+		eventually 20 pod_is "$pod" SANDBOX_NOTREADY
 		echo "$how: $(container_field "$id" .message)"
 		assert_consistent
 		remove_pod "$pod"
@@ -161,7 +169,7 @@ crash_agent() {
 # finds TEXT: fsck says so.
 finds() {
 	local found
-	found=$("$BUILD/cri-server/cli/bulkheadctl" fsck --config "$D/config.yaml") || grep -F -- "$1" <<<"$found" && return
+	! found=$("$BUILD/cri-server/cli/bulkheadctl" fsck --config "$D/config.yaml") && grep -F -- "$1" <<<"$found" && return
 	echo "fsck has not found '$1' but: $found" >&2
 	return 1
 }
@@ -177,7 +185,7 @@ finds() {
 	kill_bulkheadd
 	sqlite3 "$D/state/state.db" "DELETE FROM record WHERE id IN ('$forgotten', '$reporting')"
 	touch "$FT/restored/end"
-	eventually 30 [ -e "$FT/restored/ended" ]
+	eventually 60 [ -e "$FT/restored/ended" ]
 	finds "its guest has the container '$forgotten', which has no record"
 	start_bulkheadd
 	assert_consistent
