@@ -9,6 +9,7 @@ setup_file() {
 	pull_busybox
 	crictl events -o json >"$D/events" 2>"$D/events.err" 3>&- &
 	LISTENER=$!
+	eventually 20 connected
 	sleep 1
 	POD=$(run_pod told '.labels = {app: "told"} | .linux.resources = {memory_limit_in_bytes: 134217728}')
 	export POD LISTENER
@@ -17,6 +18,11 @@ setup_file() {
 teardown_file() {
 	kill "$LISTENER" 2>/dev/null || true
 	instance_teardown
+}
+
+# The listener is, and asks for events in a moment.
+connected() {
+	readlink "/proc/$LISTENER"/fd/* | grep -q '^socket:'
 }
 
 # types_of ID: the events of a container or pod, in order.
@@ -50,7 +56,7 @@ event() {
 	crictl rm "$id"
 	eventually 20 told "$id" "CREATED STARTED STOPPED DELETED"
 	event "$id" DELETED | jq -e '.containersStatuses == []'
-	told "$POD" "CREATED STARTED"
+	eventually 20 told "$POD" "CREATED STARTED"
 }
 
 @test "a program that does not exist: created and stopped, never started" {
@@ -102,8 +108,7 @@ event() {
 @test "a machine's death ends its containers with a reason, and the pod is not ready at once" {
 	pod=$(run_pod doomed)
 	id=$(run_container "$pod" victim)
-	qemu=$(pgrep -f "guest=bh-$pod," | head -n 1)
-	kill -KILL "$qemu"
+	kill_processes "guest=bh-$pod,"
 	wait_state "$id" CONTAINER_EXITED
 	[ "$(container_field "$id" .exitCode)" -ne 0 ]
 	[ -n "$(container_field "$id" .reason)" ]
@@ -114,7 +119,7 @@ event() {
 	eventually 20 told "$pod" "CREATED STARTED STOPPED"
 	remove_pod "$pod"
 	eventually 20 told "$pod" "CREATED STARTED STOPPED DELETED"
-	told "$id" "CREATED STARTED STOPPED DELETED"
+	eventually 20 told "$id" "CREATED STARTED STOPPED DELETED"
 }
 
 @test "a server that stops ends the streams" {
