@@ -116,7 +116,7 @@ pull_again() {
 		[ $((round % 10)) -ne 0 ] || pull_again
 	done
 	echo "# $hits of $ROUNDS kills met a pull at work" >&3
-	[ "$hits" -ge $((ROUNDS / 10)) ]
+	[ "$hits" -ge $((ROUNDS / 20)) ]
 	pull_again
 	export IMAGE=$REGISTRY/one:1
 	pod=$(run_pod whole)

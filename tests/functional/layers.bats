@@ -7,7 +7,7 @@ load lib/bulkheadd
 setup_file() {
 	instance_setup
 	start_bulkheadd
-	export SEED=${LAYERS_SEED:-$RANDOM} ROUNDS=${LAYERS_ROUNDS:-15}
+	export SEED=${LAYERS_SEED:-1} ROUNDS=${LAYERS_ROUNDS:-15}
 	echo "# the first seed is $SEED" >&3
 }
 
