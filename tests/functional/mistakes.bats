@@ -33,8 +33,8 @@ teardown_file() {
 # One with busybox, pause and what is malformed, and one that asks who one is.
 registries() {
 	local data digest
-	export REGISTRY=$((30000 + RANDOM % 10000))
-	export GUARDED=$((REGISTRY + 10000))
+	export REGISTRY=$((24000 + ${NET#bhft}))
+	export GUARDED=$((REGISTRY + 250))
 	make_busybox_layout "$FT/img" >/dev/null
 	make_busybox_layout "$FT/img" pause >/dev/null
 	configure_image "$FT/img:pause" --config.cmd sleep --config.cmd 1000000000
@@ -99,8 +99,8 @@ without_numbers() {
 
 @test "each mistake gets the code and the message that the page promises" {
 	wrong=0
-	while read -r case; do
-		answer=$(mistake "$case" | without_numbers)
+	while read -r -u 4 case; do
+		answer=$(mistake "$case" 4<&- | without_numbers)
 		[ -z "${RECORD:-}" ] || echo "| $case | $answer |" >>"$RECORD"
 		wanted=$(expected "$case")
 		# bulkheadd's message stands there whole, of containerd's the code.
@@ -111,7 +111,7 @@ without_numbers() {
 			printf '%s\n  answer: %s\n  page:   %s\n' "$case" "$answer" "$wanted"
 			wrong=1
 		fi
-	done < <(mistakes)
+	done 4< <(mistakes)
 	[ "$wrong" = 0 ]
 }
 

@@ -1,4 +1,4 @@
-[ -z "$2" ] || jq --argjson plugin "$2" [ -z "$2" ] || jq --argjson plugin "$2"# The mistakes that a client of CRI can make, each one request: docs/errors.md says how containerd and
+# The mistakes that a client of CRI can make, each one request: docs/errors.md says how containerd and
 # bulkheadd answer it. To be sourced after bulkheadd.bash; mistakes.bats says how it is used.
 
 # ask METHOD TEXT: sends the request that is given as protobuf text; prints "CODE message", or "OK".
@@ -58,7 +58,6 @@ cni_seen() {
 pull() {
 	ask PullImage "image { image: '$1' } ${2:-}"
 }
-
 
 # mistake CASE: sends it. The names are the first column of the page's table.
 mistake() {
