@@ -99,7 +99,7 @@ start_registry() {
 	docker-registry serve "$dir/config.yml" >"$dir/log" 2>&1 </dev/null 3>&- &
 	pid=$!
 	echo "$pid" >"$dir/pid"
-	for ((i = 0; i < 100; i++)); do
+	for ((i = 0; i < 600; i++)); do
 		kill -0 "$pid" 2>/dev/null || break
 		# A stranger's answer on the port would be followed by our registry's end.
 		if curl --silent --output /dev/null --max-time 2 "http://127.0.0.1:$port/v2/"; then
