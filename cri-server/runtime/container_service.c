@@ -39,7 +39,7 @@ METHOD(container_service_create)
 	if (!sandbox)
 		return err->code;
 	char id[ID_LEN + 1];
-	pthread_mutex_lock(&sandbox->op);
+	sandbox_lock(sandbox);
 	r = sandbox_check_found(sandbox, err);
 	if (r == 0)
 		r = container_create(sandbox, req->config, id, err);
@@ -69,7 +69,7 @@ METHOD(container_service_start)
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (!c)
 		return err->code;
-	pthread_mutex_lock(&c->sandbox->op);
+	sandbox_lock(c->sandbox);
 	int r = check_found(c, err);
 	if (r == 0)
 		r = container_start(c, err);
@@ -87,6 +87,7 @@ METHOD(container_service_stop)
 		(const Runtime__V1__StopContainerRequest *)request;
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (c) {
+		sandbox_await_recovery(c->sandbox);
 		int64_t grace_s = req->timeout < GRACE_S_MAX ? req->timeout : GRACE_S_MAX;
 		uint64_t grace_ms = grace_s > 0 ? (uint64_t)grace_s * 1000 : 0;
 		int r = container_stop(c, grace_ms, call, err);
@@ -107,7 +108,7 @@ METHOD(container_service_remove)
 		(const Runtime__V1__RemoveContainerRequest *)request;
 	struct container *c = container_find(rt, req->container_id, err);
 	if (c) {
-		pthread_mutex_lock(&c->sandbox->op);
+		sandbox_lock(c->sandbox);
 		pthread_mutex_lock(&rt->lock);
 		bool gone = c->gone;
 		pthread_mutex_unlock(&rt->lock);
@@ -156,7 +157,7 @@ METHOD(container_service_reopen_log)
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (!c)
 		return err->code;
-	pthread_mutex_lock(&c->sandbox->op);
+	sandbox_lock(c->sandbox);
 	int r = reopen_log(c, err);
 	pthread_mutex_unlock(&c->sandbox->op);
 	container_unref(c);

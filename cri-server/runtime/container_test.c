@@ -12,10 +12,13 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "cri-server/daemon.h"
+#include "cri-server/rpc/call.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/store/store.h"
 #include "hypervisor/internal.h"
@@ -23,6 +26,8 @@
 #define ROUNDS 5000
 /* Each is two writes to a database. */
 #define SAVES 100
+/* In which a call that does not wait for a pod would have been answered. */
+#define FOUND_AFTER_US 200000
 
 struct fixture {
 	struct runtime rt;
@@ -155,6 +160,42 @@ static void test_stop_while_it_is_made(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* As a start does that finds the pod, in which the container runs. */
+static void *find_again(void *userdata)
+{
+	struct fixture *f = userdata;
+
+	usleep(FOUND_AFTER_US);
+	pthread_mutex_lock(&f->rt.lock);
+	f->lives->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	f->sandbox->recovering = false;
+	pthread_cond_broadcast(&f->rt.recovered);
+	pthread_mutex_unlock(&f->rt.lock);
+	return NULL;
+}
+
+static void test_call_before_its_pod_is_found_again(void **state)
+{
+	struct fixture *f = *state;
+	struct daemon daemon = {.runtime = &f->rt};
+	struct rpc_transport transport = {.userdata = &daemon};
+	struct rpc_call call = {.transport = &transport};
+	Runtime__V1__StartContainerRequest request = RUNTIME__V1__START_CONTAINER_REQUEST__INIT;
+	struct rpc_answer answer = {0};
+	struct err err = ERR_INIT;
+	pthread_t thread;
+
+	request.container_id = f->lives->id;
+	f->lives->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED;
+	f->sandbox->recovering = true;
+	assert_int_equal(cond_init(&f->rt.recovered, &err), 0);
+	assert_int_equal(pthread_create(&thread, NULL, find_again, f), 0);
+	assert_int_equal(container_service_start(&call, &request.base, &answer, &err), -EBADFD);
+	assert_non_null(strstr(err.msg, "was started before"));
+	pthread_join(thread, NULL);
+	pthread_cond_destroy(&f->rt.recovered);
+}
+
 /* As a save reads it: what it counts first and packs then must be the same. */
 static void *read_as_a_save_does(void *userdata)
 {
@@ -238,6 +279,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_growth_while_another_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_start_while_it_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_while_it_is_made, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_call_before_its_pod_is_found_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_volume_that_one_begins_to_write, setup, teardown),
 	};

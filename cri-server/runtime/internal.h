@@ -223,6 +223,8 @@ int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
  * no `op`, for what they look at is settled then.
  */
 void sandbox_await_recovery(struct sandbox *sandbox);
+/* Then takes `op`: for calls, which may come before the start has taken it. */
+void sandbox_lock(struct sandbox *sandbox);
 /* The machine with a reference, or NULL with -EBADFD: the pod does not run. */
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err);
 /* Awaits a start's recovery too, for calls that take no `op`. 0, or -EBADFD: it does not run. */

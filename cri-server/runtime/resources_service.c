@@ -174,7 +174,7 @@ METHOD(resources_service_container)
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (!c)
 		return err->code;
-	pthread_mutex_lock(&c->sandbox->op);
+	sandbox_lock(c->sandbox);
 	int r = c->gone ? err_set(err, -ENOENT, "container '%s' not found", c->id) : 0;
 	if (r == 0 && !req->linux)
 		r = err_set(err, -EINVAL, "resources of Linux are needed");
@@ -196,7 +196,7 @@ METHOD(resources_service_sandbox)
 	struct sandbox *sandbox = sandbox_find(call_runtime(call), req->pod_sandbox_id, err);
 	if (!sandbox)
 		return err->code;
-	pthread_mutex_lock(&sandbox->op);
+	sandbox_lock(sandbox);
 	int r = sandbox_check_found(sandbox, err);
 	if (r == 0 && req->resources)
 		r = resources_check(req->resources, err);

@@ -169,6 +169,12 @@ void sandbox_await_recovery(struct sandbox *sandbox)
 	pthread_mutex_unlock(&rt->lock);
 }
 
+void sandbox_lock(struct sandbox *sandbox)
+{
+	sandbox_await_recovery(sandbox);
+	pthread_mutex_lock(&sandbox->op);
+}
+
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err)
 {
 	struct machine *machine = NULL;

@@ -106,7 +106,7 @@ static int with_sandbox(struct runtime *rt, const char *id,
 	struct sandbox *sandbox = sandbox_find(rt, id, err);
 	if (!sandbox)
 		return err->code == -ENOENT ? 0 : err->code;
-	pthread_mutex_lock(&sandbox->op);
+	sandbox_lock(sandbox);
 	int r = sandbox_check_found(sandbox, NULL) < 0 ? 0 : fn(sandbox, err);
 	pthread_mutex_unlock(&sandbox->op);
 	sandbox_unref(sandbox);
