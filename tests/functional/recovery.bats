@@ -128,7 +128,7 @@ crash() {
 	logged=$(wc -l <"$D/log")
 	start_bulkheadd
 	tail -n "+$((logged + 1))" "$D/log" | grep "serving before all pods are found again"
-	eventually 20 crictl exec -s "$other" true
+	eventually 60 crictl exec -s "$other" true
 	[ "$(crictl exec -s "$other" echo hello)" = hello ]
 	[ "$(pod_field "$well" .state)" = SANDBOX_READY ]
 	wait_state "$id" CONTAINER_EXITED 60
@@ -183,7 +183,7 @@ finds() {
 		'.mounts = [{container_path: "/v", host_path: "'"$FT"'/restored"}]')
 	id=$(run_script "$pod" main 'while [ ! -e /end ]; do sleep 0.1; done; exit 5')
 	kill_bulkheadd
-	sqlite3 "$D/state/state.db" "DELETE FROM record WHERE id IN ('$forgotten', '$reporting')"
+	sqlite3 -cmd ".timeout 5000" "$D/state/state.db" "DELETE FROM record WHERE id IN ('$forgotten', '$reporting')"
 	touch "$FT/restored/end"
 	eventually 60 [ -e "$FT/restored/ended" ]
 	finds "its guest has the container '$forgotten', which has no record"
