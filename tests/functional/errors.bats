@@ -44,6 +44,7 @@ other() {
 
 # refuses_to_start TEXT: bulkheadd ends at once with a message that contains it.
 refuses_to_start() {
+	rm -f "$D/log"
 	launch_bulkheadd
 	wait_bulkheadd 30
 	grep -F "bulkheadd cannot run" "$D/log" | grep -F -- "$1" || {

@@ -276,7 +276,7 @@ int scenario_rotation(struct kubelet *k, struct err *err)
 {
 	static const char *const names[LOGS] = {"a", "b", "c", "d"};
 	static const char script[] = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; "
-				     "[ $((i % 400)) != 0 ] || sleep 0.2; done";
+				     "[ $((i % 400)) != 0 ] || sleep 0.1; done";
 	struct pod pod = pod_named("rotation");
 	struct rotation rot = {.k = k};
 	struct worker worker = {
