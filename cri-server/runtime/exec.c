@@ -162,20 +162,31 @@ static int gone(struct err *err)
 	return err_set(err, -ECANCELED, "the caller went away");
 }
 
-/* It has ended, and whoever holds its streams still has written nothing for a while. */
-static bool left_behind(const struct exec_sync *x, uint64_t last_ms)
+static bool has_exited(const struct exec_sync *x)
 {
 	struct runtime *rt = x->container->runtime;
 	pthread_mutex_lock(&rt->lock);
 	bool exited = x->exec.exited;
 	pthread_mutex_unlock(&rt->lock);
-	return exited && ev_now_ms() - last_ms >= DRAIN_MS;
+	return exited;
+}
+
+/*
+ * It has ended, and whoever holds its streams still has written nothing for a while since: its last
+ * words are on their way when its end is known. *since_ms: UINT64_MAX, or when nothing was heard
+ * last.
+ */
+static bool left_behind(const struct exec_sync *x, uint64_t *since_ms)
+{
+	if (*since_ms == UINT64_MAX && has_exited(x))
+		*since_ms = ev_now_ms();
+	return *since_ms != UINT64_MAX && ev_now_ms() - *since_ms >= DRAIN_MS;
 }
 
 static int read_output(struct exec_sync *x, struct err *err)
 {
-	uint64_t last_ms = ev_now_ms();
-	while ((x->fds[0] >= 0 || x->fds[1] >= 0) && !left_behind(x, last_ms)) {
+	uint64_t silent_since_ms = UINT64_MAX;
+	while ((x->fds[0] >= 0 || x->fds[1] >= 0) && !left_behind(x, &silent_since_ms)) {
 		uint64_t now = ev_now_ms();
 		if (now >= x->deadline_ms)
 			return timed_out(err);
@@ -192,7 +203,7 @@ static int read_output(struct exec_sync *x, struct err *err)
 			return gone(err);
 		for (size_t i = 0; i < 2; i++)
 			if (polls[i].revents) {
-				last_ms = now;
+				silent_since_ms = UINT64_MAX;
 				int r = read_stream(x, i, err);
 				if (r < 0)
 					return r;

@@ -52,6 +52,7 @@ struct remote {
 	unsigned resize_columns, resize_rows;
 
 	bool exited;
+	uint64_t exited_ms; /* when this was heard; 0: it was not */
 	int exit_code;
 };
 
@@ -91,10 +92,13 @@ static bool drained(const struct remote *remote)
 	return all;
 }
 
-/* Nothing came for a while that the client would have taken. */
+/* Nothing came for a while that the client would have taken. When the end is heard, the last words
+ * are on their way. */
 static bool silent(const struct remote *remote)
 {
 	uint64_t now = ev_now_ms();
+	if (now - remote->exited_ms < DRAIN_MS)
+		return false;
 	for (int i = OUT; i <= ERR; i++) {
 		const struct pump *pump = remote->pumps[i];
 		if (pump && !pump_is_done(pump) &&
@@ -119,6 +123,7 @@ static void look(struct remote *remote)
 			return;
 		}
 		remote->exited = r > 0;
+		remote->exited_ms = r > 0 ? ev_now_ms() : 0;
 	}
 	if (remote->exited && (drained(remote) || silent(remote)))
 		finish(remote, NULL);

@@ -235,6 +235,64 @@ static void tls(void **state)
 	fd_remove_tree(dir, NULL);
 }
 
+/* A process that says nothing for a while, and its last words when its end is told of. */
+struct taciturn {
+	int out;
+	int looks;
+	atomic_bool ended;
+};
+
+static int taciturn_start(
+	void *userdata, const struct stream_start *start, int ret_fds[3], struct err *err)
+{
+	struct taciturn *process = userdata;
+	int pair[2];
+	(void)start;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_errno(err, "make a socket pair");
+	process->out = pair[1];
+	ret_fds[0] = ret_fds[2] = -EBADF;
+	ret_fds[1] = pair[0];
+	return 0;
+}
+
+static int taciturn_status(void *userdata, int *ret_code, struct err *err)
+{
+	struct taciturn *process = userdata;
+	if (process->looks++ == 0)
+		return 0;
+	*ret_code = 0;
+	int r = fd_write_all(process->out, "last words\n", strlen("last words\n"), err);
+	return r < 0 ? r : 1;
+}
+
+static void taciturn_end(void *userdata)
+{
+	struct taciturn *process = userdata;
+	fd_close(process->out);
+	atomic_store(&process->ended, true);
+}
+
+static void last_words_are_read_when_the_end_is_known(void **state)
+{
+	static const struct stream_ops ops = {
+		.start = taciturn_start, .status = taciturn_status, .end = taciturn_end};
+	struct taciturn process = {.out = -EBADF};
+	const struct stream_request request = {
+		.kind = STREAM_EXEC, .out = true, .ops = &ops, .target = &process, .pod = "pod"};
+	char answer[2048], out[256], *url;
+	(void)state;
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
+	assert_int_equal(stream_server_url(server, &request, &url, NULL), 0);
+	int fd = fixture_request(url, FIXTURE_WEBSOCKET, answer, sizeof(answer));
+	free(url);
+	fixture_read_channel(fd, 1, out, sizeof(out));
+	assert_string_equal(out, "last words\n");
+	fixture_await(&process.ended);
+	close(fd);
+	stream_server_stop(server);
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -249,6 +307,7 @@ int main(void)
 		cmocka_unit_test(stopping_ends_sessions_and_tokens),
 		cmocka_unit_test(tokens_are_bounded),
 		cmocka_unit_test(streams_that_never_come_time_out),
+		cmocka_unit_test(last_words_are_read_when_the_end_is_known),
 		cmocka_unit_test(tls),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
