@@ -7,7 +7,7 @@ setup_file() {
 	instance_setup
 	start_bulkheadd
 	pull_busybox
-	crictl events -o json >"$D/events" 2>"$D/events.err" 3>&- &
+	"$TOOLS/crictl" --config "$D/crictl.yaml" events -o json >"$D/events" 2>"$D/events.err" 3>&- &
 	LISTENER=$!
 	eventually 20 connected
 	sleep 1
