@@ -213,6 +213,10 @@ static void run_stream(struct rpc_call *call)
 {
 	struct rpc_reply reply = {.status = GRPC_STATUS_OK};
 	rpc_call_ref(call);
+	if (!rpc_stream_begin(call)) {
+		rpc_call_unref(call);
+		return;
+	}
 	ProtobufCMessage *request = unpack(call, &reply);
 	if (request) {
 		struct err err = ERR_INIT;

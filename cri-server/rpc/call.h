@@ -55,6 +55,7 @@ struct rpc_stream {
 	struct rpc_tag sent;
 	struct rpc_outgoing *first, **last; /* not given to gRPC yet */
 	size_t n_messages, n_bytes;
+	bool handled; /* a worker has it; until then the pool's job is all that holds it */
 	bool sending; /* `sent` is awaited */
 	bool begun;   /* the initial metadata is sent */
 	bool ending;  /* nothing is queued any more; the status follows what is */
@@ -99,7 +100,12 @@ void rpc_call_log(const struct rpc_call *call, const struct rpc_reply *reply);
 /* stream.c */
 void rpc_stream_init(struct rpc_call *call);
 void rpc_stream_done(struct rpc_call *call);
+/*
+ * A worker takes the call: from here on its client's going away ends it. Not before, for a call
+ * that was ended may be freed at any time. False: the client has gone, and it is ended.
+ */
+bool rpc_stream_begin(struct rpc_call *call);
 /* Ends with the reply's status what was not ended. */
 void rpc_stream_end(struct rpc_call *call, const struct rpc_reply *reply);
-/* The client is gone: nothing more is sent. */
+/* The client is gone: nothing more is sent. Of a call that waits for a worker: nothing yet. */
 void rpc_stream_abandon(struct rpc_call *call);

@@ -121,12 +121,23 @@ static void end_locked(struct rpc_call *call, grpc_status_code status, const cha
 void rpc_stream_abandon(struct rpc_call *call)
 {
 	pthread_mutex_lock(&call->lock);
-	if (call->cancelled) {
+	if (call->cancelled && call->stream.handled) {
 		end_locked(call, GRPC_STATUS_CANCELLED, "the client went away");
 		drop_waiting(&call->stream);
 		advance(call);
 	}
 	pthread_mutex_unlock(&call->lock);
+}
+
+bool rpc_stream_begin(struct rpc_call *call)
+{
+	pthread_mutex_lock(&call->lock);
+	call->stream.handled = true;
+	bool gone = call->cancelled;
+	pthread_mutex_unlock(&call->lock);
+	if (gone)
+		rpc_stream_abandon(call);
+	return !gone;
 }
 
 void rpc_stream_end(struct rpc_call *call, const struct rpc_reply *reply)
