@@ -18,10 +18,11 @@
 #include "common/fd.h"
 #include "common/log.h"
 
-#define READY_TIMEOUT_MS  5000
-#define END_TIMEOUT_MS    2000
+#define READY_TIMEOUT_MS  30000 /* a host that boots many at once is slow */
+#define END_TIMEOUT_MS    10000 /* what it has mapped goes with it */
 #define FILE_SIZE_MAX     (1u << 20)
 #define FOREIGN_LOG_BYTES 65536
+#define GO_FD_MIN         10 /* above all that a program gets */
 
 /* Field 22 of /proc/<pid>/stat: clock ticks from boot to the process's start. */
 static int read_start_time(pid_t pid, uint64_t *ret)
@@ -68,16 +69,38 @@ struct child {
 	bool bounded;
 };
 
+/*
+ * Leaves open what the program gets, and the pipe's end that is returned. Children that wait at the
+ * same time would else hold each other's pipes open, and none would see that their parent has died.
+ */
+static int keep_descriptors(const struct child *child)
+{
+	int go = fcntl(child->go, F_DUPFD, GO_FD_MIN);
+
+	if (go < 0 || dup2(child->null, 0) < 0 || dup2(child->out, 1) < 0 ||
+		dup2(child->log, 2) < 0)
+		_exit(127);
+	if (child->fd == 3 && fcntl(3, F_SETFD, 0) < 0)
+		_exit(127);
+	if (child->fd >= 0 && child->fd != 3 && dup2(child->fd, 3) < 0)
+		_exit(127);
+	syscall(SYS_close_range, child->fd >= 0 ? 4 : 3, go - 1, 0);
+	syscall(SYS_close_range, go + 1, ~0U, 0);
+	return go;
+}
+
 static void __attribute__((noreturn)) run_child(const struct child *child)
 {
 	const struct rlimit limit = {FILE_SIZE_MAX, FILE_SIZE_MAX};
+	int go = keep_descriptors(child);
 	sigset_t none;
 	char byte;
 
 	setsid();
 	/* End of file: the parent died, or could not write the record. */
-	if (read(child->go, &byte, 1) != 1)
+	if (read(go, &byte, 1) != 1)
 		_exit(127);
+	close(go);
 	for (int i = 1; i < NSIG; i++)
 		signal(i, SIG_DFL);
 	sigemptyset(&none);
@@ -87,13 +110,6 @@ static void __attribute__((noreturn)) run_child(const struct child *child)
 		signal(SIGXFSZ, SIG_IGN);
 		setrlimit(RLIMIT_FSIZE, &limit);
 	}
-	if (dup2(child->null, 0) < 0 || dup2(child->out, 1) < 0 || dup2(child->log, 2) < 0)
-		_exit(127);
-	if (child->fd == 3 && fcntl(3, F_SETFD, 0) < 0)
-		_exit(127);
-	if (child->fd >= 0 && child->fd != 3 && dup2(child->fd, 3) < 0)
-		_exit(127);
-	syscall(SYS_close_range, child->fd >= 0 ? 4 : 3, ~0U, 0);
 	if (chdir("/") < 0)
 		_exit(127);
 	execv(child->argv[0], (char *const *)child->argv);
@@ -123,7 +139,7 @@ static int fail_start(const struct helper *helper, const char *log_path, int cod
 	if (fd_read_file(log_path, FILE_SIZE_MAX, &log, NULL, NULL) == 0)
 		log_escape(quoted, sizeof(quoted), log);
 	return err_set(err, code, "Start %s: %s; it said: %s", helper->argv[0],
-		code == -ETIMEDOUT ? "not ready after 5 s" : "it ended before it was ready",
+		code == -ETIMEDOUT ? "not ready after 30 s" : "it ended before it was ready",
 		quoted);
 }
 
@@ -186,7 +202,6 @@ int helper_start(const struct helper *helper, struct err *err)
 	if (pid < 0)
 		return err_errno(err, "Start %s: fork", helper->argv[0]);
 	if (pid == 0) {
-		close(go_write);
 		run_child(&(struct child){
 			.argv = helper->argv,
 			.go = go_read,

@@ -32,7 +32,7 @@ struct helper {
 };
 
 /*
- * Starts it and, where it is ours, waits, at most five seconds, for "ready\n" on its stdout. On
+ * Starts it and, where it is ours, waits, at most 30 seconds, for "ready\n" on its stdout. On
  * failure it has been ended, and the message quotes its log. Blocks; any thread.
  */
 int helper_start(const struct helper *helper, struct err *err);

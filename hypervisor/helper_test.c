@@ -10,8 +10,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,6 +141,76 @@ static void test_failure_waits_for_no_other_child(void **state)
 	assert_int_equal(helper_end(dir, "x", &err), 0);
 }
 
+/*
+ * One that waits for its record has nothing of ours open: not the pipe of another that waits, which
+ * would keep that from seeing our death. Here the record is a FIFO that nobody reads yet.
+ */
+#define SOON_MS 30000
+
+struct waiting {
+	const char *dir;
+	atomic_int tid;
+	int result;
+};
+
+static void *start_waiting(void *userdata)
+{
+	struct waiting *waiting = userdata;
+	const char *argv[] = {"/bin/true", NULL};
+	const struct helper helper = {.dir = waiting->dir, .name = "x", .argv = argv};
+
+	atomic_store(&waiting->tid, gettid());
+	waiting->result = helper_start(&helper, NULL);
+	return NULL;
+}
+
+/* False where the kernel does not tell of children. */
+static bool await_child(const struct waiting *waiting)
+{
+	uint64_t until = ev_now_ms() + SOON_MS;
+
+	for (;;) {
+		_cleanup_free_ char *path =
+			str_printf("/proc/self/task/%d/children", atomic_load(&waiting->tid));
+		_cleanup_free_ char *text = NULL;
+		size_t len = 0;
+
+		if (atomic_load(&waiting->tid) && fd_read_file(path, 4096, &text, &len, NULL) < 0)
+			return false;
+		if (len)
+			return true;
+		assert_true(ev_now_ms() < until);
+		usleep(1000);
+	}
+}
+
+static void test_waits_with_nothing_open(void **state)
+{
+	_cleanup_free_ char *own = str_printf("%s/waiting", dir);
+	_cleanup_free_ char *fifo = str_printf("%s/x.pid.tmp", own);
+	struct waiting waiting = {.dir = own};
+	struct pollfd end = {.events = POLLIN};
+	int ends[2], reader, ended;
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(mkdir(own, 0700), 0);
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	assert_int_equal(pthread_create(&thread, NULL, start_waiting, &waiting), 0);
+	bool told = await_child(&waiting);
+	close(ends[1]);
+	end.fd = ends[0];
+	ended = poll(&end, 1, SOON_MS);
+	reader = open(fifo, O_RDONLY | O_CLOEXEC);
+	pthread_join(thread, NULL);
+	close(reader);
+	close(ends[0]);
+	assert_true(waiting.result < 0); /* a FIFO cannot be synced */
+	if (told)
+		assert_int_equal(ended, 1);
+}
+
 /* A record whose start time is another's must not lead to a kill. */
 static void test_reused_pid_is_spared(void **state)
 {
@@ -199,7 +271,7 @@ static void test_console_keeps_the_end(void **state)
 	assert_int_equal(fd_unix_connect(socket, &fd, &err), 0);
 	write_lines(fd, 100000);
 	close(fd);
-	for (int i = 0; i < 500; i++) {
+	for (int i = 0; i < SOON_MS / 10; i++) {
 		free(tail);
 		assert_int_equal(console_tail(dir, 26, &tail, &err), 0);
 		if (strcmp(tail, "line 0099998\nline 0099999\n") == 0)
@@ -221,6 +293,7 @@ int main(void)
 		cmocka_unit_test(test_start_and_end),
 		cmocka_unit_test(test_failure_quotes_the_log),
 		cmocka_unit_test(test_failure_waits_for_no_other_child),
+		cmocka_unit_test(test_waits_with_nothing_open),
 		cmocka_unit_test(test_reused_pid_is_spared),
 		cmocka_unit_test(test_console_keeps_the_end),
 	};
