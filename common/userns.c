@@ -75,6 +75,7 @@ int userns_new(const struct userns_map *map, bool others, struct userns *ret, st
 	memset(&args, 0, sizeof(args));
 	args.flags = CLONE_NEWUSER | (others ? CLONE_NEWNET | CLONE_NEWIPC : 0);
 	args.exit_signal = SIGCHLD;
+	pid_t parent = getpid();
 	/* Not by fork(): what a process with threads does around it is of no use here. */
 	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
 	if (pid < 0)
@@ -82,6 +83,8 @@ int userns_new(const struct userns_map *map, bool others, struct userns *ret, st
 	if (pid == 0) {
 		/* The thread that made us waits for our end: without it there is none. */
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent) /* it died before that */
+			_exit(1);
 		for (;;)
 			pause();
 	}

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -77,6 +78,43 @@ static void test_a_namespace_is_held_by_its_descriptor(void **state)
 	userns_done(&ns);
 }
 
+/* On one CPU, where a new child mostly waits until its parent does. */
+static void make_namespaces(void)
+{
+	cpu_set_t cpus;
+	CPU_ZERO(&cpus);
+	CPU_SET(0, &cpus);
+	sched_setaffinity(0, sizeof(cpus), &cpus);
+	for (;;) {
+		struct userns ns = USERNS_INIT;
+		userns_new(&map, false, &ns, NULL);
+		userns_done(&ns);
+	}
+}
+
+/* Whenever that happens: a pipe that all of them have ends with the last one. */
+static void test_no_child_outlives_a_parent_that_is_killed(void **state)
+{
+	(void)state;
+	struct pollfd end = {.events = POLLIN};
+	int ends[2];
+	if (geteuid() != 0)
+		skip();
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	for (unsigned i = 0; i < 50; i++) {
+		pid_t pid = fork();
+		if (pid == 0)
+			make_namespaces();
+		usleep(500 + i * 137 % 3000);
+		assert_int_equal(kill(pid, SIGKILL), 0);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+	}
+	close(ends[1]);
+	end.fd = ends[0];
+	assert_int_equal(poll(&end, 1, 30000), 1);
+	close(ends[0]);
+}
+
 static void test_a_range_that_does_not_exist_is_refused(void **state)
 {
 	(void)state;
@@ -95,6 +133,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ids_are_mapped),
 		cmocka_unit_test(test_a_namespace_is_held_by_its_descriptor),
+		cmocka_unit_test(test_no_child_outlives_a_parent_that_is_killed),
 		cmocka_unit_test(test_a_range_that_does_not_exist_is_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
