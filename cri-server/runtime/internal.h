@@ -40,6 +40,7 @@
 struct worker_loop {
 	struct ev_loop *loop;
 	pthread_t thread;
+	bool runs; /* the thread */
 };
 
 struct runtime {
@@ -412,6 +413,11 @@ void exec_discard(struct machine *machine, const struct exec *exec);
 bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 
 /* recover.c */
+/*
+ * Reads what is recorded. Nothing else may look at it meanwhile: the store's lock is held around
+ * runtime->lock, which it is nowhere else.
+ */
+int runtime_load(struct runtime *rt, struct err *err);
 /* May go on, on threads of its own, after it has returned. */
 int runtime_recover(struct runtime *rt, struct err *err);
 /* Until it does not. */

@@ -516,7 +516,7 @@ static int remove_unknown_files(struct runtime *rt, const char *name, struct err
 	return 0;
 }
 
-int runtime_recover(struct runtime *rt, struct err *err)
+int runtime_load(struct runtime *rt, struct err *err)
 {
 	int r = store_each(rt->store, STORE_SANDBOX, load_sandbox, rt, err);
 	if (r < 0)
@@ -526,7 +526,12 @@ int runtime_recover(struct runtime *rt, struct err *err)
 	if (r < 0)
 		return r;
 	hold_layers(rt);
-	r = img_collect(rt->images, err);
+	return 0;
+}
+
+int runtime_recover(struct runtime *rt, struct err *err)
+{
+	int r = img_collect(rt->images, err);
 	struct sandbox **all;
 	size_t n;
 	if (r == 0)

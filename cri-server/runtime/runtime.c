@@ -170,20 +170,14 @@ static void *worker_main(void *arg)
 
 static int worker_start(struct worker_loop *worker, struct err *err)
 {
-	int r = ev_loop_new(&worker->loop, err);
-	if (r < 0)
-		return r;
-	r = pthread_create(&worker->thread, NULL, worker_main, worker);
-	if (r) {
-		worker->loop = ev_loop_free(worker->loop);
-		return err_set(err, -r, "start a thread: %s", strerror(r));
-	}
-	return 0;
+	int r = pthread_create(&worker->thread, NULL, worker_main, worker);
+	worker->runs = r == 0;
+	return r ? err_set(err, -r, "start a thread: %s", strerror(r)) : 0;
 }
 
 static void worker_stop(struct worker_loop *worker)
 {
-	if (!worker->loop)
+	if (!worker->runs)
 		return;
 	ev_loop_stop(worker->loop);
 	pthread_join(worker->thread, NULL);
@@ -272,9 +266,11 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	if (r == 0)
 		r = make_directories(config, err);
 	if (r == 0)
+		r = ev_loop_new(&rt->io.loop, err);
+	if (r == 0)
 		r = worker_start(&rt->io, err);
 	if (r == 0)
-		r = worker_start(&rt->keeper, err);
+		r = ev_loop_new(&rt->keeper.loop, err);
 	if (r == 0)
 		r = events_open(&rt->events, err);
 	if (r == 0)
@@ -285,6 +281,11 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 		r = open_network(rt, err);
 	if (r == 0)
 		r = open_hypervisor(rt, err);
+	if (r == 0)
+		r = runtime_load(rt, err);
+	/* Deaths that are reported from here on, or were, are of pods that are known. */
+	if (r == 0)
+		r = worker_start(&rt->keeper, err);
 	if (r == 0)
 		r = runtime_recover(rt, err);
 	if (r < 0) {
