@@ -70,7 +70,7 @@ static void *convert_all(void *userdata)
 	while ((c = next(img))) {
 		struct err err = ERR_INIT;
 		c->state = CONVERSION_RUNS;
-		pthread_mutex_unlock(&img->lock);
+		img_unlock(img);
 		int r = img_convert_layer(img, c->blob_digest, c->diff_id, c->cancel_fd, &err);
 		uint64_t bytes = r == 0 ? layer_bytes(img, c->diff_id) : 0;
 		pthread_mutex_lock(&img->lock);
@@ -78,13 +78,16 @@ static void *convert_all(void *userdata)
 		c->result = r;
 		c->bytes = bytes;
 		c->err = err;
+		/* It was done before it saw that it was cancelled. */
+		if (r == 0 && !img_file_is_needed(img, IMG_LAYER, c->diff_id))
+			img_file_discard(img, IMG_LAYER, c->diff_id);
 		if (!c->users)
 			conversion_free(img, c);
 		pthread_cond_broadcast(&img->changed);
 	}
 	img->converters--;
 	pthread_cond_broadcast(&img->changed);
-	pthread_mutex_unlock(&img->lock);
+	img_unlock(img);
 	return NULL;
 }
 

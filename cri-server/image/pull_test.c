@@ -1,7 +1,9 @@
 /*
  * Pulls that fail, are cancelled, or come together; and what they do in which order.
  */
+#include <poll.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
 #include <sys/syscall.h>
 
 #include "cri-server/image/image_fixture.h"
@@ -154,22 +156,32 @@ static struct {
 	struct img *img;
 	unsigned layers, names;
 	bool early; /* the image was there before its files were on the disk */
+	bool hold;  /* cancel at the next layer, and wait until the pull has returned */
+	int cancel_fd, returned_fd;
 } synced = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 int fsync(int fd)
 {
 	char link[32], path[PATH_MAX] = "";
+	bool held = false;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	ssize_t n = readlink(link, path, sizeof(path) - 1);
 	pthread_mutex_lock(&synced.lock);
 	if (n > 0 && synced.img && strncmp(path, synced.dir, strlen(synced.dir)) == 0) {
 		const char *name = path + strlen(synced.dir);
-		synced.layers += strstr(name, "/images/tmp/") && strstr(name, ".erofs");
+		bool layer = strstr(name, "/images/tmp/") && strstr(name, ".erofs");
+		synced.layers += layer;
+		held = layer && synced.hold;
 		synced.names += strcmp(name, "/images/layers") == 0 ||
 				strcmp(name, "/images/blobs/sha256") == 0;
 		synced.early |= synced.img->n_images > 0;
 	}
 	pthread_mutex_unlock(&synced.lock);
+	if (held) {
+		struct pollfd returned = {.fd = synced.returned_fd, .events = POLLIN};
+		eventfd_write(synced.cancel_fd, 1);
+		poll(&returned, 1, 30000);
+	}
 	return (int)syscall(SYS_fsync, fd);
 }
 
@@ -192,6 +204,32 @@ static void test_order_on_the_disk(void **state)
 	assert_false(synced.early);
 }
 
+/* A layer that is whole a moment after the last one who wanted it has gone does not stay. */
+static void test_cancel_at_the_end(void **state)
+{
+	struct place *p = begin(state);
+	char *id = NULL;
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	pthread_mutex_lock(&synced.lock);
+	memcpy(synced.dir, p->dir, sizeof(synced.dir));
+	synced.img = p->img;
+	synced.cancel_fd = eventfd(0, EFD_CLOEXEC);
+	synced.returned_fd = eventfd(0, EFD_CLOEXEC);
+	synced.hold = true;
+	pthread_mutex_unlock(&synced.lock);
+	assert_int_equal(
+		img_pull(p->img, p->source, NULL, synced.cancel_fd, &id, &p->err), -ECANCELED);
+	eventfd_write(synced.returned_fd, 1);
+	close_images(p); /* when no conversion runs any more */
+	holds(p, 0, 0);
+	pthread_mutex_lock(&synced.lock);
+	synced.img = NULL;
+	synced.hold = false;
+	close(synced.cancel_fd);
+	close(synced.returned_fd);
+	pthread_mutex_unlock(&synced.lock);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -201,6 +239,7 @@ int main(void)
 		image_test(test_pulls_at_once),
 		image_test(test_conversions_at_once),
 		image_test(test_order_on_the_disk),
+		image_test(test_cancel_at_the_end),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
