@@ -111,17 +111,33 @@ static int write_number(const char *dir, const char *file, int64_t value, struct
 	return write_text(dir, file, text, err);
 }
 
-/* A v1 cpuset begins empty, and takes no process so: it gets what the one above it has. */
+static bool is_blank(const char *path)
+{
+	_cleanup_free_ char *text = NULL;
+
+	return fd_read_file(path, FILE_MAX_BYTES, &text, NULL, NULL) == 0 &&
+	       !text[strspn(text, "\n")];
+}
+
+/*
+ * A v1 cpuset begins empty, and takes no process so: it gets what the one above it has. One that is
+ * there already may have been made by another thread a moment ago, which has not come to this yet.
+ */
 static int inherit_cpuset(const char *parent, const char *dir, struct err *err)
 {
 	static const char *const files[] = {"cpuset.cpus", "cpuset.mems"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(files); i++) {
 		_cleanup_free_ char *from = str_printf("%s/%s", parent, files[i]);
+		_cleanup_free_ char *to = str_printf("%s/%s", dir, files[i]);
 		_cleanup_free_ char *text = NULL;
-		int r = from ? fd_read_file(from, FILE_MAX_BYTES, &text, NULL, err)
-			     : err_nomem(err);
+		int r;
 
+		if (!from || !to)
+			return err_nomem(err);
+		if (!is_blank(to))
+			continue;
+		r = fd_read_file(from, FILE_MAX_BYTES, &text, NULL, err);
 		if (r == 0)
 			r = write_text(dir, files[i], text, err);
 		if (r < 0)
@@ -138,8 +154,8 @@ static int make_one(
 	/* What cannot be given to those below is missed when it is to be limited. */
 	for (size_t i = 0; h->v2 && i < ARRAY_SIZE(controllers); i++)
 		write_text(parent, "cgroup.subtree_control", controllers[i], NULL);
-	if (mkdir(dir, 0755) < 0)
-		return errno == EEXIST ? 0 : err_errno(err, "Make cgroup %s", dir);
+	if (mkdir(dir, 0755) < 0 && errno != EEXIST)
+		return err_errno(err, "Make cgroup %s", dir);
 	return h->cpuset && !h->v2 ? inherit_cpuset(parent, dir, err) : 0;
 }
 

@@ -131,11 +131,35 @@ static void test_limits(void **state)
 	assert_int_equal(cgroups_limit(&f->cgroups, "/none", &limits, &err), -ENOENT);
 }
 
+/* Whoever finds a cpuset that is empty fills it, be it another's; one that is not stays. */
+static void test_cpusets(void **state)
+{
+	static const char *const blank[] = {"cpuset/pods/cpuset.cpus", "cpuset/pods/cpuset.mems",
+		"cpuset/pods/a/cpuset.cpus", "cpuset/pods/a/cpuset.mems",
+		"cpuset/own/b/cpuset.cpus", "cpuset/own/b/cpuset.mems"};
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < ARRAY_SIZE(blank); i++)
+		put(f, blank[i], "\n");
+	put(f, "cpuset/own/cpuset.cpus", "1\n");
+	put(f, "cpuset/own/cpuset.mems", "0\n");
+	assert_int_equal(cgroups_make(&f->cgroups, "/pods/a", "/run/a", &err), 0);
+	assert_int_equal(cgroups_make(&f->cgroups, "/own/b", "/run/b", &err), 0);
+	assert_file(f, "cpuset/pods/cpuset.cpus", "0-3\n");
+	assert_file(f, "cpuset/pods/cpuset.mems", "0\n");
+	assert_file(f, "cpuset/pods/a/cpuset.cpus", "0-3\n");
+	assert_file(f, "cpuset/pods/a/cpuset.mems", "0\n");
+	assert_file(f, "cpuset/own/cpuset.cpus", "1\n");
+	assert_file(f, "cpuset/own/b/cpuset.cpus", "1\n");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_hierarchies, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_cpusets, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
