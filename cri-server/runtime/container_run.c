@@ -171,6 +171,7 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 {
 	struct runtime *rt = c->runtime;
 	Bulkhead__Store__Sandbox *record = c->sandbox->record;
+	uint64_t before = record->event_sequence;
 	int r = store_begin(rt->store, err);
 	if (r < 0)
 		return r;
@@ -185,6 +186,7 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 		store_rollback(rt->store);
 		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 		c->record->finished_ns = 0;
+		record->event_sequence = before; /* whatever else is written of the pod */
 	} else {
 		tell_end_locked(c);
 	}
