@@ -411,6 +411,8 @@ static int remote_open(struct session *session, struct err *err)
 static void remote_done(struct session *session)
 {
 	struct remote *remote = (struct remote *)session;
+	if (!session->peer) /* it was never opened */
+		return;
 	for (int i = IN; i <= ERR; i++) {
 		pump_free(remote->pumps[i]);
 		fd_close(remote->fds[i]);
