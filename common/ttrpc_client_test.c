@@ -35,7 +35,7 @@ static void read_request(int fd)
 
 static int call_answered_with(struct world *world, const void *bytes, size_t len)
 {
-	struct caller caller = {.world = world, .method = "Echo", .timeout_ms = 5000, .rounds = 1};
+	struct caller caller = {.world = world, .method = "Echo", .timeout_ms = 30000, .rounds = 1};
 	caller_start(&caller);
 	read_request(world->raw);
 	assert_int_equal(fd_write_all(world->raw, bytes, len, NULL), 0);
@@ -91,7 +91,7 @@ static void an_answer_given_twice_is_dropped(void **state)
 	response.status = &status;
 	for (uint32_t i = 0; i < 3; i++) {
 		struct caller caller = {
-			.world = world, .method = "Echo", .timeout_ms = 5000, .rounds = 1};
+			.world = world, .method = "Echo", .timeout_ms = 30000, .rounds = 1};
 		caller_start(&caller);
 		read_request(world->raw);
 		if (i)

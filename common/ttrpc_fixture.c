@@ -17,6 +17,8 @@
 
 #include "common/fd.h"
 
+#define WAIT_MS 30000 /* for what comes at once where nothing else runs */
+
 /* A service of KeyValue → KeyValue methods, as protoc-c would describe it. */
 enum { ECHO, FAIL, HOLD, RELEASE, BIG, LEAVE, MISSING, N_METHODS };
 static const ProtobufCMethodDescriptor method_descriptors[N_METHODS] = {
@@ -240,7 +242,8 @@ void world_check_echo(struct world *world)
 
 void world_wait(const atomic_int *count, int value)
 {
-	for (int i = 0; i < 5000 && atomic_load(count) != value; i++)
+	for (uint64_t until = ev_now_ms() + WAIT_MS;
+		atomic_load(count) != value && ev_now_ms() < until;)
 		usleep(1000);
 	assert_int_equal(atomic_load(count), value);
 }
@@ -274,7 +277,7 @@ void caller_start(struct caller *caller)
 
 void world_wait_held(struct world *world, size_t n)
 {
-	for (int i = 0; i < 5000 && world->n_held < n; i++)
+	for (uint64_t until = ev_now_ms() + WAIT_MS; world->n_held < n && ev_now_ms() < until;)
 		usleep(1000);
 	assert_int_equal(world->n_held, n);
 }

@@ -66,7 +66,7 @@ static int read_code(int fd, uint32_t stream_id)
 static void expect_end(struct world *world)
 {
 	struct pollfd pollfd = {.fd = world->raw, .events = POLLIN};
-	assert_int_equal(poll(&pollfd, 1, 5000), 1);
+	assert_int_equal(poll(&pollfd, 1, 30000), 1);
 	char c;
 	assert_true(read(world->raw, &c, 1) <= 0);
 	world_wait(&world->server_closes, 1);

@@ -215,7 +215,7 @@ static void a_process_that_nobody_knows_is_found(void **state)
 	char who[32];
 	snprintf(who, sizeof(who), "bulkhead-vsock %d", pid);
 	bool seen = false;
-	for (int i = 0; i < 100 && !seen; i++) { /* it may not have been executed yet */
+	for (int i = 0; i < 1500 && !seen; i++) { /* it may not have been executed yet */
 		struct fsck_report *report = look(node);
 		seen = found(report, who, "of pod " UNKNOWN);
 		fsck_report_free(report);

@@ -59,9 +59,11 @@ static void disconnect(struct guest *guest)
 {
 	if (!guest->client)
 		return;
-	guest->client = ttrpc_client_close(guest->client);
 	ev_loop_stop(guest->loop);
 	pthread_join(guest->thread, NULL);
+	/* Not before: whether the loop runs, or is about to, decides who takes the client off it.
+	 */
+	guest->client = ttrpc_client_close(guest->client);
 	guest->loop = ev_loop_free(guest->loop);
 }
 
