@@ -23,8 +23,8 @@
 #include "common/buf.h"
 #include "common/fd.h"
 
-#define CALL_MS   30000
-#define OUTPUT_MS 30000
+#define CALL_MS   60000
+#define OUTPUT_MS 60000
 #define SECOND_NS INT64_C(1000000000)
 #define HOUR_NS   (3600 * SECOND_NS)
 

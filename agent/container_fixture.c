@@ -25,7 +25,7 @@
 #include "common/fd.h"
 
 #define BUSYBOX     "/bin/busybox"
-#define WATCHDOG_MS 20000
+#define WATCHDOG_MS 60000
 
 /* The "disks" 0 and 1: the loop devices of main(). */
 static char layers[2][DISK_PATH_MAX];

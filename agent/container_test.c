@@ -294,7 +294,8 @@ static void test_exec(void **state)
 	run_start(&init);
 
 	run_exec(&init,
-		"sleep 0.2; cat /tmp.txt; cat /proc/1/comm; ls /proc/self/fd | tr '\\n' ' ';"
+		"until grep -q sleep /proc/1/comm; do sleep 0.1; done; cat /tmp.txt;"
+		"cat /proc/1/comm; ls /proc/self/fd | tr '\\n' ' ';"
 		"grep -E 'CapBnd' /proc/self/status; mount | head -n 1; exit 5",
 		&run);
 	wait_for(world, &run.exited);
@@ -335,7 +336,8 @@ static void test_pod_pid_namespace(void **state)
 	run_create(*state, &request, &first);
 	run_start(&first);
 	request_init(&request, "second",
-		"sleep 0.3; cat /proc/1/comm; ps -o args; ls /proc/1/root 2>&1; ls -l /proc/1/exe "
+		"until ps -o args | grep -q '[s]leep 77'; do sleep 0.1; done; cat /proc/1/comm;"
+		"ps -o args; ls /proc/1/root 2>&1; ls -l /proc/1/exe "
 		"2>&1");
 	request.message.pid_namespace = BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_POD;
 	run_create(*state, &request, &second);

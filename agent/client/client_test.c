@@ -26,7 +26,7 @@
 #include "common/fd.h"
 #include "common/ttrpc.h"
 
-#define CALL_MS     10000
+#define CALL_MS     30000
 #define LIAR_MAX    64
 #define LIAR_EVENTS 4
 
@@ -60,6 +60,7 @@ struct context {
 	atomic_int n_refusals; /* how often on_event is to fail first */
 	atomic_int n_lost;
 	atomic_bool off; /* the transport says that the machine has ended */
+	uint64_t open_ms;
 };
 
 static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
@@ -104,6 +105,7 @@ static int setup(void **state)
 	if (ev_loop_new(&context->loop, NULL) < 0)
 		return -1;
 	context->transport = (struct agent_transport){connect_server, context};
+	context->open_ms = CALL_MS;
 	pthread_create(&context->thread, NULL, loop_thread, context->loop);
 	return 0;
 }
@@ -134,8 +136,8 @@ static int open_agent(struct context *context, struct err *err)
 {
 	struct agent_callbacks callbacks = {
 		.on_event = on_event, .on_lost = on_lost, .userdata = context};
-	return agent_open(
-		context->loop, &context->transport, &callbacks, 0, 2000, &context->agent, err);
+	return agent_open(context->loop, &context->transport, &callbacks, 0, context->open_ms,
+		&context->agent, err);
 }
 
 static int list(struct context *context, struct err *err)
@@ -147,7 +149,7 @@ static int list(struct context *context, struct err *err)
 
 static bool wait_for(atomic_int *value, int at_least)
 {
-	for (int i = 0; i < 1000 && atomic_load(value) < at_least; i++)
+	for (int i = 0; i < 3000 && atomic_load(value) < at_least; i++)
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	return atomic_load(value) >= at_least;
 }
@@ -186,6 +188,7 @@ static void test_nobody_there(void **state)
 {
 	struct context *context = *state;
 	struct err err = ERR_INIT;
+	context->open_ms = 300;
 	test_server_kill(&context->server);
 	assert_true(open_agent(context, &err) < 0);
 	assert_null(context->agent);

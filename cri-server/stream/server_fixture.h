@@ -11,7 +11,7 @@
 
 #include "cri-server/stream/stream.h"
 
-#define FIXTURE_WAIT_MS 10000
+#define FIXTURE_WAIT_MS 30000
 
 /* What a session works on: `sh -c command`; NULL: what cannot be started. */
 struct target {
