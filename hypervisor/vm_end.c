@@ -19,8 +19,11 @@
 #include "hypervisor/internal.h"
 #include "hypervisor/share.h"
 
-/* The last event of a machine that we ended takes a millisecond; it is not waited for longer. */
-#define EVENT_TIMEOUT_MS 2000
+/*
+ * The last event of a machine that we ended takes a millisecond, on a busy host longer. One that
+ * came after this would be taken for the end of a machine that was made anew with the same id.
+ */
+#define EVENT_TIMEOUT_MS 10000
 
 static bool is_ours(const struct hv *hv, virDomainPtr domain)
 {
