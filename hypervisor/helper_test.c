@@ -146,6 +146,7 @@ static void test_failure_waits_for_no_other_child(void **state)
  * would keep that from seeing our death. Here the record is a FIFO that nobody reads yet.
  */
 #define SOON_MS 30000
+#define HIGH_FD 100 /* above what the child keeps of its own */
 
 struct waiting {
 	const char *dir;
@@ -197,9 +198,12 @@ static void test_waits_with_nothing_open(void **state)
 	assert_int_equal(mkdir(own, 0700), 0);
 	assert_int_equal(mkfifo(fifo, 0600), 0);
 	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	int high = fcntl(ends[1], F_DUPFD_CLOEXEC, HIGH_FD);
+	assert_true(high >= 0);
 	assert_int_equal(pthread_create(&thread, NULL, start_waiting, &waiting), 0);
 	bool told = await_child(&waiting);
 	close(ends[1]);
+	close(high);
 	end.fd = ends[0];
 	ended = poll(&end, 1, SOON_MS);
 	reader = open(fifo, O_RDONLY | O_CLOEXEC);
