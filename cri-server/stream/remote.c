@@ -51,8 +51,7 @@ struct remote {
 	struct session_job resize_job;
 	unsigned resize_columns, resize_rows;
 
-	bool exited;
-	uint64_t exited_ms; /* when this was heard; 0: it was not */
+	uint64_t exited_ms; /* when its end was heard; 0: it was not */
 	int exit_code;
 };
 
@@ -115,17 +114,16 @@ static void look(struct remote *remote)
 	struct err err = ERR_INIT;
 	if (session_ends(session) || remote->state != RUNNING)
 		return;
-	if (!remote->exited) {
+	if (!remote->exited_ms) {
 		int r = session->request.ops->status(
 			session->request.target, &remote->exit_code, &err);
 		if (r < 0 && (drained(remote) || silent(remote))) {
 			finish(remote, &err);
 			return;
 		}
-		remote->exited = r > 0;
 		remote->exited_ms = r > 0 ? ev_now_ms() : 0;
 	}
-	if (remote->exited && (drained(remote) || silent(remote)))
+	if (remote->exited_ms && (drained(remote) || silent(remote)))
 		finish(remote, NULL);
 	else
 		ev_timer_set(remote->timer, LOOK_MS);

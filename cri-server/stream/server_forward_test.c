@@ -140,6 +140,13 @@ static void open_stream(struct client *client, struct stream *stream, const char
 	assert_int_equal(spdy_open(client->spdy, &open, false, &stream->id, NULL), 0);
 }
 
+/* In kubectl's order. */
+static void open_pair(struct client *client)
+{
+	open_stream(client, &client->error, "error");
+	open_stream(client, &client->data, "data");
+}
+
 static void read_until(struct client *client, const bool *flag)
 {
 	while (!*flag) {
@@ -187,8 +194,7 @@ static void a_client_that_does_not_wait(void **state)
 	char byte;
 	(void)state;
 	begin(&client, &pod, 60000);
-	open_stream(&client, &client.error, "error");
-	open_stream(&client, &client.data, "data");
+	open_pair(&client);
 	fixture_await(&pod.dialled);
 	spdy_reset(client.spdy, client.data.id);
 	/* Who waits for the error stream's end, as kubectl does, has it at once. */
@@ -208,8 +214,7 @@ static void a_port_that_refuses(void **state)
 	(void)state;
 	begin(&client, &pod, 60000);
 	atomic_store(&pod.let, true);
-	open_stream(&client, &client.error, "error");
-	open_stream(&client, &client.data, "data");
+	open_pair(&client);
 	read_until(&client, &client.data.reset);
 	assert_true(client.error.ended);
 	assert_string_equal(
@@ -240,8 +245,7 @@ static void after_a_goaway_no_stream_is_opened(void **state)
 	(void)state;
 	begin(&client, &pod, 60000);
 	atomic_store(&pod.let, true);
-	open_stream(&client, &client.error, "error");
-	open_stream(&client, &client.data, "data");
+	open_pair(&client);
 	fixture_await(&pod.connected);
 	assert_int_equal(fd_write_all(client.fd, goaway, sizeof(goaway), NULL), 0);
 	running = client.error;
