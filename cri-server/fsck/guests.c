@@ -61,8 +61,7 @@ static void disconnect(struct guest *guest)
 		return;
 	ev_loop_stop(guest->loop);
 	pthread_join(guest->thread, NULL);
-	/* Not before: whether the loop runs, or is about to, decides who takes the client off it.
-	 */
+	/* Not before: whether the loop runs decides who takes the client off it. */
 	guest->client = ttrpc_client_close(guest->client);
 	guest->loop = ev_loop_free(guest->loop);
 }
