@@ -173,6 +173,16 @@ static void default_number(unsigned *field, unsigned value)
 		*field = value;
 }
 
+/*
+ * Each boot is busy with one CPU most of its time, and waits for others (plugins, disks) for a part
+ * of it.
+ */
+static unsigned boots_at_once(void)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	return cpus > 2 ? 2 * (unsigned)cpus : 4;
+}
+
 static int fill_hypervisor(struct config *c, struct err *err)
 {
 	struct config_hypervisor *hv = &c->hypervisor;
@@ -186,7 +196,7 @@ static int fill_hypervisor(struct config *c, struct err *err)
 		  default_string(&hv->vsock_helper, "/usr/lib/bulkhead/bulkhead-vsock");
 	if (!ok)
 		return err_nomem(err);
-	default_number(&hv->boots_max, 4);
+	default_number(&hv->boots_max, boots_at_once());
 	default_number(&hv->boot_timeout_ms, 60000);
 	return 0;
 }

@@ -161,7 +161,7 @@ static int serve(
 	int signo;
 	sigwait(stop, &signo);
 	log_event(daemon->log, LOG_LEVEL_INFO, "stopping", "signal", strsignal(signo), NULL);
-	runtime_stop_streams(daemon->runtime);
+	runtime_stop_waiting(daemon->runtime);
 	rpc_server_stop(server, STOP_GRACE_MS);
 	return 0;
 }

@@ -1,5 +1,5 @@
 RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
-	bring_up.c guest_network.c network_job.c network_spec.c sandbox_service.c disks.c devices.c volumes.c volume_source.c mirror.c mirror_read.c process.c security.c user_namespace.c signals.c exec.c \
+	bring_up.c turns.c guest_network.c network_job.c network_spec.c sandbox_service.c disks.c devices.c volumes.c volume_source.c mirror.c mirror_read.c process.c security.c user_namespace.c signals.c exec.c \
 	logs.c status.c steps.c recover.c)
 RUNTIME_SOURCES += $(addprefix cri-server/runtime/,usage.c stats.c stats_service.c \
 	metrics.c events.c resources.c resources_service.c sizing.c grow.c cgroup_parent.c)
@@ -16,6 +16,7 @@ $(call program,bulkheadd,cri-server,cri-server/main.c,$(DAEMON_LIBS),$(DAEMON_PK
 
 $(call unit_test,cri-server/config_test.c,config common,libcyaml libprotobuf-c)
 $(call unit_test,cri-server/runtime/steps_test.c,runtime common,libprotobuf-c)
+$(call unit_test,cri-server/runtime/turns_test.c,runtime common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/network_spec_test.c,runtime cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/signals_test.c,runtime cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/sizing_test.c,runtime cri-proto common,libprotobuf-c)

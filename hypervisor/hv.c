@@ -49,23 +49,6 @@ int hv_wait_changed(struct hv *hv, uint64_t until_ms)
 	return pthread_cond_timedwait(&hv->changed, &hv->lock, &until) == ETIMEDOUT ? 1 : 0;
 }
 
-void hv_boot_enter(struct hv *hv)
-{
-	pthread_mutex_lock(&hv->lock);
-	while (hv->boots >= hv->config.boots_max)
-		pthread_cond_wait(&hv->changed, &hv->lock);
-	hv->boots++;
-	pthread_mutex_unlock(&hv->lock);
-}
-
-void hv_boot_leave(struct hv *hv)
-{
-	pthread_mutex_lock(&hv->lock);
-	hv->boots--;
-	pthread_cond_broadcast(&hv->changed);
-	pthread_mutex_unlock(&hv->lock);
-}
-
 static const char *describe_end(int detail)
 {
 	switch (detail) {
@@ -267,8 +250,6 @@ int hv_open(const struct hv_config *config, const struct log *log, hv_died_fn on
 	init_locks(hv);
 	if (copy_config(&hv->config, config) < 0)
 		return err_nomem(err);
-	if (hv->config.boots_max == 0)
-		return err_set(err, -EINVAL, "At least one machine must be able to boot at a time");
 	hv->log = log;
 	hv->on_died = on_died;
 	hv->userdata = userdata;

@@ -44,10 +44,9 @@ struct hv {
 	int wake_timer;
 	int lifecycle_callback;
 
-	pthread_mutex_t lock; /* protects the two below */
+	pthread_mutex_t lock; /* protects what follows */
 	pthread_cond_t changed;
 	struct hv_ending *endings;
-	unsigned boots;
 };
 
 struct hv_vm {
@@ -58,7 +57,6 @@ struct hv_vm {
 	uint32_t cid;
 	struct hv_size size;
 	unsigned boot_memory_mib; /* without what came later */
-	atomic_bool boots;        /* holds one of boots_max, until somebody has connected */
 };
 
 /* Fills err from libvirt's last error, with a code by its kind, and returns the code. */
@@ -72,10 +70,6 @@ char *hv_vm_dir(const struct hv *hv, const char *id);
 
 /* The domain of ours with the id: 0; positive 1: none; the caller frees it. */
 int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err);
-
-/* Waits for, and gives back, the right to boot. */
-void hv_boot_enter(struct hv *hv);
-void hv_boot_leave(struct hv *hv);
 
 /*
  * Waits until a lifecycle event arrives or the time (CLOCK_MONOTONIC, ms) has come; the lock is

@@ -63,17 +63,10 @@ static int vm_new(struct hv *hv, const char *id, struct hv_vm **ret, struct err 
 	return 0;
 }
 
-static void end_boot(struct hv_vm *vm)
-{
-	if (atomic_exchange(&vm->boots, false))
-		hv_boot_leave(vm->hv);
-}
-
 struct hv_vm *hv_vm_unref(struct hv_vm *vm)
 {
 	if (!vm)
 		return NULL;
-	end_boot(vm);
 	if (vm->domain)
 		virDomainFree(vm->domain);
 	free(vm->dir);
@@ -301,8 +294,6 @@ int hv_vm_create(struct hv *hv, const struct hv_vm_spec *spec, struct hv_vm **re
 		r = vm_new(hv, spec->id, &vm, err);
 	if (r < 0)
 		return r;
-	hv_boot_enter(hv);
-	atomic_store(&vm->boots, true);
 	r = make_directory(vm, err);
 	if (r < 0)
 		/* It exists: another machine's, which is not to be touched. */
@@ -382,10 +373,7 @@ static int try_until(
 int hv_vm_connect(
 	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
 {
-	int r = try_until(vm, port, hv_now_ms() + timeout_ms, ret_fd, err);
-
-	end_boot(vm);
-	return r;
+	return try_until(vm, port, hv_now_ms() + timeout_ms, ret_fd, err);
 }
 
 static int check_target(unsigned target, struct err *err)

@@ -54,7 +54,6 @@ struct hv_config {
 	const char *kernel_arguments; /* appended to ours; "" for none */
 	const char *virtiofsd;
 	const char *vsock_helper; /* path of bulkhead-vsock; bulkhead-console lies beside it */
-	unsigned boots_max;       /* machines between create and their first connect; others wait */
 };
 
 /* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must

@@ -78,7 +78,6 @@ static int open_hv(struct fixture *fixture, struct err *err)
 		.kernel_arguments = "loglevel=7",
 		.virtiofsd = "/usr/lib/qemu/virtiofsd",
 		.vsock_helper = fixture->helper,
-		.boots_max = 2,
 	};
 
 	return hv_open(&config, &fixture->log, on_died, fixture, &fixture->hv, err);

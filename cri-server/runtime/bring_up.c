@@ -1,14 +1,18 @@
 /*
  * How a sandbox comes up: the table of steps, each with its way back.
  *
- *	record → scratch disk → network (netns, CNI) ─┐
- *	                        machine, paused     ─┴→ guest boots, agent answers ─┐
- *	                                                tap wired                  ─┴→
+ *	its turn → record → scratch disk → network (netns, CNI) ─┐
+ *	                                   machine, paused     ─┴→ guest boots, agent answers ─┐
+ *	                                                           tap wired                  ─┴→
  *	guest configured → ready
  *
  * What is done for the network has a thread of its own (network_job.h): neither the making of the
  * machine nor the plugins need the other, nor does the boot need the tap. A machine is made with
  * one NIC; in the rare case that the plugins made another number of interfaces it is made anew.
+ *
+ * Until the guest answers this is work for the host's processors: a bounded number of pods have
+ * their turn at a time, else all that are asked for at once would miss the boot's deadline
+ * together. Nothing is there of one that waits but its name.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,10 +27,11 @@
 #include "cri-server/runtime/guest_network.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/network_job.h"
+#include "cri-server/runtime/turns.h"
 
 #define CONFIGURE_MS 30000 /* on a host that boots many at once each is slow */
 #define MKFS_MS      30000
-#define NETWORK_STEP 2 /* its row in the table */
+#define NETWORK_STEP 3 /* its row in the table */
 
 /* What the steps work on. */
 struct bring_up {
@@ -37,10 +42,28 @@ struct bring_up {
 	char *scratch;
 	struct machine *machine;
 	size_t n_nics;
+	bool has_turn;
 	bool leftover; /* an undo failed: the record stays, for RemovePodSandbox to try again */
 	struct step_times times;
 	struct network_job network;
 };
+
+static int turn_run(void *subject, struct err *err)
+{
+	struct bring_up *up = subject;
+	int r = turns_take(
+		up->rt->starts, rpc_call_cancel_fd(up->call), rpc_call_time_left_ms(up->call), err);
+	up->has_turn = r == 0;
+	return r;
+}
+
+static void turn_undo(void *subject)
+{
+	struct bring_up *up = subject;
+	if (up->has_turn)
+		turns_give(up->rt->starts);
+	up->has_turn = false;
+}
 
 static int record_run(void *subject, struct err *err)
 {
@@ -178,8 +201,11 @@ static int boot_run(void *subject, struct err *err)
 		return r;
 	uint64_t timeout_ms = up->rt->config->hypervisor.boot_timeout_ms;
 	uint64_t left_ms = rpc_call_time_left_ms(up->call);
-	return machine_connect(
+	r = machine_connect(
 		up->machine, up->sandbox, 0, left_ms < timeout_ms ? left_ms : timeout_ms, err);
+	if (r == 0)
+		turn_undo(up);
+	return r;
 }
 
 static int wire_run(void *subject, struct err *err)
@@ -300,6 +326,7 @@ static void ready_undo(void *subject)
 }
 
 static const struct step bring_up_steps[] = {
+	{"turn", turn_run, turn_undo},
 	{"record", record_run, record_undo},
 	{"scratch", scratch_run, scratch_undo},
 	[NETWORK_STEP] = {"network", network_run, network_undo},

@@ -54,6 +54,7 @@ struct runtime {
 	struct logs *logs;
 	struct events *events;
 	struct filter_cache *filters; /* of seccomp, for all containers */
+	struct turns *starts;         /* of pods, until their guests answer */
 	struct worker_loop io;
 	struct worker_loop keeper;
 

@@ -9,6 +9,7 @@
 #include "cri-server/daemon.h"
 #include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/turns.h"
 
 static const struct rpc_method methods[] = {
 	{"Version", status_version},
@@ -204,7 +205,6 @@ static int open_hypervisor(struct runtime *rt, struct err *err)
 		.kernel_arguments = c->kernel_arguments,
 		.virtiofsd = c->virtiofsd,
 		.vsock_helper = c->vsock_helper,
-		.boots_max = c->boots_max,
 	};
 	return hv_open(&config, rt->log, on_machine_died, rt, &rt->hv, err);
 }
@@ -276,6 +276,8 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	if (r == 0)
 		r = filter_cache_new(&rt->filters, err);
 	if (r == 0)
+		r = turns_new(config->hypervisor.boots_max, &rt->starts, err);
+	if (r == 0)
 		r = logs_open(log, &rt->logs, err);
 	if (r == 0)
 		r = open_network(rt, err);
@@ -296,8 +298,9 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	return 0;
 }
 
-void runtime_stop_streams(struct runtime *rt)
+void runtime_stop_waiting(struct runtime *rt)
 {
+	turns_close(rt->starts);
 	events_stop(rt->events);
 }
 
@@ -329,6 +332,7 @@ struct runtime *runtime_close(struct runtime *rt)
 	logs_close(rt->logs);
 	events_close(rt->events);
 	filter_cache_free(rt->filters);
+	turns_free(rt->starts);
 	net_close(rt->net);
 	pthread_cond_destroy(&rt->recovered);
 	pthread_mutex_destroy(&rt->debug_console);

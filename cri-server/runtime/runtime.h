@@ -23,10 +23,12 @@ struct runtime;
 int runtime_open(const struct config *config, const struct log *log, struct store *store,
 	struct img *images, struct runtime **ret, struct err *err);
 
+/*
+ * Ends the streams of events, sends away the pods that wait for their turn to start, and refuses
+ * new ones of both: the server, which stops next, waits for its calls.
+ */
+void runtime_stop_waiting(struct runtime *rt);
 /* Lets go of everything; pods and containers go on. No RPC may be in progress. NULL is accepted. */
-/* Ends the streams of events, and refuses new ones: the server, which stops next, waits for its
- * calls. */
-void runtime_stop_streams(struct runtime *rt);
 struct runtime *runtime_close(struct runtime *runtime);
 
 /* The methods of runtime.v1.RuntimeService; rpc_call_userdata() must be the daemon's context. */

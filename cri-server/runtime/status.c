@@ -11,6 +11,7 @@
 #include "common/fd.h"
 #include "cri-server/image/service.h"
 #include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/turns.h"
 #include "cri-server/version.h"
 
 #define POD_CIDR_SETTING "pod_cidr"
@@ -31,11 +32,12 @@ METHOD(status_version)
 static char *verbose_info(struct runtime *rt)
 {
 	_cleanup_free_ char *network = net_name(rt->net);
-	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s*}", "version",
+	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s*, s:i}", "version",
 		BULKHEAD_VERSION, "hypervisor", hv_version(rt->hv), "accelerator",
 		hv_accelerator_name(rt->hv), "acceleratorReason", hv_accelerator_reason(rt->hv),
 		"transport", hv_transport_name(rt->hv), "stateDir", rt->config->state_dir,
-		"libvirt", rt->config->hypervisor.libvirt_uri, "network", network);
+		"libvirt", rt->config->hypervisor.libvirt_uri, "network", network, "podsWaiting",
+		(int)turns_waiting(rt->starts));
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
 	json_decref(info);
 	return text;

@@ -26,7 +26,8 @@ setup_file() {
 	chmod 0755 "$FT/plugins/gate"
 	jq '.plugins |= [.[0], {type: "gate"}, .[1]]' "$FT/cni/10-$NET.conflist" >"$FT/new.conflist"
 	mv "$FT/new.conflist" "$FT/cni/10-$NET.conflist"
-	sed -i -e "s|^  conf_dir: .*|&\n  bin_dirs: $FT/plugins:/usr/lib/cni|" "$FT/config.yaml"
+	sed -i -e "s|^  conf_dir: .*|&\n  bin_dirs: $FT/plugins:/usr/lib/cni\n  plugin_timeout_ms: 300000|; s|^hypervisor:|&\n  boots_max: 2|" \
+		"$FT/config.yaml"
 	start_bulkheadd
 	remove_pod "$(run_pod first)"
 	snapshot_host
@@ -156,4 +157,48 @@ kill_within() {
 		iptables -t nat -F "${rule##* }"
 		iptables -t nat -X "${rule##* }"
 	done < <(grep "^-A POSTROUTING -s $SUBNET\..* -j CNI-" <<<"$output")
+}
+
+waiting() {
+	crictl info | jq .config.podsWaiting
+}
+
+# runp_aside NAME [OPTION…]: asks for a pod in the background; what crictl says is in its file.
+runp_aside() {
+	local name=$1
+	shift
+	pod_config "$name" >"$FT/$name.json"
+	"$TOOLS/crictl" --config "$D/crictl.yaml" "$@" runp "$FT/$name.json" >"$FT/$name.said" 2>&1 3>&- &
+}
+
+@test "pods beyond those that start wait for their turn: who goes away leaves, others are answered, a stop ends the wait" {
+	touch "$FT/gate/hold-ADD"
+	runp_aside turn1
+	runp_aside turn2
+	eventually 60 eval '[ "$(own_netns | wc -l)" -eq 2 ]'
+	runp_aside turn3
+	client=$!
+	eventually 30 eval '[ "$(waiting)" -eq 1 ]'
+	refused Unknown exists crictl runp "$FT/turn3.json"
+	runp_aside turn4 --timeout 2s
+	[ -z "$(crictl pods -q)" ]
+	wait $! || true
+	grep -q DeadlineExceeded "$FT/turn4.said"
+	eventually 10 eval '[ "$(waiting)" -eq 1 ]'
+	kill -KILL "$client"
+	eventually 10 eval '[ "$(waiting)" -eq 0 ]'
+	runp_aside turn5
+	client=$!
+	eventually 30 eval '[ "$(waiting)" -eq 1 ]'
+	[ "$(own_netns | wc -l)" -eq 2 ]
+	kill -TERM "$(cat "$D/pid")"
+	wait "$client" || true
+	grep -q "code = Canceled.*turn: nothing is begun any more" "$FT/turn5.said"
+	rm "$FT/gate/hold-ADD"
+	wait_bulkheadd 60
+	wait
+	rm -f "$FT/gate/in-ADD"
+	start_bulkheadd
+	remove_all_pods
+	assert_host_unchanged
 }
