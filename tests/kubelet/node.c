@@ -116,6 +116,22 @@ int node_call(struct node *node, const char *method, const ProtobufCMessage *req
 	return 0;
 }
 
+static int by_value(const void *a, const void *b)
+{
+	float x = *(const float *)a, y = *(const float *)b;
+	return (x > y) - (x < y);
+}
+
+float node_percentile(const float *ms, size_t n, unsigned percent)
+{
+	_cleanup_free_ float *sorted = calloc(n + 1, sizeof(*sorted));
+	if (!sorted || n == 0)
+		return 0;
+	memcpy(sorted, ms, n * sizeof(*ms));
+	qsort(sorted, n, sizeof(*sorted), by_value);
+	return sorted[(n - 1) * percent / 100];
+}
+
 void node_done(struct node *node)
 {
 	while (node->n_idle)

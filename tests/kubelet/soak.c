@@ -174,22 +174,6 @@ static int check_growth(const struct sample *samples, size_t n, struct err *err)
 
 /* ---- the times of its answers ---- */
 
-static int by_value(const void *a, const void *b)
-{
-	float x = *(const float *)a, y = *(const float *)b;
-	return (x > y) - (x < y);
-}
-
-static float percentile(const float *ms, size_t n, unsigned percent)
-{
-	_cleanup_free_ float *sorted = calloc(n + 1, sizeof(*sorted));
-	if (!sorted || n == 0)
-		return 0;
-	memcpy(sorted, ms, n * sizeof(*ms));
-	qsort(sorted, n, sizeof(*sorted), by_value);
-	return sorted[(n - 1) * percent / 100];
-}
-
 /* The worst of the methods that were called often enough. */
 static double print_times(const struct node *node)
 {
@@ -199,13 +183,14 @@ static double print_times(const struct node *node)
 	for (size_t i = 0; i < NODE_METHODS_MAX && node->times[i].method; i++) {
 		const struct method_times *t = &node->times[i];
 		size_t tenth = t->n / 10;
-		float first = percentile(t->ms, tenth, 99);
-		float last = percentile(t->ms + t->n - tenth, tenth, 99);
+		float first = node_percentile(t->ms, tenth, 99);
+		float last = node_percentile(t->ms + t->n - tenth, tenth, 99);
 		double ratio = first > 0 ? (double)last / (double)first : 0;
 		bool counts = t->n >= CALLS_LEAST;
 		printf("%-26s %8zu %10.1f %10.1f %12.1f %12.1f %7.2f%s\n", t->method, t->n,
-			(double)percentile(t->ms, t->n, 50), (double)percentile(t->ms, t->n, 99),
-			(double)first, (double)last, ratio, counts ? "" : "  too few");
+			(double)node_percentile(t->ms, t->n, 50),
+			(double)node_percentile(t->ms, t->n, 99), (double)first, (double)last,
+			ratio, counts ? "" : "  too few");
 		if (counts && ratio > worst)
 			worst = ratio;
 	}
