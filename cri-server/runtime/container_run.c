@@ -25,6 +25,7 @@ static int finish_locked(struct container *c, int32_t exit_code, const char *rea
 	c->record->exit_code = exit_code;
 	if (!c->record->finished_ns)
 		c->record->finished_ns = realtime_ns();
+	c->end_untold = true;
 	int r = message_set_string(&c->record->reason, reason, err);
 	if (r == 0)
 		r = message_set_string(&c->record->message, message, err);
@@ -37,9 +38,10 @@ static int finish_locked(struct container *c, int32_t exit_code, const char *rea
 /* Unless the start is not told of yet: then both are, in order. With the lock held. */
 static void tell_end_locked(struct container *c)
 {
-	if (!c->start_untold)
-		events_tell_container(
-			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
+	if (c->start_untold || !c->end_untold)
+		return;
+	c->end_untold = false;
+	events_tell_container(c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 }
 
 static int signal_container(
@@ -102,8 +104,7 @@ static void tell_start(struct container *c, bool started)
 	if (started)
 		events_tell_container(
 			c, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STARTED_EVENT);
-	if (!container_runs(c))
-		tell_end_locked(c);
+	tell_end_locked(c);
 	pthread_mutex_unlock(&c->runtime->lock);
 }
 
@@ -186,6 +187,7 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 		store_rollback(rt->store);
 		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
 		c->record->finished_ns = 0;
+		c->end_untold = false;
 		record->event_sequence = before; /* whatever else is written of the pod */
 	} else {
 		tell_end_locked(c);
@@ -223,21 +225,38 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 	return r;
 }
 
-static int lose(struct container *c, void *userdata, struct err *err)
+static int drain(struct container *c, void *userdata, struct err *err)
 {
+	(void)userdata;
+	(void)err;
 	container_drain_log(c);
-	pthread_mutex_lock(&c->runtime->lock);
-	bool ran = container_runs(c);
-	finish_locked(c, DIED_EXIT, "Error", userdata, err);
-	if (ran)
-		tell_end_locked(c);
-	pthread_mutex_unlock(&c->runtime->lock);
 	return 0;
 }
 
-void containers_lost(struct sandbox *sandbox, const char *reason)
+void containers_drain(struct sandbox *sandbox)
 {
-	containers_each(sandbox, lose, (void *)reason, NULL);
+	containers_each(sandbox, drain, NULL, NULL);
+}
+
+int containers_lost_locked(struct sandbox *sandbox, const char *reason, struct err *err)
+{
+	struct container *c;
+	int r = 0;
+	TAILQ_FOREACH(c, &sandbox->runtime->containers, link) {
+		if (c->sandbox != sandbox || !container_runs(c))
+			continue;
+		int one = finish_locked(c, DIED_EXIT, "Error", reason, err);
+		r = one < 0 ? one : r;
+	}
+	return r;
+}
+
+void containers_tell_lost_locked(struct sandbox *sandbox)
+{
+	struct container *c;
+	TAILQ_FOREACH(c, &sandbox->runtime->containers, link)
+		if (c->sandbox == sandbox)
+			tell_end_locked(c);
 }
 
 /* ---- stop and remove ---- */

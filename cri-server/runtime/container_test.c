@@ -10,15 +10,18 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/daemon.h"
 #include "cri-server/rpc/call.h"
+#include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/store/store.h"
 #include "hypervisor/internal.h"
@@ -34,7 +37,8 @@ struct fixture {
 	struct sandbox *sandbox;
 	struct container *ends, *lives;
 	atomic_bool enough;
-	bool torn; /* the thread's */
+	bool torn;  /* the thread's */
+	int output; /* likewise; of a container */
 	char dir[64];
 };
 
@@ -78,6 +82,7 @@ static int teardown(void **state)
 	container_forget(f->ends);
 	container_forget(f->lives);
 	sandbox_unref(f->sandbox);
+	logs_close(f->rt.logs);
 	store_close(f->rt.store);
 	assert_int_equal(fd_remove_tree(f->dir, NULL), 0);
 	pthread_mutex_destroy(&f->rt.lock);
@@ -273,12 +278,82 @@ static void test_volume_that_one_begins_to_write(void **state)
 	assert_false(f->torn);
 }
 
+/*
+ * Readers hold the lock and no more, as lists and statuses do. This one comes while the last
+ * container's output is waited for, before it lets that end, and then again and again.
+ */
+static void *read_states(void *userdata)
+{
+	struct fixture *f = userdata;
+	bool ready = true;
+
+	usleep(FOUND_AFTER_US);
+	while (!atomic_load_explicit(&f->enough, memory_order_relaxed) && ready) {
+		pthread_mutex_lock(&f->rt.lock);
+		ready = f->sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+		f->torn |= container_runs(f->ends) != ready || container_runs(f->lives) != ready;
+		pthread_mutex_unlock(&f->rt.lock);
+		f->output = fd_close(f->output);
+	}
+	return NULL;
+}
+
+static void open_log(struct fixture *f, struct container *c)
+{
+	_cleanup_free_ char *path = str_printf("%s/log", f->dir);
+	Bulkhead__Agent__Stream out = BULKHEAD__AGENT__STREAM__STDOUT;
+	struct err err = ERR_INIT;
+	int fds[2];
+
+	assert_int_equal(logs_open(f->rt.log, &f->rt.logs, &err), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(log_writer_new(f->rt.logs, NULL, path, &c->log, &err), 0);
+	assert_int_equal(log_writer_follow(c->log, out, fds[0], 0, &err), 0);
+	f->output = fds[1];
+}
+
+static void test_pod_ends_with_its_containers(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
+	_cleanup_close_ int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	const struct log log = {.fd = nowhere};
+	struct err err = ERR_INIT;
+	pthread_t thread;
+
+	f->rt.log = &log;
+	assert_int_equal(store_open(database, &f->rt.store, &err), 0);
+	assert_int_equal(ev_loop_new(&f->rt.keeper.loop, &err), 0);
+	assert_int_equal(events_open(&f->rt.events, &err), 0);
+	open_log(f, f->lives);
+	f->sandbox->record->state = BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+	f->ends->record->state = f->lives->record->state =
+		BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+	/* No machine's id: there is none to be taken away. */
+	snprintf(f->sandbox->id, sizeof(f->sandbox->id), "NO MACHINE");
+	TAILQ_INSERT_TAIL(&f->rt.sandboxes, f->sandbox, link);
+	sandbox_report_death(&f->rt, f->sandbox->id, "QEMU was killed");
+	assert_int_equal(pthread_create(&thread, NULL, read_states, f), 0);
+	ev_loop_stop(f->rt.keeper.loop);
+	assert_int_equal(ev_loop_run(f->rt.keeper.loop, &err), 0);
+	atomic_store_explicit(&f->enough, true, memory_order_relaxed);
+	pthread_join(thread, NULL);
+	assert_false(f->torn);
+	assert_int_equal(
+		f->sandbox->record->state, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY);
+	assert_string_equal(f->sandbox->record->death, "QEMU was killed");
+	assert_int_equal(f->lives->record->exit_code, 137);
+	f->rt.events = events_close(f->rt.events);
+	f->rt.keeper.loop = ev_loop_free(f->rt.keeper.loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_growth_while_another_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_start_while_it_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_while_it_is_made, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_pod_ends_with_its_containers, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_call_before_its_pod_is_found_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(

@@ -119,6 +119,7 @@ struct container {
 	Bulkhead__Store__Container *record;
 	struct log_writer *log;   /* runtime->lock; NULL while it does not run */
 	bool start_untold;        /* runtime->lock; no event told of its start yet */
+	bool end_untold;          /* runtime->lock; the same of its end */
 	struct fanout *fanout;    /* its output and input for attached clients */
 	pthread_cond_t changed;   /* with runtime->lock: the state changed */
 	struct rpc_answer listed; /* runtime->lock; ListContainers' of it alone, in listed_state */
@@ -350,8 +351,12 @@ int container_stop(
 	struct container *container, uint64_t grace_ms, struct rpc_call *call, struct err *err);
 /* On the agent's event thread: 0 when it is recorded. */
 int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
-/* Marks every unfinished container of the sandbox as ended with its machine. */
-void containers_lost(struct sandbox *sandbox, const char *reason);
+/* Waits for what the sandbox's containers wrote to be in their logs: its machine has ended. */
+void containers_drain(struct sandbox *sandbox);
+/* Then: records every unfinished one as ended with it. runtime->lock is held. */
+int containers_lost_locked(struct sandbox *sandbox, const char *reason, struct err *err);
+/* And tells of these ends, with what is recorded of the pod by now. Likewise. */
+void containers_tell_lost_locked(struct sandbox *sandbox);
 
 /* process.c: what the agent is asked for, from CRI's and the image's configuration */
 int process_for_container(const struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,

@@ -279,7 +279,11 @@ static int end_machine(void *subject, struct err *err)
 {
 	struct sandbox *sandbox = subject;
 	int r = stop_machine(sandbox, err);
-	containers_lost(sandbox, "the pod was stopped");
+	containers_drain(sandbox);
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	containers_lost_locked(sandbox, "the pod was stopped", NULL);
+	containers_tell_lost_locked(sandbox);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return r;
 }
 
@@ -379,15 +383,26 @@ struct death {
 	char reason[512];
 };
 
-static int record_death(struct sandbox *sandbox, const char *reason, struct err *err)
+/*
+ * Pod and containers at once: nobody sees the one's end without the others'. It counts where it
+ * cannot be recorded, too: the next start finds no machine either.
+ */
+static int record_death_locked(struct sandbox *sandbox, const char *reason, struct err *err)
 {
-	pthread_mutex_lock(&sandbox->runtime->lock);
-	int r = message_set_string(&sandbox->record->death, reason, err);
-	if (r == 0) {
-		sandbox->record->state = BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY;
+	struct store *store = sandbox->runtime->store;
+	int r = store_begin(store, err);
+	sandbox->record->state = BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY;
+	int lost = containers_lost_locked(sandbox, reason, err);
+	if (r == 0)
+		r = lost;
+	if (r == 0)
+		r = message_set_string(&sandbox->record->death, reason, err);
+	if (r == 0)
 		r = sandbox_save_locked(sandbox, err);
-	}
-	pthread_mutex_unlock(&sandbox->runtime->lock);
+	if (r == 0)
+		r = store_commit(store, err);
+	if (r < 0)
+		store_rollback(store);
 	return r;
 }
 
@@ -402,11 +417,15 @@ static void end_dead(struct sandbox *sandbox, const char *reason)
 		reason, NULL);
 	sandbox_drop_machine(sandbox);
 	hv_vm_destroy(sandbox->runtime->hv, sandbox->id, NULL);
-	containers_lost(sandbox, reason);
-	if (record_death(sandbox, reason, &err) < 0)
+	containers_drain(sandbox);
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	int r = record_death_locked(sandbox, reason, &err);
+	containers_tell_lost_locked(sandbox);
+	events_tell_sandbox(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	if (r < 0)
 		log_event(log, LOG_LEVEL_ERROR, "death not recorded", "pod", sandbox->id, "err",
 			err.msg, NULL);
-	tell(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 }
 
 static void handle_death(void *userdata)
