@@ -8,13 +8,14 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
-#define CALL_MS  5000
-#define RETRY_MS 1000
+#define CALL_MS 5000
+#define RETRY_S 1
 /* The kubelet's changes of one update come together. */
 #define QUIET_MS       20
 #define QUIET_PATIENCE 10
@@ -29,8 +30,9 @@
 struct entry {
 	char *name;
 	char *path;
-	int wd;
+	int wd; /* negative: its directory is not watched, or not any more */
 	bool dirty;
+	bool failed; /* the last time that it was written, which was logged */
 	bool mapped; /* its ids, to `map` */
 	struct userns_map map;
 	struct entry *next;
@@ -42,6 +44,7 @@ struct mirror {
 	pthread_t thread;
 	int inotify;
 	int stop;
+	int retry;            /* a timer: something is dirty still */
 	int share;            /* a pidfd; negative once its end was told of */
 	pthread_mutex_t lock; /* protects the list, also across a call to the agent */
 	struct entry *entries;
@@ -67,9 +70,14 @@ static void map_ids(
 	}
 }
 
+/* Watches it from before it is read on, so that no change falls in between. The lock is held. */
 static int push(struct mirror *mirror, struct entry *entry, struct err *err)
 {
 	Bulkhead__Agent__WriteVolumeRequest *request;
+	if (entry->wd < 0)
+		entry->wd = inotify_add_watch(mirror->inotify, entry->path, EVENTS);
+	if (entry->wd < 0)
+		return err_errno(err, "watch %s", entry->path);
 	int r = mirror_read(entry->path, &request, err);
 	if (r < 0)
 		return r;
@@ -83,22 +91,41 @@ static int push(struct mirror *mirror, struct entry *entry, struct err *err)
 	return r;
 }
 
+/* The lock is held. */
+static void push_or_log(struct mirror *mirror, struct entry *entry)
+{
+	struct err err = ERR_INIT;
+	int r = push(mirror, entry, &err);
+	/* What has grown too big stays as it was, until it changes again. */
+	entry->dirty = r < 0 && r != -EFBIG;
+	if (r < 0 && !entry->failed)
+		log_event(mirror->sandbox->runtime->log, LOG_LEVEL_WARNING,
+			"volume not updated in the guest", "pod", mirror->sandbox->id, "volume",
+			entry->path, "err", err.msg, NULL);
+	entry->failed = r < 0;
+	if (entry->dirty)
+		timerfd_settime(
+			mirror->retry, 0, &(struct itimerspec){.it_value.tv_sec = RETRY_S}, NULL);
+}
+
 static void push_dirty(struct mirror *mirror)
 {
 	pthread_mutex_lock(&mirror->lock);
-	for (struct entry *entry = mirror->entries; entry; entry = entry->next) {
-		struct err err = ERR_INIT;
-		if (!entry->dirty)
-			continue;
-		int r = push(mirror, entry, &err);
-		/* What has grown too big stays as it was, until it changes again. */
-		entry->dirty = r < 0 && r != -EFBIG;
-		if (r < 0)
-			log_event(mirror->sandbox->runtime->log, LOG_LEVEL_WARNING,
-				"volume not updated in the guest", "pod", mirror->sandbox->id,
-				"volume", entry->path, "err", err.msg, NULL);
-	}
+	timerfd_settime(mirror->retry, 0, &(struct itimerspec){0}, NULL);
+	for (struct entry *entry = mirror->entries; entry; entry = entry->next)
+		if (entry->dirty)
+			push_or_log(mirror, entry);
 	pthread_mutex_unlock(&mirror->lock);
+}
+
+static void note(struct entry *entry, const struct inotify_event *event)
+{
+	/* An overflow tells of nothing and means all. */
+	if (entry->wd != event->wd && !(event->mask & IN_Q_OVERFLOW))
+		return;
+	entry->dirty = true;
+	if (event->mask & IN_IGNORED)
+		entry->wd = -1;
 }
 
 /* Reads what there is of events; false when there was nothing. */
@@ -113,23 +140,11 @@ static bool take_events(struct mirror *mirror)
 	for (char *at = buffer; at < buffer + n;) {
 		const struct inotify_event *event = (const void *)at;
 		for (struct entry *entry = mirror->entries; entry; entry = entry->next)
-			/* An overflow tells of nothing and means all. */
-			if (entry->wd == event->wd || (event->mask & IN_Q_OVERFLOW))
-				entry->dirty = true;
+			note(entry, event);
 		at += sizeof(*event) + event->len;
 	}
 	pthread_mutex_unlock(&mirror->lock);
 	return true;
-}
-
-static bool any_dirty(struct mirror *mirror)
-{
-	bool dirty = false;
-	pthread_mutex_lock(&mirror->lock);
-	for (struct entry *entry = mirror->entries; entry && !dirty; entry = entry->next)
-		dirty = entry->dirty;
-	pthread_mutex_unlock(&mirror->lock);
-	return dirty;
 }
 
 static void share_ended(struct mirror *mirror)
@@ -147,8 +162,9 @@ static void *mirror_main(void *arg)
 	for (;;) {
 		struct pollfd fds[] = {{.fd = mirror->stop, .events = POLLIN},
 			{.fd = mirror->inotify, .events = POLLIN},
-			{.fd = mirror->share, .events = POLLIN}};
-		int n = poll(fds, ARRAY_SIZE(fds), any_dirty(mirror) ? RETRY_MS : -1);
+			{.fd = mirror->share, .events = POLLIN},
+			{.fd = mirror->retry, .events = POLLIN}};
+		int n = poll(fds, ARRAY_SIZE(fds), -1);
 		if (n < 0 && errno != EINTR)
 			break;
 		if (fds[0].revents)
@@ -172,9 +188,10 @@ int mirror_new(
 	mirror->share = -EBADF;
 	mirror->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	mirror->stop = eventfd(0, EFD_CLOEXEC);
+	mirror->retry = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	pthread_mutex_init(&mirror->lock, NULL);
 	int r = 0;
-	if (mirror->inotify < 0 || mirror->stop < 0)
+	if (mirror->inotify < 0 || mirror->stop < 0 || mirror->retry < 0)
 		r = err_errno(err, "watch the pod's volumes");
 	if (r == 0)
 		r = hv_vm_share_pidfd(machine->vm, &mirror->share, err);
@@ -190,6 +207,7 @@ int mirror_new(
 	}
 	fd_close(mirror->inotify);
 	fd_close(mirror->stop);
+	fd_close(mirror->retry);
 	fd_close(mirror->share);
 	pthread_mutex_destroy(&mirror->lock);
 	free(mirror);
@@ -209,6 +227,7 @@ struct mirror *mirror_free(struct mirror *mirror)
 	}
 	fd_close(mirror->inotify);
 	fd_close(mirror->stop);
+	fd_close(mirror->retry);
 	fd_close(mirror->share);
 	pthread_mutex_destroy(&mirror->lock);
 	machine_unref(mirror->machine);
@@ -224,13 +243,13 @@ static struct entry **find_entry(struct mirror *mirror, const char *name)
 	return link;
 }
 
-/* The lock is held. */
-static int watch(struct mirror *mirror, const char *name, const char *path,
-	const struct userns_map *map, struct err *err)
+static int entry_new(const char *name, const char *path, const struct userns_map *map,
+	struct entry **ret, struct err *err)
 {
 	struct entry *entry = calloc(1, sizeof(*entry));
 	if (!entry)
 		return err_nomem(err);
+	entry->wd = -1;
 	entry->name = strdup(name);
 	entry->path = strdup(path);
 	if (!entry->name || !entry->path) {
@@ -240,27 +259,56 @@ static int watch(struct mirror *mirror, const char *name, const char *path,
 	entry->mapped = map;
 	if (map)
 		entry->map = *map;
-	/* Before it is read, so that no change falls in between. */
-	entry->wd = inotify_add_watch(mirror->inotify, path, EVENTS);
-	int r = entry->wd < 0 ? err_errno(err, "watch %s", path) : push(mirror, entry, err);
-	if (r < 0) {
-		if (entry->wd >= 0)
-			inotify_rm_watch(mirror->inotify, entry->wd);
-		entry_free(entry);
-		return r;
-	}
+	*ret = entry;
+	return 0;
+}
+
+/*
+ * One directory has one watch, though two volumes show it that differ in their ids: the other is
+ * told of the watch's end, and is watched anew.
+ */
+static void unwatch(struct mirror *mirror, struct entry *entry)
+{
+	if (entry->wd >= 0)
+		inotify_rm_watch(mirror->inotify, entry->wd);
+	entry_free(entry);
+}
+
+/* The lock is held. */
+static void enter(struct mirror *mirror, struct entry *entry)
+{
 	entry->next = mirror->entries;
 	mirror->entries = entry;
-	return 0;
 }
 
 int mirror_add(struct mirror *mirror, const char *name, const char *path,
 	const struct userns_map *map, struct err *err)
 {
 	pthread_mutex_lock(&mirror->lock);
-	int r = *find_entry(mirror, name) ? 0 : watch(mirror, name, path, map, err);
+	struct entry *entry = NULL;
+	int r = *find_entry(mirror, name) ? 0 : entry_new(name, path, map, &entry, err);
+	if (entry)
+		r = push(mirror, entry, err);
+	if (entry && r < 0)
+		unwatch(mirror, entry);
+	else if (entry)
+		enter(mirror, entry);
 	pthread_mutex_unlock(&mirror->lock);
 	return r;
+}
+
+int mirror_resume(struct mirror *mirror, const char *name, const char *path,
+	const struct userns_map *map, struct err *err)
+{
+	struct entry *entry;
+	int r = entry_new(name, path, map, &entry, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&mirror->lock);
+	enter(mirror, entry);
+	push_or_log(mirror, entry);
+	pthread_mutex_unlock(&mirror->lock);
+	return 0;
 }
 
 void mirror_remove(struct mirror *mirror, const char *name)
@@ -270,8 +318,7 @@ void mirror_remove(struct mirror *mirror, const char *name)
 	struct entry *entry = *link;
 	if (entry) {
 		*link = entry->next;
-		inotify_rm_watch(mirror->inotify, entry->wd);
-		entry_free(entry);
+		unwatch(mirror, entry);
 	}
 	pthread_mutex_unlock(&mirror->lock);
 }

@@ -7,7 +7,8 @@
  * a share; so such a tree lives in the guest, in memory, and is written again on each change here.
  *
  * One per pod with a machine, so that a guest that is slow to answer delays its own volumes only.
- * mirror_add() and mirror_remove(): under the sandbox's `op`. The thread itself never takes `op`.
+ * mirror_add(), mirror_resume() and mirror_remove(): under the sandbox's `op`. The thread itself
+ * never takes `op`.
  */
 #pragma once
 
@@ -38,6 +39,12 @@ struct mirror *mirror_free(struct mirror *mirror);
  * may; nothing is watched. With a map (or NULL) its ids are those that a container sees.
  */
 int mirror_add(struct mirror *mirror, const char *name, const char *path,
+	const struct userns_map *map, struct err *err);
+/*
+ * The same of a volume that the guest has had, for a mirror that is new: what cannot be watched or
+ * written is logged, and tried again until it can. Only -ENOMEM is an error.
+ */
+int mirror_resume(struct mirror *mirror, const char *name, const char *path,
 	const struct userns_map *map, struct err *err);
 void mirror_remove(struct mirror *mirror, const char *name);
 

@@ -501,7 +501,7 @@ int volumes_resume(struct sandbox *sandbox, struct machine *machine, struct err 
 		char name[16];
 		volume_name(volume, name);
 		if (volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_MIRROR &&
-			mirror_add(sandbox->mirror, name, volume->source, map, &failure) < 0)
+			mirror_resume(sandbox->mirror, name, volume->source, map, &failure) < 0)
 			log_event(sandbox->runtime->log, LOG_LEVEL_WARNING,
 				"volume not watched any more", "pod", sandbox->id, "volume",
 				volume->source, "err", failure.msg, NULL);

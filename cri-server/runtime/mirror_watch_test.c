@@ -1,0 +1,258 @@
+/*
+ * The thread that keeps volumes as they are on the host, with an agent that is a function here, and
+ * without a machine.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/fd.h"
+#include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/mirror.h"
+
+#define VOLUMES    2
+#define PATIENCE_S 60
+
+/* What the guest was told of volumes "0" and "1"; for all tests, as agent_call() knows none. */
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t told;
+	int refusals[VOLUMES]; /* so many writes fail first */
+	unsigned writes[VOLUMES];
+	size_t entries[VOLUMES]; /* at the last write */
+} guest = {.lock = PTHREAD_MUTEX_INITIALIZER, .told = PTHREAD_COND_INITIALIZER};
+
+/* In the places of the client's, the machine's and the sandbox's. */
+int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *request,
+	uint64_t timeout_ms, ProtobufCMessage **ret_response, struct err *err)
+{
+	const Bulkhead__Agent__WriteVolumeRequest *write = (const void *)request;
+	unsigned i = (unsigned)(write->name[0] - '0');
+	int r = 0;
+
+	(void)agent;
+	(void)timeout_ms;
+	(void)ret_response;
+	assert_string_equal(method, "WriteVolume");
+	assert_true(i < VOLUMES);
+	pthread_mutex_lock(&guest.lock);
+	if (guest.refusals[i] > 0 && guest.refusals[i]--) {
+		r = err_set(err, -ETIMEDOUT, "no answer");
+	} else {
+		guest.writes[i]++;
+		guest.entries[i] = write->n_entries;
+	}
+	pthread_cond_broadcast(&guest.told);
+	pthread_mutex_unlock(&guest.lock);
+	return r;
+}
+
+int hv_vm_share_pidfd(struct hv_vm *vm, int *ret_pidfd, struct err *err)
+{
+	(void)vm;
+	(void)err;
+	*ret_pidfd = -EBADF;
+	return 0;
+}
+
+struct machine *machine_ref(struct machine *machine)
+{
+	return machine;
+}
+
+struct machine *machine_unref(struct machine *machine)
+{
+	(void)machine;
+	return NULL;
+}
+
+void sandbox_report_death(struct runtime *rt, const char *sandbox_id, const char *reason)
+{
+	(void)rt;
+	(void)sandbox_id;
+	fail_msg("%s", reason);
+}
+
+struct fixture {
+	struct log log;
+	struct runtime runtime;
+	struct sandbox sandbox;
+	struct machine machine;
+	struct mirror *mirror;
+	char dir[64], path[80];
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+	struct err err = ERR_INIT;
+
+	assert_non_null(f);
+	snprintf(f->dir, sizeof(f->dir), "/tmp/mirror-test-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->path, sizeof(f->path), "%s/volume", f->dir);
+	assert_int_equal(mkdir(f->path, 0755), 0);
+	f->log = (struct log){.fd = open("/dev/null", O_WRONLY | O_CLOEXEC)};
+	f->runtime.log = &f->log;
+	f->sandbox.runtime = &f->runtime;
+	memset(guest.refusals, 0, sizeof(guest.refusals));
+	memset(guest.writes, 0, sizeof(guest.writes));
+	memset(guest.entries, 0, sizeof(guest.entries));
+	assert_int_equal(mirror_new(&f->sandbox, &f->machine, &f->mirror, &err), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	mirror_free(f->mirror);
+	fd_close(f->log.fd);
+	assert_int_equal(fd_remove_tree(f->dir, NULL), 0);
+	free(f);
+	return 0;
+}
+
+static void write_file(const struct fixture *f, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", f->path, name);
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	assert_true(fd >= 0);
+	fd_close(fd);
+}
+
+/* Waits until the volume was written and has so many entries then. */
+static void wait_for(unsigned volume, size_t entries)
+{
+	struct timespec deadline;
+	int r = 0;
+
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += PATIENCE_S;
+	pthread_mutex_lock(&guest.lock);
+	while (r == 0 && (!guest.writes[volume] || guest.entries[volume] != entries))
+		r = pthread_cond_timedwait(&guest.told, &guest.lock, &deadline);
+	pthread_mutex_unlock(&guest.lock);
+	assert_int_equal(r, 0);
+}
+
+static void resume(struct fixture *f, const char *name)
+{
+	struct err err = ERR_INIT;
+
+	assert_int_equal(mirror_resume(f->mirror, name, f->path, NULL, &err), 0);
+}
+
+static void follows_changes(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(mirror_add(f->mirror, "0", f->path, NULL, &err), 0);
+	assert_int_equal(guest.writes[0], 1);
+	write_file(f, "a");
+	wait_for(0, 1);
+}
+
+static void refuses_what_cannot_be_written(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	guest.refusals[0] = 1;
+	assert_int_equal(mirror_add(f->mirror, "0", f->path, NULL, &err), -ETIMEDOUT);
+	/* Nothing is left of it: the next one is not taken for one that is watched already. */
+	assert_int_equal(mirror_add(f->mirror, "0", f->path, NULL, &err), 0);
+	assert_int_equal(guest.writes[0], 1);
+}
+
+static void resumes_when_the_guest_answers(void **state)
+{
+	struct fixture *f = *state;
+
+	guest.refusals[0] = 2;
+	resume(f, "0");
+	wait_for(0, 0);
+	write_file(f, "a");
+	wait_for(0, 1);
+}
+
+static void resumes_when_the_directory_is_there(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(rmdir(f->path), 0);
+	resume(f, "0");
+	assert_int_equal(mkdir(f->path, 0755), 0);
+	wait_for(0, 0);
+	write_file(f, "a");
+	wait_for(0, 1);
+}
+
+static void finds_a_directory_that_was_made_anew(void **state)
+{
+	struct fixture *f = *state;
+	char aside[80];
+
+	resume(f, "0");
+	/* Not its contents only: what is watched is gone. */
+	snprintf(aside, sizeof(aside), "%s/aside", f->dir);
+	assert_int_equal(mkdir(aside, 0755), 0);
+	assert_int_equal(rmdir(f->path), 0);
+	assert_int_equal(rename(aside, f->path), 0);
+	write_file(f, "a");
+	wait_for(0, 1);
+	write_file(f, "b");
+	wait_for(0, 2);
+}
+
+static void watches_a_directory_that_two_volumes_show(void **state)
+{
+	struct fixture *f = *state;
+	const struct userns_map map = {0};
+	struct err err = ERR_INIT;
+
+	assert_int_equal(mirror_add(f->mirror, "0", f->path, NULL, &err), 0);
+	assert_int_equal(mirror_add(f->mirror, "1", f->path, &map, &err), 0);
+	write_file(f, "a");
+	wait_for(0, 1);
+	wait_for(1, 1);
+	mirror_remove(f->mirror, "1");
+	write_file(f, "b");
+	wait_for(0, 2);
+	guest.refusals[1] = 1; /* one that fails takes nothing away either */
+	assert_int_equal(mirror_add(f->mirror, "1", f->path, &map, &err), -ETIMEDOUT);
+	write_file(f, "c");
+	wait_for(0, 3);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(follows_changes, setup, teardown),
+		cmocka_unit_test_setup_teardown(refuses_what_cannot_be_written, setup, teardown),
+		cmocka_unit_test_setup_teardown(resumes_when_the_guest_answers, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			resumes_when_the_directory_is_there, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			finds_a_directory_that_was_made_anew, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			watches_a_directory_that_two_volumes_show, setup, teardown),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
