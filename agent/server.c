@@ -11,6 +11,7 @@
 #include "agent/proto/ports.h"
 #include "agent/stream.h"
 #include "common/fd.h"
+#include "common/listener.h"
 
 /* The host has one control connection; a second one is its successor after a restart. */
 #define CONNECTIONS_MAX 4
@@ -20,7 +21,7 @@ struct server {
 	struct server_ops ops;
 	uint64_t boot_ns;
 	int control_fd;
-	struct ev_source *control_source;
+	struct ev_listener *control;
 	struct stream_listener *streams;
 	struct events *events;
 	struct ttrpc_service service;
@@ -271,13 +272,9 @@ static void server_on_close(void *userdata, struct ttrpc_conn *conn)
 		}
 }
 
-static void server_on_connection(void *userdata, uint32_t io_events)
+static void server_on_connection(void *userdata, int fd)
 {
 	struct server *server = userdata;
-	(void)io_events;
-	int fd = accept4(server->control_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0)
-		return;
 	struct ttrpc_conn *conn;
 	if (ttrpc_conn_new(server->state.loop, fd, &server->service, &conn, NULL) < 0)
 		return;
@@ -313,8 +310,8 @@ static int server_listen(struct server *server, int stream_fd, struct err *err)
 	int r = stream_listener_new(
 		server->state.loop, stream_fd, server_lookup, server, &server->streams, err);
 	if (r == 0)
-		r = ev_io_new(server->state.loop, server->control_fd, EPOLLIN, server_on_connection,
-			server, &server->control_source, err);
+		r = ev_listener_new(server->state.loop, server->control_fd, server_on_connection,
+			server, &server->control, err);
 	return r;
 }
 
@@ -351,7 +348,7 @@ struct server *server_free(struct server *server)
 {
 	if (!server)
 		return NULL;
-	ev_source_free(server->control_source);
+	ev_listener_free(server->control);
 	fd_close(server->control_fd);
 	stream_listener_free(server->streams);
 	while (server->n_conns) {

@@ -9,6 +9,7 @@
 #include "agent/forward.h"
 #include "agent/proto/ports.h"
 #include "common/fd.h"
+#include "common/listener.h"
 
 #define HANDSHAKES_MAX       64
 #define HANDSHAKE_TIMEOUT_MS 10000
@@ -26,7 +27,7 @@ struct handshake {
 struct stream_listener {
 	struct ev_loop *loop;
 	int fd;
-	struct ev_source *source;
+	struct ev_listener *connections;
 	stream_lookup_fn lookup;
 	void *userdata;
 	struct forwards *forwards;
@@ -47,8 +48,8 @@ static void handshake_free(struct handshake *handshake)
 	ev_source_free(handshake->timer);
 	fd_close(handshake->fd);
 	free(handshake);
-	if (listener->source)
-		ev_io_set(listener->source, EPOLLIN);
+	if (listener->connections)
+		ev_listener_set(listener->connections, true);
 }
 
 static void handshake_on_timeout(void *userdata)
@@ -129,37 +130,26 @@ static void handshake_on_io(void *userdata, uint32_t events)
 	handshake_free(handshake);
 }
 
-static int handshake_new(struct stream_listener *listener, int fd, struct err *err)
+static void on_connection(void *userdata, int fd)
 {
+	struct stream_listener *listener = userdata;
 	struct handshake *handshake = calloc(1, sizeof(*handshake));
 	if (!handshake) {
 		fd_close(fd);
-		return err_nomem(err);
+		return;
 	}
 	handshake->listener = listener;
 	handshake->fd = fd;
 	listener->handshakes[listener->n_handshakes++] = handshake;
+	if (listener->n_handshakes == HANDSHAKES_MAX)
+		ev_listener_set(listener->connections, false);
 	int r = ev_io_new(
-		listener->loop, fd, EPOLLIN, handshake_on_io, handshake, &handshake->source, err);
+		listener->loop, fd, EPOLLIN, handshake_on_io, handshake, &handshake->source, NULL);
 	if (r == 0)
 		r = ev_timer_new(listener->loop, HANDSHAKE_TIMEOUT_MS, handshake_on_timeout,
-			handshake, &handshake->timer, err);
+			handshake, &handshake->timer, NULL);
 	if (r < 0)
 		handshake_free(handshake);
-	return r;
-}
-
-static void listener_on_io(void *userdata, uint32_t events)
-{
-	struct stream_listener *listener = userdata;
-	(void)events;
-	if (listener->n_handshakes == HANDSHAKES_MAX) {
-		ev_io_set(listener->source, 0);
-		return;
-	}
-	int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd >= 0)
-		handshake_new(listener, fd, NULL);
 }
 
 int stream_listener_new(struct ev_loop *loop, int fd, stream_lookup_fn lookup, void *userdata,
@@ -174,8 +164,8 @@ int stream_listener_new(struct ev_loop *loop, int fd, stream_lookup_fn lookup, v
 	listener->userdata = userdata;
 	int r = forwards_new(loop, &listener->forwards, err);
 	if (r == 0)
-		r = ev_io_new(
-			loop, taken, EPOLLIN, listener_on_io, listener, &listener->source, err);
+		r = ev_listener_new(
+			loop, taken, on_connection, listener, &listener->connections, err);
 	if (r < 0) {
 		forwards_free(listener->forwards);
 		return r;
@@ -189,7 +179,7 @@ struct stream_listener *stream_listener_free(struct stream_listener *listener)
 {
 	if (!listener)
 		return NULL;
-	listener->source = ev_source_free(listener->source);
+	listener->connections = ev_listener_free(listener->connections);
 	while (listener->n_handshakes)
 		handshake_free(listener->handshakes[0]);
 	forwards_free(listener->forwards);

@@ -9,6 +9,7 @@
 
 #include "common/buf.h"
 #include "common/fd.h"
+#include "common/listener.h"
 #include "cri-server/stream/wire.h"
 
 #define CHUNK_BYTES 16384 /* a TLS record */
@@ -31,7 +32,7 @@ struct tls {
 	struct tls_config config;
 	SSL_CTX *context;
 	int listen_fd;
-	struct ev_source *listen_io;
+	struct ev_listener *listener;
 	LIST_HEAD(connection_list, connection) connections;
 	unsigned n;
 };
@@ -50,8 +51,8 @@ static void connection_free(struct connection *c)
 	buf_done(&c->in);
 	buf_done(&c->out);
 	free(c);
-	if (tls->listen_io)
-		ev_io_set(tls->listen_io, EPOLLIN);
+	if (tls->listener)
+		ev_listener_set(tls->listener, true);
 }
 
 /* After a call that gave r: 1: it waits; 0: the client's end; -1: the connection is broken. */
@@ -209,8 +210,9 @@ static void on_late(void *userdata)
 	connection_free(userdata);
 }
 
-static void accept_one(struct tls *tls, int taken)
+static void on_accept(void *userdata, int taken)
 {
+	struct tls *tls = userdata;
 	_cleanup_close_ int fd = taken;
 	struct connection *c = calloc(1, sizeof(*c));
 	if (!c)
@@ -219,26 +221,14 @@ static void accept_one(struct tls *tls, int taken)
 	*c = (struct connection){.tls = tls, .outer = TAKE_FD(fd), .inner = -EBADF};
 	c->in = c->out = buf_init(CHUNK_BYTES);
 	LIST_INSERT_HEAD(&tls->connections, c, link);
-	tls->n++;
+	if (++tls->n == TLS_CONNECTIONS_MAX)
+		ev_listener_set(tls->listener, false);
 	c->ssl = SSL_new(tls->context);
 	if (!c->ssl || !SSL_set_fd(c->ssl, c->outer) ||
 		ev_timer_new(tls->config.loop, tls->config.handshake_ms, on_late, c, &c->timer,
 			NULL) < 0 ||
 		ev_io_new(tls->config.loop, c->outer, EPOLLIN, on_outer, c, &c->outer_io, NULL) < 0)
 		connection_free(c);
-}
-
-static void on_listen(void *userdata, uint32_t events)
-{
-	struct tls *tls = userdata;
-	(void)events;
-	if (tls->n == TLS_CONNECTIONS_MAX) {
-		ev_io_set(tls->listen_io, 0);
-		return;
-	}
-	int fd = accept4(tls->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd >= 0)
-		accept_one(tls, fd);
 }
 
 static int fail(struct err *err, const char *what, const char *path)
@@ -277,8 +267,7 @@ int tls_new(const struct tls_config *config, int listen_fd, struct tls **ret, st
 	LIST_INIT(&tls->connections);
 	int r = make_context(tls, err);
 	if (r == 0)
-		r = ev_io_new(
-			config->loop, listen_fd, EPOLLIN, on_listen, tls, &tls->listen_io, err);
+		r = ev_listener_new(config->loop, listen_fd, on_accept, tls, &tls->listener, err);
 	if (r < 0) {
 		tls_free(tls);
 		return r;
@@ -292,7 +281,7 @@ struct tls *tls_free(struct tls *tls)
 {
 	if (!tls)
 		return NULL;
-	tls->listen_io = ev_source_free(tls->listen_io);
+	tls->listener = ev_listener_free(tls->listener);
 	while (!LIST_EMPTY(&tls->connections))
 		connection_free(LIST_FIRST(&tls->connections));
 	fd_close(tls->listen_fd);

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/listener.h"
 #include "common/log.h"
 #include "common/loop.h"
 #include "hypervisor/confine.h"
@@ -44,8 +45,8 @@ struct server {
 	struct ev_loop *loop;
 	int vhost_fd; /* listens until QEMU has come */
 	int listen_fd;
-	struct ev_source *vhost_io;
-	struct ev_source *listen_io;
+	struct ev_listener *vhost_listener;
+	struct ev_listener *listener;
 	struct vs_device *device;
 	struct vs_vhost *vhost;
 	bool failed;
@@ -106,11 +107,6 @@ static int listen_for(const char *path, const struct passwd *user, int *ret_fd, 
 	return r;
 }
 
-static int accept_from(int listen_fd)
-{
-	return accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-}
-
 static void fail(struct server *server, const struct err *err)
 {
 	log_event(&server->log, LOG_LEVEL_ERROR, "vsock device ends", "err", err->msg, NULL);
@@ -127,15 +123,11 @@ static void on_vhost_end(void *userdata, const struct err *err)
 		ev_loop_stop(server->loop);
 }
 
-static void on_vhost(void *userdata, uint32_t events)
+static void on_vhost(void *userdata, int fd)
 {
 	struct server *server = userdata;
-	(void)events;
-	int fd = accept_from(server->vhost_fd);
-	if (fd < 0)
-		return;
 	/* There is one QEMU. */
-	server->vhost_io = ev_source_free(server->vhost_io);
+	server->vhost_listener = ev_listener_free(server->vhost_listener);
 	server->vhost_fd = fd_close(server->vhost_fd);
 	struct err err = ERR_INIT;
 	if (vs_vhost_new(server->loop, fd, server->device, on_vhost_end, server, &server->vhost,
@@ -143,13 +135,9 @@ static void on_vhost(void *userdata, uint32_t events)
 		fail(server, &err);
 }
 
-static void on_client(void *userdata, uint32_t events)
+static void on_client(void *userdata, int fd)
 {
 	struct server *server = userdata;
-	(void)events;
-	int fd = accept_from(server->listen_fd);
-	if (fd < 0)
-		return;
 	struct err err = ERR_INIT;
 	if (vs_mux_accept(&server->device->mux, fd, &err) < 0)
 		log_event(&server->log, LOG_LEVEL_WARNING, "vsock client refused", "err", err.msg,
@@ -220,11 +208,11 @@ static int start(struct server *server, const struct options *options, struct er
 		r = vs_device_new(
 			server->loop, &server->log, options->cid, prefix, &server->device, err);
 	if (r == 0)
-		r = ev_io_new(server->loop, server->vhost_fd, EPOLLIN, on_vhost, server,
-			&server->vhost_io, err);
+		r = ev_listener_new(server->loop, server->vhost_fd, on_vhost, server,
+			&server->vhost_listener, err);
 	if (r == 0)
-		r = ev_io_new(server->loop, server->listen_fd, EPOLLIN, on_client, server,
-			&server->listen_io, err);
+		r = ev_listener_new(
+			server->loop, server->listen_fd, on_client, server, &server->listener, err);
 	if (r == 0)
 		r = confine_become(&user, err);
 	if (r == 0)
@@ -236,8 +224,8 @@ static void server_done(struct server *server)
 {
 	vs_vhost_free(server->vhost);
 	vs_device_free(server->device);
-	ev_source_free(server->vhost_io);
-	ev_source_free(server->listen_io);
+	ev_listener_free(server->vhost_listener);
+	ev_listener_free(server->listener);
 	ev_loop_free(server->loop);
 	fd_close(server->vhost_fd);
 	fd_close(server->listen_fd);
