@@ -1,6 +1,6 @@
 $(call proto,common/ttrpc.proto)
 COMMON_SOURCES := common/err.c common/log.c common/fd.c common/fd_tree.c common/buf.c common/loop.c common/listener.c \
-	common/spawn.c common/userns.c common/fault.c common/ttrpc.c common/ttrpc_server.c common/ttrpc_client.c \
+	common/spawn.c common/userns.c common/fault.c common/proc.c common/ttrpc.c common/ttrpc_server.c common/ttrpc_client.c \
 	$(G)/common/ttrpc.pb-c.c
 $(call library,common,$(COMMON_SOURCES))
 $(call unit_test,common/err_test.c,common,libprotobuf-c)

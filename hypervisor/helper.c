@@ -17,31 +17,13 @@
 
 #include "common/fd.h"
 #include "common/log.h"
+#include "common/proc.h"
 
 #define READY_TIMEOUT_MS  30000 /* a host that boots many at once is slow */
 #define END_TIMEOUT_MS    10000 /* what it has mapped goes with it */
 #define FILE_SIZE_MAX     (1u << 20)
 #define FOREIGN_LOG_BYTES 65536
 #define GO_FD_MIN         10 /* above all that a program gets */
-
-/* Field 22 of /proc/<pid>/stat: clock ticks from boot to the process's start. */
-static int read_start_time(pid_t pid, uint64_t *ret)
-{
-	_cleanup_free_ char *stat = NULL;
-	char path[32];
-	const char *p;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (fd_read_file(path, 4096, &stat, NULL, NULL) < 0)
-		return -ESRCH;
-	/* The second field, the name in parentheses, may itself hold blanks and parentheses. */
-	p = strrchr(stat, ')');
-	for (int field = 2; p && field < 22; field++)
-		p = strchr(p + 1, ' ');
-	if (!p || sscanf(p, " %" SCNu64, ret) != 1)
-		return -ESRCH;
-	return 0;
-}
 
 static int write_record(const struct helper *helper, pid_t pid, struct err *err)
 {
@@ -52,7 +34,7 @@ static int write_record(const struct helper *helper, pid_t pid, struct err *err)
 
 	if (!path)
 		return err_nomem(err);
-	if (read_start_time(pid, &start_time) < 0)
+	if (proc_start_time(pid, &start_time) < 0)
 		return err_set(err, -ESRCH, "Its process is gone");
 	len = snprintf(text, sizeof(text), "%d %" PRIu64 "\n", pid, start_time);
 	return fd_write_file(path, text, (size_t)len, 0600, err);
@@ -247,7 +229,7 @@ static int open_recorded(const char *record, pid_t *ret_pid)
 	if (pidfd < 0)
 		return -ESRCH;
 	/* Read after the pidfd was opened: from here on it cannot come to mean another process. */
-	if (read_start_time(pid, &actual) < 0 || actual != recorded)
+	if (proc_start_time(pid, &actual) < 0 || actual != recorded)
 		return -ESRCH;
 	*ret_pid = pid;
 	return TAKE_FD(pidfd);

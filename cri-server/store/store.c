@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@
 #include <sqlite3.h>
 
 #include "common/fd.h"
+#include "common/proc.h"
 #include "cri-server/store/records.pb-c.h"
 #include "cri-server/store/schema.h"
 
@@ -27,6 +29,7 @@
 #define LOCK_PAUSE_MS  50
 #define LOCK_PAUSES    100
 #define LOCK_MAP_BYTES 1
+#define OWNER_BYTES    40 /* its id and its start time */
 
 enum statement {
 	PUT,
@@ -72,11 +75,19 @@ static int run(struct store *s, const char *sql, struct err *err)
 	return schema_run(s->db, s->path, sql, err);
 }
 
-/* Whether the process that took the lock goes on; of one that was killed nothing but its name is
- * left. */
-static bool owner_lives(const char *pid)
+/*
+ * Whether the process that took the lock goes on; of one that was killed nothing but its name is
+ * left, and later another process may have its id. Its start time lacks where an earlier build
+ * wrote it.
+ */
+static bool owner_lives(const char *owner)
 {
-	_cleanup_free_ char *path = str_printf("/proc/%s/cmdline", pid);
+	uint64_t recorded, actual;
+	int pid;
+	int n = sscanf(owner, "%d %" SCNu64, &pid, &recorded);
+	if (n == 2 && (proc_start_time(pid, &actual) < 0 || actual != recorded))
+		return false;
+	_cleanup_free_ char *path = n < 1 ? NULL : str_printf("/proc/%d/cmdline", pid);
 	_cleanup_free_ char *line = NULL;
 	size_t len = 0;
 	return path && fd_read_file(path, 1 << 16, &line, &len, NULL) == 0 && len > 0;
@@ -87,14 +98,13 @@ static bool owner_lives(const char *pid)
  * also of a process that was killed meanwhile: until it lets go, in a moment, it may still write
  * what we are going to look at, as libvirt's writes QEMU's process id.
  */
-static int wait_for_lock(int fd, char pid[16])
+static int wait_for_lock(int fd, char owner[OWNER_BYTES])
 {
 	const struct timespec pause = {.tv_nsec = LOCK_PAUSE_MS * 1000000};
 	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
-		ssize_t n = pread(fd, pid, 15, 0);
-		pid[n > 0 ? n : 0] = '\0';
-		pid[strcspn(pid, "\n")] = '\0';
-		if (i == LOCK_PAUSES || !pid[0] || owner_lives(pid))
+		ssize_t n = pread(fd, owner, OWNER_BYTES - 1, 0);
+		owner[n > 0 ? n : 0] = '\0';
+		if (i == LOCK_PAUSES || !owner[0] || owner_lives(owner))
 			return -EBUSY;
 		nanosleep(&pause, NULL);
 	}
@@ -110,13 +120,18 @@ static int take_lock(struct store *s, struct err *err)
 	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (s->lock_fd < 0)
 		return err_errno(err, "open %s", path);
-	char pid[16] = "";
-	if (wait_for_lock(s->lock_fd, pid) < 0)
+	char owner[OWNER_BYTES] = "";
+	if (wait_for_lock(s->lock_fd, owner) < 0) {
+		owner[strcspn(owner, " \n")] = '\0';
 		return err_set(err, -EBUSY,
 			"%s is in use by another bulkheadd (process %s); stop it first, or give "
 			"this one a state_dir of its own",
-			s->path, pid[0] ? pid : "unknown");
-	if (ftruncate(s->lock_fd, 0) < 0 || dprintf(s->lock_fd, "%d\n", (int)getpid()) < 0)
+			s->path, owner[0] ? owner : "unknown");
+	}
+	uint64_t started = 0;
+	proc_start_time(getpid(), &started);
+	if (ftruncate(s->lock_fd, 0) < 0 ||
+		dprintf(s->lock_fd, "%d %" PRIu64 "\n", (int)getpid(), started) < 0)
 		return err_errno(err, "write %s", path);
 	s->lock_map = mmap(NULL, LOCK_MAP_BYTES, PROT_NONE, MAP_SHARED, s->lock_fd, 0);
 	if (s->lock_map == MAP_FAILED)

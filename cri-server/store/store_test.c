@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -14,6 +15,7 @@
 #include <cmocka.h>
 
 #include "common/fd.h"
+#include "common/proc.h"
 #include "cri-server/store/records.pb-c.h"
 #include "cri-server/store/store_fixture.h"
 
@@ -125,10 +127,9 @@ static void a_second_owner_is_refused(void **state)
 }
 
 /* The owner was killed; a child of it that has not executed its program yet still does something,
- * and has closed its descriptors. */
-static void a_dead_owners_child_is_waited_for(void **state)
+ * and has closed its descriptors. record: what its lock is made to say then, or NULL. */
+static void wait_for_dead_owners_child(const struct place *place, const char *record)
 {
-	struct place *place = *state;
 	_cleanup_free_ char *late = str_printf("%s.late", place->path);
 	pid_t owner = fork();
 	assert_true(owner >= 0);
@@ -146,9 +147,29 @@ static void a_dead_owners_child_is_waited_for(void **state)
 	int status;
 	assert_int_equal(waitpid(owner, &status, 0), owner);
 	assert_int_equal(status, 0);
+	if (record) {
+		_cleanup_free_ char *lock = str_printf("%s.lock", place->path);
+		_cleanup_close_ int fd = open(lock, O_WRONLY | O_TRUNC | O_CLOEXEC);
+		assert_int_equal(fd_write_all(fd, record, strlen(record), NULL), 0);
+	}
 	store_close(open_store(place->path));
 	assert_int_equal(access(late, F_OK), 0);
 	unlink(late);
+}
+
+static void a_dead_owners_child_is_waited_for(void **state)
+{
+	wait_for_dead_owners_child(*state, NULL);
+}
+
+/* As if this process, which began at another time, had been given the id. */
+static void an_owners_id_is_not_taken_for_another_process(void **state)
+{
+	char record[64];
+	uint64_t started;
+	assert_int_equal(proc_start_time(getpid(), &started), 0);
+	snprintf(record, sizeof(record), "%d %" PRIu64 "\n", (int)getpid(), started + 1);
+	wait_for_dead_owners_child(*state, record);
 }
 
 static void assert_refused_untouched(const char *path, const char *expected)
@@ -305,6 +326,7 @@ int main(void)
 		TEST(a_transaction_is_all_or_nothing),
 		TEST(a_second_owner_is_refused),
 		TEST(a_dead_owners_child_is_waited_for),
+		TEST(an_owners_id_is_not_taken_for_another_process),
 		TEST(refuses_what_is_not_its_own),
 		TEST(refuses_what_was_cut_short),
 		TEST(refuses_what_was_overwritten),

@@ -1,0 +1,26 @@
+#include "common/proc.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/fd.h"
+
+int proc_start_time(pid_t pid, uint64_t *ret)
+{
+	_cleanup_free_ char *stat = NULL;
+	char path[32];
+	const char *p;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (fd_read_file(path, 4096, &stat, NULL, NULL) < 0)
+		return -ESRCH;
+	/* The second field, the name in parentheses, may itself hold blanks and parentheses. */
+	p = strrchr(stat, ')');
+	for (int field = 2; p && field < 22; field++)
+		p = strchr(p + 1, ' ');
+	if (!p || sscanf(p, " %" SCNu64, ret) != 1)
+		return -ESRCH;
+	return 0;
+}
