@@ -277,14 +277,18 @@ static int run_machine(struct probe *probe)
 }
 
 /* In the child; nothing is freed, for it exits. */
-static void run_probe(struct progress *progress, const struct user *user)
+static void run_probe(struct progress *progress, const struct user *user, pid_t parent)
 {
 	struct probe probe = {.progress = progress};
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	errno = -user_become(user);
 	if (errno) {
 		fail(&probe, "take the rights of QEMU's user");
+		return;
+	}
+	/* Of a process that becomes another user the kernel would have forgotten it. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent) {
+		fail(&probe, "end with bulkheadd");
 		return;
 	}
 	if (make_machine(&probe) < 0 || make_cpu(&probe) < 0 || check_msrs(&probe) < 0)
@@ -327,7 +331,7 @@ int hv_probe_kvm(char *reason, size_t size)
 {
 	struct progress *progress;
 	struct user user;
-	pid_t pid;
+	pid_t pid, parent = getpid();
 	int r;
 
 	if (access("/dev/kvm", F_OK) < 0) {
@@ -343,7 +347,7 @@ int hv_probe_kvm(char *reason, size_t size)
 	user_find_qemu(&user);
 	pid = fork();
 	if (pid == 0) {
-		run_probe(progress, &user);
+		run_probe(progress, &user, parent);
 		_exit(0);
 	}
 	if (pid < 0) {
