@@ -354,6 +354,17 @@ static void test_machine_that_never_ran(void **state)
 	assert_int_equal(access(pid_file, F_OK), -1);
 }
 
+/* A machine's disks take 1024 of the host's asynchronous requests, and a node has hundreds. */
+static void test_disks_of_many_machines(void **state)
+{
+	_cleanup_free_ char *most = NULL;
+
+	if (!((struct fixture *)*state)->hv)
+		skip();
+	assert_int_equal(fd_read_file("/proc/sys/fs/aio-max-nr", 64, &most, NULL, NULL), 0);
+	assert_true(strtoull(most, NULL, 10) >= 1 << 20);
+}
+
 static void test_root_has_one_owner(void **state)
 {
 	struct fixture *fixture = *state;
@@ -434,6 +445,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_machine_outlives_process),
 		cmocka_unit_test(test_machine_that_never_ran),
 		cmocka_unit_test(test_root_has_one_owner),
+		cmocka_unit_test(test_disks_of_many_machines),
 	};
 
 	if (argc == 3)
