@@ -3,17 +3,19 @@
  *
  * The driver does not change the owner of files (dynamic_ownership): layers are shared by machines
  * that come and go, and the few files that belong to one machine are given to QEMU's user by vm.c.
- * Confinement is by user, mount namespace, cgroup and QEMU's seccomp filter; security drivers are
- * off, for AppArmor's and SELinux's policies know libvirtd's paths, not ours.
+ * Confinement is by user, namespaces, cgroup and QEMU's seccomp filter; security drivers are off,
+ * for AppArmor's and SELinux's policies know libvirtd's paths, not ours.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/buf.h"
@@ -26,6 +28,19 @@
 /* As libvirtd's sysctl.d file has it. QEMU takes 1024 for a machine whose disks bypass the cache.
  */
 #define AIO_REQUESTS (1 << 20)
+
+/*
+ * libvirt calls the C library's unshare(2) in the child that becomes QEMU, for a mount namespace,
+ * and has no setting for others. This one takes its place: the program's functions come before its
+ * libraries'. Nobody else in this process asks for a mount namespace. By then the child has its
+ * taps open, and its helpers' sockets are found by their paths, in whatever namespace.
+ */
+int unshare(int flags)
+{
+	if (flags == CLONE_NEWNS)
+		flags |= CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS;
+	return (int)syscall(SYS_unshare, flags);
+}
 
 static int write_conf(const struct hv *hv, const char *root, struct err *err)
 {

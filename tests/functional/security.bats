@@ -270,7 +270,10 @@ has_own() {
 		status_is "$pid" CapEff "$(sed -n 's/^CapPrm:\t//p' "/proc/$pid/status")"
 		has_own "$pid" mnt
 		case $name in
-		qemu*) status_is "$pid" Seccomp 2 ;;
+		qemu*)
+			status_is "$pid" Seccomp 2
+			has_own "$pid" net ipc uts
+			;;
 		bulkhead-vsock | bulkhead-consol)
 			[ "${VARIANT:-release}" = asan ] || status_is "$pid" Seccomp 2
 			status_is "$pid" CapBnd 0000000000000000
