@@ -4,9 +4,9 @@
  * 32 bits; type, flags: one byte) and a payload; unary calls only.
  *
  * Both ends distrust each other's sizes: a frame above TTRPC_PAYLOAD_MAX, an unknown type, an even
- * stream id, a stream id used twice, or more than TTRPC_CALLS_MAX open calls ends the connection.
- * Errors travel as the negative errno of struct err in Status.code (as a positive number) with the
- * message; both ends are ours.
+ * stream id, a stream id used twice, an answer to no call, or more than TTRPC_CALLS_MAX open calls
+ * ends the connection. Errors travel as the negative errno of struct err in Status.code (as a
+ * positive number) with the message; both ends are ours.
  */
 #pragma once
 

@@ -47,6 +47,7 @@ struct ttrpc_client {
 	struct buf out;
 	struct waiter *waiters;
 	size_t n_waiters;
+	size_t n_unanswered; /* calls that nobody waits for any more */
 	uint32_t last_stream_id;
 };
 
@@ -149,7 +150,10 @@ static void flush_job(void *userdata)
 	unref(client);
 }
 
-/* An answer that nobody waits for any more is dropped; one that nobody asked for is a breach. */
+/*
+ * An answer that nobody waits for any more is dropped. One that nobody asked for, or that was given
+ * before, is a breach: so a peer sends no more frames than there are calls.
+ */
 static int take_frame(struct ttrpc_client *client, const struct ttrpc_frame *frame)
 {
 	if (frame->type != TTRPC_RESPONSE)
@@ -161,17 +165,22 @@ static int take_frame(struct ttrpc_client *client, const struct ttrpc_frame *fra
 
 	pthread_mutex_lock(&client->lock);
 	bool asked = frame->stream_id <= client->last_stream_id;
+	bool late = false;
 	struct waiter **link = &client->waiters;
 	while (*link && (*link)->stream_id != frame->stream_id)
 		link = &(*link)->next;
 	if (*link) {
 		finish_waiter(client, link, response);
 		response = NULL;
+	} else if (asked && client->n_unanswered) {
+		client->n_unanswered--;
+		late = true;
 	}
 	pthread_mutex_unlock(&client->lock);
-	if (response)
-		bulkhead__ttrpc__response__free_unpacked(response, NULL);
-	return asked ? 0 : -EPROTO;
+	if (!response)
+		return 0;
+	bulkhead__ttrpc__response__free_unpacked(response, NULL);
+	return late ? 0 : -EPROTO;
 }
 
 static int take_frames(struct ttrpc_client *client)
@@ -354,6 +363,7 @@ static int await(struct ttrpc_client *client, uint32_t stream_id, const struct d
 		while (*link != &waiter)
 			link = &(*link)->next;
 		finish_waiter(client, link, NULL);
+		client->n_unanswered++;
 		r = err_set(err, r, "no answer in time");
 	} else if (!waiter.response) {
 		r = err_set(err, -EPIPE, "the connection is gone");

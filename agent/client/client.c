@@ -34,6 +34,8 @@
 #define CONNECT_SLICE_MS  1000 /* so that agent_close() is not held up for longer */
 #define RETRY_MS          100
 #define REFUSED_RETRY_MS  1000 /* an event that the callback did not take */
+#define STRAY_MS          20   /* each event is a write, which all pods share */
+#define EARLY_MS          1000 /* how much sooner than asked an answer without events may come */
 #define RELEASE_BYTES_MAX 64
 
 struct link {
@@ -287,11 +289,14 @@ static bool agent_is_closing(struct agent *agent)
 static void deliver(struct agent *agent, const Bulkhead__Agent__NextEventsResponse *response)
 {
 	for (size_t i = 0; i < response->n_events; i++) {
-		if (agent->callbacks.on_event(agent->callbacks.userdata, response->events[i]) < 0) {
+		int r = agent->callbacks.on_event(agent->callbacks.userdata, response->events[i]);
+		if (r < 0) {
 			rest(agent, REFUSED_RETRY_MS);
 			return;
 		}
 		agent->after = response->events[i]->sequence;
+		if (r == AGENT_EVENT_STRAY)
+			rest(agent, STRAY_MS);
 		if (agent_is_closing(agent))
 			return;
 	}
@@ -304,6 +309,7 @@ static int poll_events(struct agent *agent, struct err *err)
 	request.after = agent->after;
 	request.wait_ms = EVENTS_WAIT_MS;
 	ProtobufCMessage *response = NULL;
+	uint64_t asked = ev_now_ms();
 	int r = agent_call(agent, "NextEvents", &request.base, EVENTS_TIMEOUT_MS, &response, err);
 	if (r != 0)
 		return r;
@@ -313,6 +319,10 @@ static int poll_events(struct agent *agent, struct err *err)
 	r = check_events(events, agent->after, err);
 	if (r == 0)
 		deliver(agent, events);
+	/* One that has nothing to tell and does not wait is not to be asked as fast as it answers.
+	 */
+	if (r == 0 && !events->n_events && ev_now_ms() - asked < EVENTS_WAIT_MS - EARLY_MS)
+		rest(agent, EARLY_MS);
 	protobuf_c_message_free_unpacked(response, NULL);
 	return r;
 }

@@ -21,6 +21,8 @@
 
 struct agent;
 
+#define AGENT_EVENT_STRAY 1
+
 /* How to reach a port of the guest: hv_vm_connect() behind a closure. */
 struct agent_transport {
 	int (*connect)(
@@ -32,7 +34,8 @@ struct agent_callbacks {
 	/*
 	 * One event, in order, each exactly once per sequence number above the `after` of
 	 * agent_open(). The event is acknowledged to the agent when this returns 0; on an error it
-	 * comes again later.
+	 * comes again later. AGENT_EVENT_STRAY: 0 for one that tells of nothing. A guest may invent
+	 * such events without end, so the next one is a while in coming.
 	 */
 	int (*on_event)(void *userdata, const Bulkhead__Agent__Event *event);
 	/* The control connection was lost and the agent did not answer again within 10 s of

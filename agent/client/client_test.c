@@ -29,6 +29,7 @@
 #define CALL_MS     30000
 #define LIAR_MAX    64
 #define LIAR_EVENTS 4
+#define FLOOD       50
 
 /* What the liar answers with. */
 struct liar {
@@ -37,6 +38,8 @@ struct liar {
 	uint64_t first_sequence;
 	size_t n_events;
 	bool one_by_one; /* in answers of their own */
+	bool in_haste;   /* answers at once, also where there is nothing to tell */
+	atomic_int n_polls;
 	int32_t exit_code;
 	_Atomic int64_t ahead_ns; /* of its clock */
 	bool stuck;               /* its clock cannot be moved */
@@ -58,6 +61,7 @@ struct context {
 	struct agent *agent;
 	atomic_int n_events;
 	atomic_int n_refusals; /* how often on_event is to fail first */
+	bool stray;            /* no event tells of anything */
 	atomic_int n_lost;
 	atomic_bool off; /* the transport says that the machine has ended */
 	uint64_t open_ms;
@@ -72,7 +76,7 @@ static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
 	}
 	int n = atomic_fetch_add(&context->n_events, 1) + 1;
 	assert_int_equal(event->sequence, n);
-	return 0;
+	return context->stray ? AGENT_EVENT_STRAY : 0;
 }
 
 static void on_lost(void *userdata, const char *reason)
@@ -228,8 +232,8 @@ static void liar_events(void *userdata, struct ttrpc_call *call, const ProtobufC
 {
 	struct liar *liar = userdata;
 	const Bulkhead__Agent__NextEventsRequest *request = (const void *)msg;
-	Bulkhead__Agent__Event events[LIAR_EVENTS];
-	Bulkhead__Agent__Event *pointers[LIAR_EVENTS];
+	Bulkhead__Agent__Event events[FLOOD];
+	Bulkhead__Agent__Event *pointers[FLOOD];
 	Bulkhead__Agent__Exit exit = BULKHEAD__AGENT__EXIT__INIT;
 	exit.code = liar->exit_code;
 	Bulkhead__Agent__NextEventsResponse response = BULKHEAD__AGENT__NEXT_EVENTS_RESPONSE__INIT;
@@ -245,7 +249,8 @@ static void liar_events(void *userdata, struct ttrpc_call *call, const ProtobufC
 		pointers[response.n_events++] = &events[i];
 	}
 	response.realtime_ns = clock_now_ns() + atomic_load(&liar->ahead_ns);
-	if (response.n_events)
+	atomic_fetch_add(&liar->n_polls, 1);
+	if (response.n_events || liar->in_haste)
 		ttrpc_reply(call, &response.base);
 	else if (liar->n_waiting < LIAR_MAX) /* as in a long poll */
 		liar->waiting[liar->n_waiting++] = call;
@@ -421,6 +426,38 @@ static void test_clock_stuck(void **state)
 	assert_in_range(atomic_load(&liar->n_clock_calls), 4, 4 * (seconds + 1));
 }
 
+/* Events that tell of nothing are taken fifty times in a second at most. */
+static void test_stray_events(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	context->stray = true;
+	use_liar(context)->n_events = FLOOD;
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&context->n_events, FLOOD));
+	assert_in_range(ev_now_ms() - begin, (FLOOD - 1) * 20, UINT32_MAX);
+}
+
+/* One that floods with answers has them read about once in a second, what they tell excepted. */
+static void test_nothing_to_tell(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->n_events = LIAR_EVENTS;
+	liar->one_by_one = true;
+	liar->in_haste = true;
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&liar->n_polls, LIAR_EVENTS + 2));
+	int polls = atomic_load(&liar->n_polls);
+	uint64_t seconds = (ev_now_ms() - begin) / 1000;
+	assert_int_equal(atomic_load(&context->n_events), LIAR_EVENTS);
+	assert_in_range(seconds, 1, UINT32_MAX);
+	assert_in_range(polls, LIAR_EVENTS + 2, LIAR_EVENTS + 1 + seconds);
+}
+
 /* The agent of a pod that a build before this one has started. */
 static void test_older_agent(void **state)
 {
@@ -525,6 +562,8 @@ int main(void)
 		CLIENT_TEST(test_clock_ahead),
 		CLIENT_TEST(test_clock_right),
 		CLIENT_TEST(test_clock_stuck),
+		CLIENT_TEST(test_stray_events),
+		CLIENT_TEST(test_nothing_to_tell),
 		CLIENT_TEST(test_older_agent),
 		CLIENT_TEST(test_text_is_cleaned),
 		CLIENT_TEST(test_false_events),

@@ -218,8 +218,7 @@ int sandbox_save_locked(struct sandbox *sandbox, struct err *err);
 void sandbox_leave_index(struct sandbox *sandbox);
 /* All events of the agent up to this one are dealt with. 0 or -errno. */
 int sandbox_record_event(struct sandbox *sandbox, uint64_t sequence);
-/* The same for one that tells of nothing: a guest may invent them without end, so it takes a while.
- */
+/* The same for one that tells of nothing: AGENT_EVENT_STRAY. */
 int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
 /*
  * Blocks while a start has not found the pod's machine again, nor given it up: for calls that take
@@ -349,7 +348,7 @@ int container_remove(struct container *container, struct err *err);
 /* Signals, waits, kills. `op` need not be held. */
 int container_stop(
 	struct container *container, uint64_t grace_ms, struct rpc_call *call, struct err *err);
-/* On the agent's event thread: 0 when it is recorded. */
+/* On the agent's event thread: what agent_callbacks' on_event is to return. */
 int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 /* Waits for what the sandbox's containers wrote to be in their logs: its machine has ended. */
 void containers_drain(struct sandbox *sandbox);

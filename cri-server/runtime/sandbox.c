@@ -22,7 +22,6 @@
 #define CALL_MS       10000 /* an answer of the agent that needs no waiting in the guest */
 #define RELEASE_TRIES 5
 #define POWEROFF_MS   3000 /* for the guest to end by itself */
-#define STRAY_MS      20   /* each event is a write, which all pods share */
 #define BUSY_MS       20   /* until a pod that somebody changes is looked at again */
 
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,
@@ -156,8 +155,8 @@ static void pause_ms(long ms)
 
 int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence)
 {
-	pause_ms(STRAY_MS);
-	return sandbox_record_event(sandbox, sequence);
+	int r = sandbox_record_event(sandbox, sequence);
+	return r < 0 ? r : AGENT_EVENT_STRAY;
 }
 
 void sandbox_await_recovery(struct sandbox *sandbox)
