@@ -233,6 +233,7 @@ static void test_accelerator_and_transport(void **state)
 	assert_xpath(tcg, "/domain/@type", "qemu");
 	/* A host's /dev/shm may be full. */
 	assert_xpath(tcg, "/domain/memoryBacking/source/@type", "memfd");
+	assert_xpath(tcg, "/domain/devices/rng/backend", "/dev/urandom");
 	assert_xpath(tcg, "count(//tb-cache)", "1");
 	assert_xpath(tcg, "count(//vsock)", "0");
 	assert_xpath(kvm, "/domain/@type", "kvm");

@@ -326,11 +326,13 @@ has_own() {
 		echo x >/sys/kernel/mm/transparent_hugepage/enabled 2>/dev/null; mount | grep -q "sysfs.*rw" && echo "sysfs is writable"
 		for node in mem kmem port kvm vhost-vsock vfio; do [ ! -e /dev/$node ] || echo "/dev/$node"; done
 		[ ! -e /proc/modules ] || echo modules
+		echo "random from $(cat /sys/class/misc/hw_random/rng_current)"
 		reach call 175 0 0 0
 		reach vsock 1 64; reach vsock 1000 1100'
 	echo "$output"
 	[ "$status" -eq 0 ]
 	[[ $output == *"sysfs is writable"* ]]
+	grep -qx "random from virtio_rng.0" <<<"$output"
 	# The one disk that may be written is the pod's own scratch disk.
 	scratch=$(grep -E 'wrote|touched' <<<"$output" | awk '{print $2}' | sort -u)
 	[ "$(wc -w <<<"$scratch")" -le 1 ]
