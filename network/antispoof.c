@@ -11,18 +11,36 @@
 
 #include "common/fd.h"
 #include "network/netlink.h"
+#include "network/offloads.h"
 #include "network/redirect.h"
 
 #define PRIORITY_REST (REDIRECT_PRIORITY_GUARD + 1)
 
+/* Of one priority; the kernel asks the one that came last first. */
+#define HANDLE          1
+#define HANDLE_OFFLOADS 2
+
 /* One classifier `bpf` of a hook. */
 struct filter {
 	int link;
-	uint32_t hook, priority, flags;
+	uint32_t hook, priority, handle, flags;
 	const char *name;
-	const struct sock_filter *program;
+	const struct sock_filter *program; /* NULL: fd is one of eBPF */
 	size_t n;
+	int fd;
 };
+
+static int put_program(struct nl_msg *msg, const struct filter *filter)
+{
+	int r;
+
+	if (!filter->program)
+		return nla_put_u32(msg, TCA_BPF_FD, (uint32_t)filter->fd);
+	r = nla_put_u16(msg, TCA_BPF_OPS_LEN, (uint16_t)filter->n);
+	return r < 0 ? r
+		     : nla_put(msg, TCA_BPF_OPS, (int)(filter->n * sizeof(*filter->program)),
+			       filter->program);
+}
 
 /* libnl knows no cls_bpf: the message is composed here. */
 static int fill_message(struct nl_msg *msg, const struct filter *filter)
@@ -30,7 +48,7 @@ static int fill_message(struct nl_msg *msg, const struct filter *filter)
 	const struct tcmsg header = {
 		.tcm_family = AF_UNSPEC,
 		.tcm_ifindex = filter->link,
-		.tcm_handle = 1, /* one of ours is replaced */
+		.tcm_handle = filter->handle, /* one of ours is replaced */
 		.tcm_parent = filter->hook,
 		.tcm_info = TC_H_MAKE(filter->priority << 16, htons(ETH_P_ALL)),
 	};
@@ -41,10 +59,7 @@ static int fill_message(struct nl_msg *msg, const struct filter *filter)
 		return -ENOMEM;
 	options = nla_nest_start(msg, TCA_OPTIONS);
 	if (!options || nla_put_u32(msg, TCA_BPF_FLAGS, filter->flags) < 0 ||
-		nla_put_string(msg, TCA_BPF_NAME, filter->name) < 0 ||
-		nla_put_u16(msg, TCA_BPF_OPS_LEN, (uint16_t)filter->n) < 0 ||
-		nla_put(msg, TCA_BPF_OPS, (int)(filter->n * sizeof(*filter->program)),
-			filter->program) < 0)
+		nla_put_string(msg, TCA_BPF_NAME, filter->name) < 0 || put_program(msg, filter) < 0)
 		return -ENOMEM;
 	nla_nest_end(msg, options);
 	return 0;
@@ -77,6 +92,26 @@ static int put_filter(struct nl_sock *sock, const struct filter *filter, struct 
 	return 0;
 }
 
+static int attach_offloads(
+	struct nl_sock *sock, const struct redirect_tap *tap, uint32_t mtu, struct err *err)
+{
+	_cleanup_close_ int fd = -EBADF;
+	int r;
+
+	r = offloads_load(mtu, &fd, err);
+	if (r < 0)
+		return r;
+	return put_filter(sock,
+		&(struct filter){.link = tap->link,
+			.hook = tap->redirect->guard,
+			.priority = REDIRECT_PRIORITY_GUARD,
+			.handle = HANDLE_OFFLOADS,
+			.flags = TCA_BPF_FLAG_ACT_DIRECT,
+			.name = "offloads",
+			.fd = fd},
+		err);
+}
+
 /*
  * Where frames go on by themselves, the program's filter takes the good ones, and one behind it
  * drops the rest; else the program drops, and the good ones are the redirection's.
@@ -91,6 +126,7 @@ int antispoof_attach(struct nl_sock *sock, const struct redirect_tap *tap,
 	struct filter filter = {.link = tap->link,
 		.hook = tap->redirect->guard,
 		.priority = PRIORITY_REST,
+		.handle = HANDLE,
 		.flags = TCA_BPF_FLAG_ACT_DIRECT,
 		.name = "rest",
 		.program = &drop,
@@ -110,5 +146,6 @@ int antispoof_attach(struct nl_sock *sock, const struct redirect_tap *tap,
 	filter.flags = rest ? 0 : TCA_BPF_FLAG_ACT_DIRECT;
 	filter.name = "antispoof";
 	filter.program = program;
-	return put_filter(sock, &filter, err);
+	r = put_filter(sock, &filter, err);
+	return r < 0 ? r : attach_offloads(sock, tap, interface->mtu, err);
 }

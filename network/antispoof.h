@@ -20,7 +20,8 @@
  * IPv6 link-local addresses are those of the MAC (EUI-64), as the guest's kernel makes them.
  * An interface without addresses of a family may send none of it. A frame that ends before what is
  * compared goes no further either: where it is redirected, the namespace's stack gets it, to which
- *it is not addressed; where it would go on by itself, what the program does not take is dropped.
+ * it is not addressed; where it would go on by itself, what the program does not take is dropped.
+ * With it comes the program of network/offloads.h, for what is asked for beside a frame.
  * Sources: packet(7), bpf(2), RFC 826, 4861, 4862, 3810, 2710, 6980.
  */
 #pragma once
@@ -45,8 +46,8 @@ int antispoof_program(const struct net_interface *interface, uint32_t dropped,
 	struct sock_filter *ret_program, size_t *ret_n, struct err *err);
 
 /*
- * Puts the program where what the guest sends by the joined tap passes. One that is there is
- * replaced at once. -ENOENT or -EOPNOTSUPP: the kernel has no cls_bpf.
+ * Puts both programs where what the guest sends by the joined tap passes. One that is there is
+ * replaced at once. -ENOENT or -EOPNOTSUPP: the kernel has no cls_bpf, or takes no eBPF.
  */
 int antispoof_attach(struct nl_sock *sock, const struct redirect_tap *tap,
 	const struct net_interface *interface, struct err *err);

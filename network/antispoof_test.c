@@ -5,8 +5,6 @@
 #include <net/ethernet.h>
 #include <netinet/icmp6.h>
 #include <netinet/ip_icmp.h>
-#include <netlink/route/link.h>
-#include <netlink/route/link/veth.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -19,8 +17,6 @@
 #include <cmocka.h>
 
 #include "common/fd.h"
-#include "network/interface.h"
-#include "network/netlink.h"
 #include "network/redirect.h"
 #include "network/testing.h"
 
@@ -232,53 +228,13 @@ static struct frame cut(struct frame f, size_t len)
 
 /* ---- the wire ---- */
 
-struct wire {
-	struct nl_sock *sock;
-	int tap, far;
-};
-
-/* With either kind of tap. */
-static void join(struct wire *w, enum net_redirect kind, const struct net_interface *interface)
-{
-	struct redirect_tap tap = {.redirect = redirect_of(kind)};
-	struct err err = ERR_INIT;
-	int near_index, far_index;
-
-	assert_int_equal(netlink_open(&w->sock, &err), 0);
-	assert_int_equal(rtnl_link_veth_add(w->sock, "bhnear", "bhfar", getpid()), 0);
-	w->tap = tap.redirect->make ? testing_macvtap("bhtap", "bhnear") : testing_tap("bhtap");
-	near_index = netlink_link_index(w->sock, "bhnear", &err);
-	far_index = netlink_link_index(w->sock, "bhfar", &err);
-	tap.link = netlink_link_index(w->sock, "bhtap", &err);
-	assert_int_equal(interface_quieten("bhtap", true, &err), 0);
-	assert_int_equal(tap.redirect->join(w->sock, near_index, tap.link, &err), 0);
-	if (antispoof_attach(w->sock, &tap, interface, &err) < 0)
-		fail_msg("%s", err.msg);
-	assert_int_equal(interface_up(w->sock, near_index, &err), 0);
-	assert_int_equal(interface_up(w->sock, far_index, &err), 0);
-	assert_int_equal(interface_up(w->sock, tap.link, &err), 0);
-	w->far = testing_packet_socket("bhfar");
-}
-
-static void part(struct wire *w)
-{
-	struct rtnl_link *link = rtnl_link_alloc();
-
-	rtnl_link_set_name(link, "bhnear");
-	assert_int_equal(rtnl_link_delete(w->sock, link), 0);
-	rtnl_link_put(link);
-	netlink_close(w->sock);
-	close(w->tap);
-	close(w->far);
-}
-
 static bool is_frame(const unsigned char *got, ssize_t len, const struct frame *frame)
 {
 	return len == (ssize_t)frame->len && memcmp(got, frame->bytes, frame->len) == 0;
 }
 
 /* Sends the frame and then one that passes: whether the first came before the second. */
-static bool passes(const struct wire *w, const struct frame *frame)
+static bool passes(const struct testing_wire *w, const struct frame *frame)
 {
 	struct frame mark = udp6(OWN_IP6);
 	struct pollfd far = {.fd = w->far, .events = POLLIN};
@@ -304,6 +260,7 @@ static struct net_interface own_interface(void)
 	return (struct net_interface){
 		.name = "eth0",
 		.mac = OWN_MAC,
+		.mtu = 1500,
 		.addresses = {OWN_IP4 "/24", OWN_IP6 "/64", SECOND_IP4 "/32"},
 		.n_addresses = 3,
 	};
@@ -318,14 +275,14 @@ struct case_of {
 static void check_cases_of(enum net_redirect kind, const struct case_of *cases, size_t n)
 {
 	const struct net_interface interface = own_interface();
-	struct wire wire;
+	struct testing_wire wire;
 
-	join(&wire, kind, &interface);
+	testing_wire_join(&wire, kind, &interface, false);
 	for (size_t i = 0; i < n; i++)
 		if (passes(&wire, &cases[i].frame) != cases[i].pass)
 			fail_msg("%s: %s (%s)", cases[i].what, cases[i].pass ? "dropped" : "passed",
 				redirect_of(kind)->kind);
-	part(&wire);
+	testing_wire_part(&wire);
 }
 
 static void check_cases(const struct case_of *cases, size_t n)
@@ -426,8 +383,8 @@ static void only_own_ipv6_passes(void **state)
 /* As many addresses as an interface can have: jumps are longer than a condition's reach. */
 static void many_addresses_pass(void **state)
 {
-	struct net_interface interface = {.name = "eth0", .mac = OWN_MAC};
-	struct wire wire;
+	struct net_interface interface = {.name = "eth0", .mac = OWN_MAC, .mtu = 1500};
+	struct testing_wire wire;
 	char address[64];
 
 	(void)state;
@@ -439,7 +396,7 @@ static void many_addresses_pass(void **state)
 	snprintf(interface.addresses[NET_ADDRESSES_MAX - 1], sizeof(interface.addresses[0]),
 		OWN_IP6 "/64");
 	interface.n_addresses = NET_ADDRESSES_MAX;
-	join(&wire, NET_REDIRECT_TCFILTER, &interface);
+	testing_wire_join(&wire, NET_REDIRECT_TCFILTER, &interface, false);
 	for (size_t i = 0; i < NET_ADDRESSES_MAX - 1; i++) {
 		struct frame frame;
 
@@ -452,7 +409,7 @@ static void many_addresses_pass(void **state)
 	}
 	/* No IPv4 address: none of it. */
 	assert_false(passes(&wire, &(struct frame[]){ip4(OWN_MAC, OWN_IP4)}[0]));
-	part(&wire);
+	testing_wire_part(&wire);
 }
 
 static void refuses_what_is_no_address(void **state)

@@ -634,7 +634,7 @@ static void test_attach_tap(void **state)
 	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
 	info = must_set_up(room, "pod1");
 	net_tap_name("pod1", 0, name);
-	tap = testing_tap(name);
+	tap = testing_tap(name, false);
 	if (net_pod_attach_tap(room->net, "pod1", info, 0, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(if_nametoindex(name), 0);

@@ -47,7 +47,7 @@ static void test_frames(void **state)
 	need_root();
 	assert_int_equal(netlink_open(&sock, &err), 0);
 	assert_int_equal(rtnl_link_veth_add(sock, "bhnear", "bhfar", getpid()), 0);
-	tap = testing_tap("bhtap");
+	tap = testing_tap("bhtap", false);
 	near_index = netlink_link_index(sock, "bhnear", &err);
 	far_index = netlink_link_index(sock, "bhfar", &err);
 	tap_index = netlink_link_index(sock, "bhtap", &err);
@@ -84,8 +84,8 @@ static void test_half_join_is_undone(void **state)
 	(void)state;
 	need_root();
 	assert_int_equal(netlink_open(&sock, &err), 0);
-	a = testing_tap("bhtapa");
-	b = testing_tap("bhtapb");
+	a = testing_tap("bhtapa", false);
+	b = testing_tap("bhtapb", false);
 	index_a = netlink_link_index(sock, "bhtapa", &err);
 	index_b = netlink_link_index(sock, "bhtapb", &err);
 	assert_true(redirect_tcfilter.join(sock, index_a, 99999, &err) < 0);
@@ -123,7 +123,7 @@ static void test_netns(void **state)
 	assert_int_equal(before.st_ino, after.st_ino);
 	assert_int_not_equal(before.st_ino, inside.st_ino);
 
-	tap = testing_tap("bhtapx");
+	tap = testing_tap("bhtapx", false);
 	assert_int_equal(netns_call(netns, link_index, (void *)"bhtapx", &err), -ENODEV);
 	assert_int_equal(netlink_open(&sock, &err), 0);
 	assert_int_equal(interface_move(sock, "bhtapx",

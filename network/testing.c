@@ -6,6 +6,8 @@
 #include <linux/if_tun.h>
 #include <net/ethernet.h>
 #include <net/if.h>
+#include <netlink/route/link.h>
+#include <netlink/route/link/veth.h>
 #include <poll.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -25,6 +27,7 @@
 #include "common/fd.h"
 #include "common/loop.h"
 #include "common/spawn.h"
+#include "network/antispoof.h"
 #include "network/interface.h"
 #include "network/netlink.h"
 #include "network/redirect.h"
@@ -96,9 +99,14 @@ char *testing_output(const char *const argv[])
 	return text;
 }
 
-int testing_tap(const char *name)
+static short tap_flags(bool header)
 {
-	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+	return IFF_TAP | IFF_NO_PI | (header ? IFF_VNET_HDR : 0);
+}
+
+int testing_tap(const char *name, bool header)
+{
+	struct ifreq request = {.ifr_flags = tap_flags(header)};
 	int fd;
 
 	fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
@@ -109,9 +117,9 @@ int testing_tap(const char *name)
 }
 
 /* In /dev nodes of all namespaces meet under one name; a sysfs of ours tells which device it is. */
-static int open_node(const char *name)
+static int open_node(const char *name, bool header)
 {
-	struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+	struct ifreq request = {.ifr_flags = tap_flags(header)};
 	char *dir = testing_dir();
 	_cleanup_free_ char *device = NULL, *node = str_printf("%s/node", dir);
 	_cleanup_free_ char *text = NULL;
@@ -133,7 +141,7 @@ static int open_node(const char *name)
 	return fd;
 }
 
-int testing_macvtap(const char *name, const char *over)
+int testing_macvtap(const char *name, const char *over, bool header)
 {
 	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
 	_cleanup_close_ int own = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -143,7 +151,7 @@ int testing_macvtap(const char *name, const char *over)
 	if (redirect_macvtap.make(sock, (int)if_nametoindex(over),
 		    &(struct interface_place){own, name, 1500}, &err) < 0)
 		fail_msg("%s", err.msg);
-	return open_node(name);
+	return open_node(name, header);
 }
 
 int testing_packet_socket(const char *link)
@@ -160,6 +168,42 @@ int testing_packet_socket(const char *link)
 	assert_true(address.sll_ifindex > 0);
 	assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	return fd;
+}
+
+void testing_wire_join(struct testing_wire *w, enum net_redirect kind,
+	const struct net_interface *interface, bool header)
+{
+	struct redirect_tap tap = {.redirect = redirect_of(kind)};
+	struct err err = ERR_INIT;
+	int near_index, far_index;
+
+	assert_int_equal(netlink_open(&w->sock, &err), 0);
+	assert_int_equal(rtnl_link_veth_add(w->sock, "bhnear", "bhfar", getpid()), 0);
+	w->tap = tap.redirect->make ? testing_macvtap("bhtap", "bhnear", header)
+				    : testing_tap("bhtap", header);
+	near_index = netlink_link_index(w->sock, "bhnear", &err);
+	far_index = netlink_link_index(w->sock, "bhfar", &err);
+	tap.link = netlink_link_index(w->sock, "bhtap", &err);
+	assert_int_equal(interface_quieten("bhtap", true, &err), 0);
+	assert_int_equal(tap.redirect->join(w->sock, near_index, tap.link, &err), 0);
+	if (antispoof_attach(w->sock, &tap, interface, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(interface_up(w->sock, near_index, &err), 0);
+	assert_int_equal(interface_up(w->sock, far_index, &err), 0);
+	assert_int_equal(interface_up(w->sock, tap.link, &err), 0);
+	w->far = testing_packet_socket("bhfar");
+}
+
+void testing_wire_part(struct testing_wire *w)
+{
+	struct rtnl_link *link = rtnl_link_alloc();
+
+	rtnl_link_set_name(link, "bhnear");
+	assert_int_equal(rtnl_link_delete(w->sock, link), 0);
+	rtnl_link_put(link);
+	netlink_close(w->sock);
+	close(w->tap);
+	close(w->far);
 }
 
 void testing_frame(unsigned char *frame, size_t len, const unsigned char *to, unsigned char seed)

@@ -7,10 +7,12 @@
  */
 #pragma once
 
+#include <netlink/netlink.h>
 #include <stdbool.h>
 #include <stddef.h>
 
 #include "common/err.h"
+#include "network/pod_network.h"
 
 /* Once per test program, before threads. False: not root. */
 bool testing_isolate(void);
@@ -25,14 +27,28 @@ void testing_write(const char *dir, const char *name, const char *text, unsigned
 /* What a command prints; asserts that it succeeds. The caller frees it. */
 char *testing_output(const char *const argv[]);
 
-/* A tap of the name, in the calling thread's namespace; closing the descriptor ends it. */
-int testing_tap(const char *name);
+/*
+ * A tap of the name, in the calling thread's namespace; closing the descriptor ends it. `header`:
+ * with a struct virtio_net_hdr before each frame.
+ */
+int testing_tap(const char *name, bool header);
 
 /* Likewise a macvtap over the link, which lasts as long as that. */
-int testing_macvtap(const char *name, const char *over);
+int testing_macvtap(const char *name, const char *over, bool header);
 
 /* A packet socket for all frames that arrive at the link, with a receive timeout. */
 int testing_packet_socket(const char *link);
+
+/* A guest's tap, joined to an interface behind the filter of what guests send, and the other end.
+ */
+struct testing_wire {
+	struct nl_sock *sock;
+	int tap, far;
+};
+
+void testing_wire_join(struct testing_wire *w, enum net_redirect kind,
+	const struct net_interface *interface, bool header);
+void testing_wire_part(struct testing_wire *w);
 
 /* A test Ethernet frame of the length to a MAC (6 bytes): a header and a pattern from the seed. */
 void testing_frame(unsigned char *frame, size_t len, const unsigned char *to, unsigned char seed);

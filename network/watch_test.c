@@ -108,7 +108,7 @@ static int make_tap(void *userdata, struct err *err)
 	struct room *room = userdata;
 	int interface, tap;
 
-	room->tap = testing_tap("tap0");
+	room->tap = testing_tap("tap0", false);
 	assert_int_equal(netlink_open(&sock, err), 0);
 	interface = netlink_link_index(sock, "eth0", err);
 	tap = netlink_link_index(sock, "tap0", err);
@@ -227,8 +227,8 @@ static void test_changes(void **state)
 	inside(room, "ip link set eth0 mtu 1600");
 	expect_number(room, &heard->mtu, 1600, 1600);
 	inside(room, "ip link show tap0 | grep -q 'mtu 1600'");
-	/* One filter, however often it was put there. */
-	inside(room, "[ $(tc filter show dev tap0 parent ffff: | grep -c 'bpf .*handle') = 1 ]");
+	/* Two filters, however often they were put there. */
+	inside(room, "[ $(tc filter show dev tap0 parent ffff: | grep -c 'bpf .*handle') = 2 ]");
 	inside(room, "ip link set far down");
 	expect_number(room, &heard->no_carrier, 1, 1);
 	inside(room, "ip link set far up");

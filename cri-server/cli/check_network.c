@@ -82,7 +82,8 @@ static void check_wiring(struct check *check, bool antispoof)
 {
 	const bool macvtap = strcmp(check->config->network.redirect, "macvtap") == 0;
 	const char *remedy =
-		antispoof ? "modprobe cls_bpf (or build it into the kernel); or "
+		antispoof ? "modprobe cls_bpf (or build it into the kernel, which needs "
+			    "CONFIG_BPF_SYSCALL and to be Linux 5.7 or later); or "
 			    "network.antispoof: false, where "
 			    "no guest is to be mistrusted"
 		: macvtap
@@ -114,7 +115,8 @@ static void check_wiring(struct check *check, bool antispoof)
 		waitpid(pid, &status, 0);
 	if (status == 0)
 		check_report(check, FINDING_OK, what, NULL,
-			antispoof ? "guests send under their own addresses only, by cls_bpf"
+			antispoof ? "guests send under their own addresses only, nothing "
+				    "above the MTU, by cls_bpf and eBPF"
 			: macvtap ? "macvtaps over interfaces, in passthru mode"
 				  : "taps joined by tc ingress, u32 and mirred");
 	else

@@ -341,7 +341,7 @@ filter_again() {
 	crictl exec -s "$attacker" /frames send eth0 "$OTHER_ADDRESS" "$V6:1::250" "$SUBNET.1" "$V6:1::1"
 	[ "$(finish "$victim")" = 0 ]
 	seen=$(output_of two victim2)
-	for kind in arp-claim forged-ip4 forged-ip6 forged-mac "nd 1" "nd 4"; do
+	for kind in arp-claim forged-ip4 forged-ip6 forged-mac segments checksum "nd 1" "nd 4"; do
 		grep -qx "$kind" <<<"$seen"
 	done
 	run grep -x giant <<<"$seen"

@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_packet.h>
+#include <linux/virtio_net.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <netinet/icmp6.h>
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -48,6 +50,7 @@ struct wire {
 };
 
 struct frame {
+	struct virtio_net_hdr header; /* what the host is asked to do with it */
 	unsigned char bytes[GIANT + 200];
 	size_t len;
 };
@@ -65,7 +68,7 @@ static void put_half(struct frame *f, unsigned value)
 
 static struct frame ethernet(const char *to, const void *from, unsigned protocol)
 {
-	struct frame f = {.len = 0};
+	struct frame f = {.len = 0, .header = {.flags = 0}};
 	put(&f, to, ETH_ALEN);
 	put(&f, from, ETH_ALEN);
 	put_half(&f, protocol);
@@ -140,7 +143,12 @@ static int give(const struct wire *w, struct frame f, const char *kind)
 {
 	put(&f, MAGIC, strlen(MAGIC));
 	put(&f, kind, strlen(kind) + 1);
-	if (sendto(w->fd, f.bytes, f.len, 0, (const void *)&w->to, sizeof(w->to)) < 0) {
+	struct iovec parts[] = {{&f.header, sizeof(f.header)}, {f.bytes, f.len}};
+	struct msghdr message = {.msg_name = (void *)&w->to,
+		.msg_namelen = sizeof(w->to),
+		.msg_iov = parts,
+		.msg_iovlen = 2};
+	if (sendmsg(w->fd, &message, 0) < 0) {
 		fprintf(stderr, "frames: send %s: %s\n", kind, strerror(errno));
 		return -1;
 	}
@@ -153,9 +161,41 @@ static struct frame filled(struct frame f, size_t len)
 	return f;
 }
 
+/* A TCP packet that the host is to cut into segments above the MTU. */
+static struct frame segments(const struct wire *w)
+{
+	struct frame f = ethernet(broadcast, w->mac, ETHERTYPE_IP);
+	put(&f, "\x45\0", 2);
+	put_half(&f, GIANT + TEXT("segments"));
+	put(&f, "\0\0\0\0\x40\x06\0\0", 8);
+	put(&f, &w->own4, sizeof(w->own4));
+	put(&f, &w->victim4, sizeof(w->victim4));
+	put_checksum(f.bytes + ETH_HLEN);
+	put(&f, "\x04\xd2\x04\xd2\0\0\0\0\0\0\0\0\x50\x10\0\0\0\0\0\0", 20);
+	memset(f.bytes + f.len, 0, GIANT - 40);
+	f.len += GIANT - 40;
+	f.header = (struct virtio_net_hdr){.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+		.gso_type = VIRTIO_NET_HDR_GSO_TCPV4,
+		.hdr_len = ETH_HLEN + 40,
+		.gso_size = 3000,
+		.csum_start = ETH_HLEN + 20,
+		.csum_offset = 16};
+	return f;
+}
+
+/* Whoever puts its checksum writes it over the end of the source. */
+static struct frame summed_over_source(const struct wire *w)
+{
+	struct frame f = ip6(all_nodes, w->mac, &w->link_local, IPPROTO_UDP, TEXT("checksum"));
+	f.header = (struct virtio_net_hdr){.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+		.csum_start = ETH_HLEN + 8,
+		.csum_offset = 14};
+	return f;
+}
+
 static struct frame tagged(struct frame inner)
 {
-	struct frame f = {.len = 0};
+	struct frame f = {.len = 0, .header = {.flags = 0}};
 	put(&f, inner.bytes, 2 * ETH_ALEN);
 	put(&f, "\x81\0\0\7", 4);
 	put(&f, inner.bytes + 2 * ETH_ALEN, inner.len - 2 * ETH_ALEN);
@@ -185,6 +225,8 @@ static int send_all(const struct wire *w)
 		{"long-ip4", udp4(w, &w->own4, 900)},
 		{"vlan", tagged(udp4(w, &w->own4, TEXT("vlan")))},
 		{"unknown-protocol", ethernet(broadcast, w->mac, 0x88b5)},
+		{"segments", segments(w)},
+		{"checksum", summed_over_source(w)},
 		{"giant", filled(udp4(w, &w->own4, GIANT - 42 + TEXT("giant")), GIANT)},
 		{MARK, udp4(w, &w->own4, TEXT(MARK))},
 	};
@@ -263,5 +305,9 @@ int main(int argc, char **argv)
 		inet_pton(AF_INET, argv[5], &w.gateway4) != 1 ||
 		inet_pton(AF_INET6, argv[6], &w.gateway6) != 1)
 		return 2;
+	if (setsockopt(w.fd, SOL_PACKET, PACKET_VNET_HDR, &(int){1}, sizeof(int)) < 0) {
+		fprintf(stderr, "frames: virtio-net headers: %s\n", strerror(errno));
+		return 2;
+	}
 	return send_all(&w);
 }
