@@ -88,12 +88,16 @@ static int add_addresses(
 static int change_route(struct rtnl *rtnl, int index, const Bulkhead__Agent__Route *asked,
 	int (*change)(struct rtnl *, int, const struct rtnl_route *, struct err *), struct err *err)
 {
-	struct rtnl_route route = {.metric = asked->metric};
-	struct rtnl_prefix gateway;
+	struct rtnl_route route = {.metric = asked->metric, .mtu = asked->mtu};
+	struct rtnl_prefix gateway, source;
 	int r = rtnl_prefix_parse(asked->destination, &route.destination, err);
 	if (r == 0 && asked->gateway[0]) {
 		r = rtnl_prefix_parse(asked->gateway, &gateway, err);
 		route.gateway = &gateway;
+	}
+	if (r == 0 && asked->source[0]) {
+		r = rtnl_prefix_parse(asked->source, &source, err);
+		route.source = &source;
 	}
 	if (r == 0)
 		r = change(rtnl, index, &route, err);
@@ -207,7 +211,8 @@ static bool has_route(
 		const Bulkhead__Agent__Route *other = interface->routes[i];
 		if (strcmp(other->destination, route->destination) == 0 &&
 			strcmp(other->gateway, route->gateway) == 0 &&
-			other->metric == route->metric)
+			strcmp(other->source, route->source) == 0 &&
+			other->metric == route->metric && other->mtu == route->mtu)
 			return true;
 	}
 	return false;

@@ -88,8 +88,11 @@ static void test_interfaces(void **state)
 	routes[0].gateway = (char *)"169.254.1.1";
 	routes[1].destination = (char *)"10.9.8.7/16";
 	routes[1].metric = 77;
+	routes[1].mtu = 1300;
+	routes[1].source = (char *)"10.1.2.3";
 	routes[2].destination = (char *)"::/0";
 	routes[2].gateway = (char *)"fe80::1";
+	routes[2].mtu = 1290;
 	Bulkhead__Agent__Route *pointers[] = {&routes[0], &routes[1], &routes[2]};
 	Bulkhead__Agent__Interface a, b;
 	init_interface(&a, MAC_A, "wrong1");
@@ -113,9 +116,10 @@ static void test_interfaces(void **state)
 	assert_shell("ip -o link show dev lo | grep -c 'LOOPBACK,UP'", "1\n");
 	assert_shell("ip -4 route show default",
 		"default via 169.254.1.1 dev wrong1 proto static onlink \n");
-	assert_shell("ip -4 route show 10.9.0.0/16",
-		"10.9.0.0/16 dev wrong1 proto static scope link metric 77 \n");
-	assert_shell("ip -6 route show default | grep -c 'via fe80::1 dev wrong1'", "1\n");
+	assert_shell("ip -4 route show 10.9.0.0/16", "10.9.0.0/16 dev wrong1 proto static scope "
+						     "link src 10.1.2.3 metric 77 mtu 1300 \n");
+	assert_shell(
+		"ip -6 route show default | grep -c 'via fe80::1 dev wrong1.* mtu 1290'", "1\n");
 	assert_shell(
 		"ip -6 addr show dev wrong1 | grep -c 'fd00:1::3/64 scope global nodad'", "1\n");
 	assert_shell("cat /proc/sys/net/ipv6/conf/wrong1/accept_ra", "0\n");
@@ -187,6 +191,16 @@ static void test_update(void **state)
 	assert_shell("ip -4 route show 10.8.0.0/16",
 		"10.8.0.0/16 via 10.7.0.254 dev wrong1 proto static onlink \n");
 	assert_shell("ip neigh show dev wrong1 nud permanent", "");
+	/* A route that has become another. */
+	a = b;
+	Bulkhead__Agent__Route changed = is;
+	Bulkhead__Agent__Route *changed_routes[] = {&changed};
+	changed.mtu = 1250;
+	changed.source = (char *)"10.7.0.2";
+	b.routes = changed_routes;
+	assert_int_equal(netconf_update(&from, &to, &err), 0);
+	assert_shell("ip -4 route show 10.8.0.0/16", "10.8.0.0/16 via 10.7.0.254 dev wrong1 proto "
+						     "static src 10.7.0.2 onlink mtu 1250 \n");
 	a = b;
 	b.down = true;
 	assert_int_equal(netconf_update(&from, &to, &err), 0);

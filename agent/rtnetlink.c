@@ -97,6 +97,17 @@ static void request_add(struct request *request, uint16_t type, const void *data
 		(uint32_t)(NLMSG_ALIGN(request->header.nlmsg_len) + RTA_LENGTH(len));
 }
 
+/* One attribute within another. */
+static void request_add_nested(
+	struct request *request, uint16_t outer, uint16_t type, const void *data, size_t len)
+{
+	struct rtattr *attribute =
+		(void *)((char *)request + NLMSG_ALIGN(request->header.nlmsg_len));
+	request_add(request, outer, "", 0);
+	request_add(request, type, data, len);
+	attribute->rta_len = (uint16_t)RTA_LENGTH(RTA_LENGTH(len));
+}
+
 static int request_send(struct rtnl *rtnl, struct request *request, struct err *err)
 {
 	request->header.nlmsg_seq = ++rtnl->sequence;
@@ -281,8 +292,9 @@ static int route_request(
 	struct rtnl *rtnl, int index, const struct rtnl_route *route, uint16_t type)
 {
 	struct rtnl_prefix destination = masked(&route->destination);
-	if (route->gateway && route->gateway->family != destination.family)
-		return -EINVAL; /* the gateway is of another address family */
+	if ((route->gateway && route->gateway->family != destination.family) ||
+		(route->source && route->source->family != destination.family))
+		return -EINVAL; /* of another address family */
 	struct request request;
 	struct rtmsg *info = request_init(&request, type,
 		type == RTM_NEWROUTE ? NLM_F_CREATE | NLM_F_EXCL : 0, sizeof(struct rtmsg));
@@ -302,6 +314,12 @@ static int route_request(
 	}
 	if (route->metric)
 		request_add(&request, RTA_PRIORITY, &route->metric, sizeof(route->metric));
+	if (route->mtu)
+		request_add_nested(
+			&request, RTA_METRICS, RTAX_MTU, &route->mtu, sizeof(route->mtu));
+	if (route->source)
+		request_add(&request, RTA_PREFSRC, route->source->address,
+			address_bytes(route->source));
 	request_add(&request, RTA_OIF, &index, sizeof(index));
 	return request_run(rtnl, &request);
 }

@@ -63,8 +63,10 @@ int rtnl_address_remove(
 struct rtnl_route {
 	struct rtnl_prefix destination;
 	const struct rtnl_prefix
-		*gateway; /* NULL: on link. Need not be in any prefix of the link */
-	uint32_t metric;  /* 0: the kernel's */
+		*gateway;                 /* NULL: on link. Need not be in any prefix of the link */
+	uint32_t metric;                  /* 0: the kernel's */
+	uint32_t mtu;                     /* 0: the link's */
+	const struct rtnl_prefix *source; /* the preferred one, of a link; NULL: none */
 };
 /* One that is there is success. */
 int rtnl_route_add(struct rtnl *rtnl, int index, const struct rtnl_route *route, struct err *err);

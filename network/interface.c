@@ -209,18 +209,39 @@ static bool is_configured_route(struct rtnl_route *route, int link)
 	return is_out_of(route, link) && protocol != RTPROT_KERNEL && protocol != RTPROT_RA;
 }
 
-static void format_route(struct rtnl_route *route, struct net_route *out)
+/* Of another interface the guest might not have it yet. */
+static bool is_own_source(const struct net_interface *interface, const char *source)
+{
+	const size_t len = strlen(source);
+	size_t i;
+
+	for (i = 0; i < interface->n_addresses; i++)
+		if (strncmp(interface->addresses[i], source, len) == 0 &&
+			interface->addresses[i][len] == '/')
+			return true;
+	return false;
+}
+
+static void format_address(char *out, size_t size, int family, const struct nl_addr *address)
+{
+	if (address && nl_addr_get_len(address) > 0)
+		(void)inet_ntop(family, nl_addr_get_binary_addr(address), out, (socklen_t)size);
+}
+
+static void format_route(
+	const struct net_interface *interface, struct rtnl_route *route, struct net_route *out)
 {
 	struct nl_addr *dst = rtnl_route_get_dst(route);
-	struct nl_addr *gateway = gateway_of(route);
 	int family = rtnl_route_get_family(route);
 
 	format_cidr(out->destination, sizeof(out->destination), family, dst,
 		dst ? nl_addr_get_prefixlen(dst) : 0);
-	if (gateway)
-		(void)inet_ntop(family, nl_addr_get_binary_addr(gateway), out->gateway,
-			sizeof(out->gateway));
+	format_address(out->gateway, sizeof(out->gateway), family, gateway_of(route));
+	format_address(out->source, sizeof(out->source), family, rtnl_route_get_pref_src(route));
+	if (!is_own_source(interface, out->source))
+		out->source[0] = '\0';
 	out->metric = rtnl_route_get_priority(route);
+	(void)rtnl_route_get_metric(route, RTAX_MTU, &out->mtu);
 }
 
 /* On-link routes first: the gateways of the others may be reachable only by them. */
@@ -243,7 +264,7 @@ static int read_routes(
 			if (interface->n_routes == NET_ROUTES_MAX)
 				return err_set(err, -E2BIG, "interface %s has more than %d routes",
 					interface->name, NET_ROUTES_MAX);
-			format_route(route, &interface->routes[interface->n_routes++]);
+			format_route(interface, route, &interface->routes[interface->n_routes++]);
 		}
 	}
 	return 0;

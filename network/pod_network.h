@@ -103,6 +103,8 @@ struct net_route {
 	char destination[64]; /* CIDR */
 	char gateway[46];     /* "" for an on-link route */
 	uint32_t metric;
+	uint32_t mtu;    /* 0: the interface's */
+	char source[46]; /* preferred, one of the interface's addresses; "" for none */
 };
 
 /* One that is configured, not learnt. */

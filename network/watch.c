@@ -132,8 +132,9 @@ static int describe_one(struct buf *out, const struct net_interface *interface)
 	for (i = 0; r == 0 && i < interface->n_addresses; i++)
 		r = buf_printf(out, "a %s\n", interface->addresses[i]);
 	for (i = 0; r == 0 && i < interface->n_routes; i++)
-		r = buf_printf(out, "r %s %s %u\n", interface->routes[i].destination,
-			interface->routes[i].gateway, interface->routes[i].metric);
+		r = buf_printf(out, "r %s %s %u %u %s\n", interface->routes[i].destination,
+			interface->routes[i].gateway, interface->routes[i].metric,
+			interface->routes[i].mtu, interface->routes[i].source);
 	for (i = 0; r == 0 && i < interface->n_neighbors; i++)
 		r = buf_printf(out, "n %s %s\n", interface->neighbors[i].address,
 			interface->neighbors[i].mac);

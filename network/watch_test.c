@@ -39,8 +39,8 @@ struct heard {
 	pthread_mutex_t lock;
 	unsigned calls, troubles;
 	bool refuse;
-	char addresses[256], routes[256], neighbors[256], mac[18];
-	uint32_t mtu;
+	char addresses[256], routes[256], sources[256], neighbors[256], mac[18];
+	uint32_t mtu, route_mtu;
 	unsigned down, gone, no_carrier;
 };
 
@@ -73,11 +73,14 @@ static int on_changed(void *userdata, struct net_interface *interfaces, size_t n
 	heard->mtu = interfaces->mtu;
 	heard->down = interfaces->down;
 	heard->no_carrier = interfaces->no_carrier;
-	heard->addresses[0] = heard->routes[0] = heard->neighbors[0] = '\0';
+	heard->addresses[0] = heard->routes[0] = heard->sources[0] = heard->neighbors[0] = '\0';
 	for (size_t i = 0; i < interfaces->n_addresses && i < 4; i++)
 		append(heard->addresses, interfaces->addresses[i]);
-	for (size_t i = 0; i < interfaces->n_routes && i < 4; i++)
+	for (size_t i = 0; i < interfaces->n_routes && i < 4; i++) {
 		append(heard->routes, interfaces->routes[i].destination);
+		append(heard->sources, interfaces->routes[i].source);
+		heard->route_mtu = interfaces->routes[i].mtu;
+	}
 	for (size_t i = 0; i < interfaces->n_neighbors && i < 4; i++)
 		append(heard->neighbors, interfaces->neighbors[i].address);
 	pthread_mutex_unlock(&heard->lock);
@@ -220,6 +223,15 @@ static void test_changes(void **state)
 	expect(room, heard->addresses, "10.1.0.2/24 10.2.0.2/24 ");
 	inside(room, "ip route add 10.9.0.0/16 via 10.2.0.1");
 	expect(room, heard->routes, "10.9.0.0/16 ");
+	inside(room, "ip route change 10.9.0.0/16 via 10.2.0.1 src 10.2.0.2 mtu 1200");
+	expect(room, heard->sources, "10.2.0.2 ");
+	expect_number(room, &heard->route_mtu, 1200, 1200);
+	/* The guest may not have that of another interface. */
+	inside(room,
+		"ip link add eth1 type veth peer name far1; ip address add 10.3.0.2/24 dev eth1;"
+		"ip route change 10.9.0.0/16 via 10.2.0.1 src 10.3.0.2 mtu 1300");
+	expect_number(room, &heard->route_mtu, 1300, 1300);
+	expect(room, heard->sources, " ");
 	inside(room, "ip neighbor add 10.2.0.1 lladdr 02:00:00:00:00:01 dev eth0");
 	expect(room, heard->neighbors, "10.2.0.1 ");
 	inside(room, "ip address del 10.2.0.2/24 dev eth0");

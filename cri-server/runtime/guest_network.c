@@ -82,6 +82,8 @@ int guest_interfaces_new(const char *sandbox_id, struct net_interface *interface
 			route->destination = from->routes[k].destination;
 			route->gateway = from->routes[k].gateway;
 			route->metric = from->routes[k].metric;
+			route->mtu = from->routes[k].mtu;
+			route->source = from->routes[k].source;
 		}
 		to->neighbors = g->neighbor_pointers + neighbors;
 		to->n_neighbors = from->n_neighbors;

@@ -375,13 +375,14 @@ guest_lacks() {
 @test "what changes in the pod's namespace follows into the guest, and the filter with it" {
 	in_netns "$POD" ip address add "$SUBNET.240/24" dev eth0
 	in_netns "$POD" ip address add "$V6:1::240/64" dev eth0 nodad
-	in_netns "$POD" ip route add 10.99.0.0/16 via "$SUBNET.1" metric 50
+	in_netns "$POD" ip route add 10.99.0.0/16 via "$SUBNET.1" src "$ADDRESS" metric 50
 	in_netns "$POD" ip neighbor add "$SUBNET.241" lladdr 02:00:00:00:00:f1 dev eth0
 	in_netns "$POD" ip link set eth0 mtu 1300
 	eventually 20 guest_shows "$SUBNET.240/24" -4 address show eth0
 	eventually 20 guest_shows "10.99.0.0/16 via $SUBNET.1" route
 	eventually 20 guest_shows "mtu 1300" link show eth0
 	guest_shows "metric 50" route show 10.99.0.0/16
+	guest_shows "src $ADDRESS" route show 10.99.0.0/16
 	guest_shows "$V6:1::240/64" -6 address show eth0
 	guest_shows "$SUBNET.241 dev eth0 lladdr 02:00:00:00:00:f1" neigh show nud permanent
 	in_netns "$POD" ip -j link show tap0 | jq -e '.[0].mtu == 1300'
