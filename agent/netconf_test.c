@@ -191,13 +191,11 @@ static void test_update(void **state)
 	assert_shell("ip -4 route show 10.8.0.0/16",
 		"10.8.0.0/16 via 10.7.0.254 dev wrong1 proto static onlink \n");
 	assert_shell("ip neigh show dev wrong1 nud permanent", "");
-	/* A route that has become another. */
-	a = b;
-	Bulkhead__Agent__Route changed = is;
-	Bulkhead__Agent__Route *changed_routes[] = {&changed};
-	changed.mtu = 1250;
-	changed.source = (char *)"10.7.0.2";
-	b.routes = changed_routes;
+	a = b; /* a route becomes another */
+	was = is;
+	was.mtu = 1250;
+	was.source = (char *)"10.7.0.2";
+	b.routes = was_routes;
 	assert_int_equal(netconf_update(&from, &to, &err), 0);
 	assert_shell("ip -4 route show 10.8.0.0/16", "10.8.0.0/16 via 10.7.0.254 dev wrong1 proto "
 						     "static src 10.7.0.2 onlink mtu 1250 \n");

@@ -115,6 +115,7 @@ struct net_pod_info *net_pod_info_free(struct net_pod_info *info)
 	cni_strv_free(info->dns_servers);
 	cni_strv_free(info->dns_searches);
 	cni_strv_free(info->dns_options);
+	cni_strv_free(info->sysctls);
 	free(info);
 	return NULL;
 }
@@ -181,6 +182,52 @@ static int read_result(const json_t *result, struct net_pod_info *info, struct e
 	return cni_result_dns(result, "options", &info->dns_options, err);
 }
 
+static const json_t *tuning_sysctls(const json_t *plugin)
+{
+	const char *type = json_string_value(json_object_get(plugin, "type"));
+
+	return type && strcmp(type, "tuning") == 0 ? json_object_get(plugin, "sysctl") : NULL;
+}
+
+/* As the plugin reads it. */
+static char *sysctl_name(const char *key)
+{
+	const char *place = strstr(key, "IFNAME");
+
+	return place ? str_printf("%.*s%s%s", (int)(place - key), key, ATTACHMENT_IFNAME,
+			       place + strlen("IFNAME"))
+		     : strdup(key);
+}
+
+/* What tuning sets in the namespace no process of the pod would see: the guest's kernel has its
+ * own. */
+static int read_sysctls(const json_t *plugins, struct net_pod_info *info, struct err *err)
+{
+	const json_t *plugin, *value;
+	const char *key;
+	size_t i, n = 0;
+
+	json_array_foreach(plugins, i, plugin)
+		n += json_object_size(tuning_sysctls(plugin));
+	info->sysctls = calloc(2 * n + 1, sizeof(*info->sysctls));
+	if (!info->sysctls)
+		return err_nomem(err);
+	n = 0;
+	json_array_foreach(plugins, i, plugin) {
+		json_object_foreach((json_t *)tuning_sysctls(plugin), key, value) {
+			if (!json_is_string(value))
+				continue;
+			info->sysctls[n] = sysctl_name(key);
+			info->sysctls[n + 1] =
+				info->sysctls[n] ? strdup(json_string_value(value)) : NULL;
+			if (!info->sysctls[n + 1])
+				return err_nomem(err);
+			n += 2;
+		}
+	}
+	return 0;
+}
+
 /* Makes the namespace and fills it. What fails here is undone by net_pod_setup(). */
 static int set_up(
 	struct net *net, struct attachment *attachment, struct net_pod_info *info, struct err *err)
@@ -206,6 +253,9 @@ static int set_up(
 	if (r < 0)
 		return r;
 	r = read_result(attachment->result, info, err);
+	if (r < 0)
+		return r;
+	r = read_sysctls(attachment->plugins, info, err);
 	if (r < 0)
 		return r;
 	return netns_call(netns, read_interfaces, info, err);

@@ -137,6 +137,7 @@ struct net_pod_info {
 	char **dns_servers; /* CNI's, NULL-terminated; may be empty */
 	char **dns_searches;
 	char **dns_options;
+	char **sysctls;      /* the plugin tuning's: names and values by turns, NULL-terminated */
 	uint64_t plugins_ns; /* what the plugins took of the set-up */
 };
 struct net_pod_info *net_pod_info_free(struct net_pod_info *info);

@@ -237,6 +237,29 @@ static void fill_dns(Bulkhead__Agent__Dns *dns, const Runtime__V1__PodSandboxCon
 	}
 }
 
+/* What the network's plugins set, then what the pod asks for: the last one counts. Pointers to
+ * texts of both. */
+static int collect_sysctls(const Runtime__V1__PodSandboxConfig *config,
+	const struct net_pod_info *info, Bulkhead__Agent__Sysctl **ret,
+	Bulkhead__Agent__Sysctl ***ret_pointers, size_t *ret_n)
+{
+	size_t n = 0, asked = config->linux ? config->linux->n_sysctls : 0;
+	while (info->sysctls[2 * n])
+		n++;
+	*ret = calloc(n + asked + 1, sizeof(**ret));
+	*ret_pointers = calloc(n + asked + 1, sizeof(**ret_pointers));
+	if (!*ret || !*ret_pointers)
+		return -ENOMEM;
+	for (size_t i = 0; i < n + asked; i++) {
+		Bulkhead__Agent__Sysctl *to = (*ret_pointers)[i] = *ret + i;
+		bulkhead__agent__sysctl__init(to);
+		to->key = i < n ? info->sysctls[2 * i] : config->linux->sysctls[i - n]->key;
+		to->value = i < n ? info->sysctls[2 * i + 1] : config->linux->sysctls[i - n]->value;
+	}
+	*ret_n = n + asked;
+	return 0;
+}
+
 static int configure_guest(struct bring_up *up, struct guest_interfaces *g, struct err *err)
 {
 	const Runtime__V1__PodSandboxConfig *config = up->sandbox->config;
@@ -245,18 +268,11 @@ static int configure_guest(struct bring_up *up, struct guest_interfaces *g, stru
 	Bulkhead__Agent__Dns dns = BULKHEAD__AGENT__DNS__INIT;
 	Bulkhead__Agent__UserNamespace userns = BULKHEAD__AGENT__USER_NAMESPACE__INIT;
 	struct userns_map map;
-	size_t n_sysctls = config->linux ? config->linux->n_sysctls : 0;
-	_cleanup_free_ Bulkhead__Agent__Sysctl *sysctls = calloc(n_sysctls + 1, sizeof(*sysctls));
-	_cleanup_free_ Bulkhead__Agent__Sysctl **pointers =
-		calloc(n_sysctls + 1, sizeof(*pointers));
-	if (!sysctls || !pointers)
+	_cleanup_free_ Bulkhead__Agent__Sysctl *sysctls = NULL;
+	_cleanup_free_ Bulkhead__Agent__Sysctl **pointers = NULL;
+	size_t n_sysctls;
+	if (collect_sysctls(config, up->network.info, &sysctls, &pointers, &n_sysctls) < 0)
 		return err_nomem(err);
-	for (size_t i = 0; i < n_sysctls; i++) {
-		pointers[i] = &sysctls[i];
-		bulkhead__agent__sysctl__init(&sysctls[i]);
-		sysctls[i].key = config->linux->sysctls[i]->key;
-		sysctls[i].value = config->linux->sysctls[i]->value;
-	}
 	fill_dns(&dns, config, up->network.info);
 	/* A pod's name may be longer than a host's: kubelets cut it off, other clients leave it to
 	 * us. */

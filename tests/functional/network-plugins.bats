@@ -64,16 +64,21 @@ pod_with() {
 @test "ptp, in a range that the pod asks for, with firewall, tuning, bandwidth and portmap behind it" {
 	pod_with pointed '.name += "-ptp" | .plugins = [{type: "ptp", ipMasq: true, capabilities: {ipRanges: true},
 		ipam: {type: "host-local", routes: [{dst: "0.0.0.0/0"}]}}, {type: "firewall"},
-		{type: "tuning", mtu: 1380, mac: "02:fe:00:00:02:02"},
+		{type: "tuning", mtu: 1380, mac: "02:fe:00:00:02:02", sysctl: {"net.core.somaxconn": "4321",
+		"net.ipv4.conf.eth0.forwarding": "1", "net.ipv4.ip_default_ttl": "60"}},
 		{type: "bandwidth", ingressRate: 50000000, ingressBurst: 5000000},
 		{type: "portmap", capabilities: {portMappings: true}}]' \
-		'.annotations = {"cni.bulkhead.io/ip-ranges": "10.218.77.0/24"}'
+		'.annotations = {"cni.bulkhead.io/ip-ranges": "10.218.77.0/24"} |
+			.linux.sysctls = {"net.ipv4.ip_default_ttl": "61"}'
 	address=$(pod_field "$POD" .network.ip)
 	[[ $address == 10.218.77.* ]]
 	ping -c 1 -W 5 "$address"
 	crictl exec -s "$ID" ping -c 1 -W 5 10.218.77.1
 	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/mtu)" = 1380 ]
 	[ "$(crictl exec -s "$ID" cat /sys/class/net/eth0/address)" = 02:fe:00:00:02:02 ]
+	# What tuning sets counts where the pod's processes are; what the pod asks for counts more.
+	[ "$(crictl exec -s "$ID" cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/conf/eth0/forwarding \
+		/proc/sys/net/ipv4/ip_default_ttl)" = $'4321\n1\n61' ]
 	iptables-save -t filter | grep -q -e "-d $address/32"
 	remove_pod "$POD"
 	run grep -e "-d $address/32" <(iptables-save -t filter)
