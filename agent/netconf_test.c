@@ -197,8 +197,7 @@ static void test_update(void **state)
 	was.source = (char *)"10.7.0.2";
 	b.routes = was_routes;
 	assert_int_equal(netconf_update(&from, &to, &err), 0);
-	assert_shell("ip -4 route show 10.8.0.0/16", "10.8.0.0/16 via 10.7.0.254 dev wrong1 proto "
-						     "static src 10.7.0.2 onlink mtu 1250 \n");
+	assert_shell("ip -4 route show 10.8.0.0/16 | grep -c 'src 10.7.0.2.*mtu 1250'", "1\n");
 	a = b;
 	b.down = true;
 	assert_int_equal(netconf_update(&from, &to, &err), 0);
