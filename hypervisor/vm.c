@@ -345,11 +345,11 @@ static int fail_connect(const struct hv_vm *vm, int code, const char *what, stru
 }
 
 /* Attempts follow one another after 1 ms at first, then more and more, at most 10 ms. */
-static int try_until(
-	struct hv_vm *vm, uint32_t port, uint64_t deadline, int *ret_fd, struct err *err)
+int hv_vm_connect(
+	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
 {
 	const struct transport_machine machine = {.dir = vm->dir, .cid = vm->cid};
-	uint64_t next_check = hv_now_ms() + 50;
+	uint64_t begin = hv_now_ms(), deadline = begin + timeout_ms, next_check = begin + 50;
 
 	for (unsigned pause_ms = 1;; pause_ms = pause_ms < 10 ? pause_ms + 1 : 10) {
 		uint64_t now = hv_now_ms();
@@ -368,12 +368,6 @@ static int try_until(
 			return fail_connect(vm, -ETIMEDOUT, "did not answer in time", err);
 		nanosleep(&(struct timespec){.tv_nsec = pause_ms * 1000000L}, NULL);
 	}
-}
-
-int hv_vm_connect(
-	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
-{
-	return try_until(vm, port, hv_now_ms() + timeout_ms, ret_fd, err);
 }
 
 static int check_target(unsigned target, struct err *err)
