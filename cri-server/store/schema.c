@@ -21,14 +21,24 @@ static const char *const migrations[] = {
 
 #define SCHEMA_VERSION ((sqlite3_int64)ARRAY_SIZE(migrations))
 
+/* Said of what is around the file, which may be as good as it was. */
+static bool is_of_host(int primary)
+{
+	return primary == SQLITE_IOERR || primary == SQLITE_CANTOPEN;
+}
+
 int schema_error(sqlite3 *db, const char *path, const char *what, struct err *err)
 {
 	int primary = sqlite3_errcode(db) & 0xff;
-	int code = primary == SQLITE_FULL       ? -ENOSPC
+	/* Of the files beside the database it says no more than "disk I/O error". */
+	bool full = primary == SQLITE_FULL ||
+		    (is_of_host(primary) && sqlite3_system_errno(db) == ENOSPC);
+	int code = full                         ? -ENOSPC
 		   : primary == SQLITE_NOMEM    ? -ENOMEM
 		   : primary == SQLITE_READONLY ? -EROFS
 						: -EIO;
-	return err_set(err, code, "%s: %s: %s", path, what, sqlite3_errmsg(db));
+	return err_set(err, code, "%s: %s: %s%s", path, what, sqlite3_errmsg(db),
+		full && primary != SQLITE_FULL ? ": No space left on device" : "");
 }
 
 int schema_run(sqlite3 *db, const char *path, const char *sql, struct err *err)
@@ -99,7 +109,11 @@ int schema_check(sqlite3 *db, const char *path, struct err *err)
 {
 	sqlite3_int64 application = 0, version = 0, tables = 0;
 	char answer[VERSION_BYTES];
-	if (!text_answers(db, "PRAGMA quick_check(1)", answer) || strcmp(answer, "ok") != 0)
+	bool answered = text_answers(db, "PRAGMA quick_check(1)", answer);
+	int primary = sqlite3_errcode(db) & 0xff;
+	if (!answered && (is_of_host(primary) || primary == SQLITE_FULL || primary == SQLITE_NOMEM))
+		return schema_error(db, path, "examine it", err);
+	if (!answered || strcmp(answer, "ok") != 0)
 		return refuse(path, "is damaged, or not a database", err);
 	int r = query_number(db, path, "PRAGMA application_id", &application, err);
 	if (r == 0)

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,6 +31,10 @@
 #define LOCK_PAUSES    100
 #define LOCK_MAP_BYTES 1
 #define OWNER_BYTES    40 /* its id and its start time */
+/* SQLite begins its log anew after 1000 pages of 4 KiB, unless the database itself has no room for
+ * them: then as much again. */
+#define LOG_HEADER_BYTES 32
+#define LOG_BYTES        (8 << 20)
 
 enum statement {
 	PUT,
@@ -130,8 +135,9 @@ static int take_lock(struct store *s, struct err *err)
 	}
 	uint64_t started = 0;
 	proc_start_time(getpid(), &started);
-	if (ftruncate(s->lock_fd, 0) < 0 ||
-		dprintf(s->lock_fd, "%d %" PRIu64 "\n", (int)getpid(), started) < 0)
+	/* Over what is there: a full disk may not give back a block that is let go of. */
+	int len = snprintf(owner, sizeof(owner), "%d %" PRIu64 "\n", (int)getpid(), started);
+	if (pwrite(s->lock_fd, owner, (size_t)len, 0) != len || ftruncate(s->lock_fd, len) < 0)
 		return err_errno(err, "write %s", path);
 	s->lock_map = mmap(NULL, LOCK_MAP_BYTES, PROT_NONE, MAP_SHARED, s->lock_fd, 0);
 	if (s->lock_map == MAP_FAILED)
@@ -170,7 +176,16 @@ static int open_file(struct store *s, int mode, struct err *err)
 	if (sqlite3_open_v2(s->path, &s->db, flags, NULL) != SQLITE_OK)
 		return db_error(s, "open", err);
 	sqlite3_busy_timeout(s->db, 5000);
+	int keep = 1;
+	sqlite3_file_control(s->db, "main", SQLITE_FCNTL_PERSIST_WAL, &keep); /* reserve_log() */
 	return schema_check(s->db, s->path, err);
+}
+
+/* SQLite has no lock on this file, which the end of the descriptor would drop. */
+static int open_log(const struct store *s)
+{
+	_cleanup_free_ char *path = str_printf("%s-wal", s->path);
+	return path ? open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW) : -EBADF;
 }
 
 static int prepare_statements(struct store *s, struct err *err)
@@ -181,6 +196,39 @@ static int prepare_statements(struct store *s, struct err *err)
 			    &s->statements[i], NULL) != SQLITE_OK)
 			r = db_error(s, statement_texts[i], err);
 	return r;
+}
+
+/*
+ * What is recorded on a full disk is first of all that something is gone, which is to make room. So
+ * the log has its blocks from the start and keeps them, and SQLite writes over them again and
+ * again. Without room now there is no reserve.
+ */
+static int reserve_log(const struct store *s, struct err *err)
+{
+	_cleanup_close_ int fd = open_log(s);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return errno == ENOENT ? 0 : err_errno(err, "examine the log of %s", s->path);
+	if (posix_fallocate(fd, 0, LOG_BYTES) != 0 && ftruncate(fd, st.st_size) < 0)
+		return err_errno(err, "shorten the log of %s", s->path);
+	return 0;
+}
+
+/*
+ * A database that was closed is whole without its log, which whoever restores one does not think
+ * of: what stands in it must not count any more. It must where another process still reads from it,
+ * for the next bulkheadd then writes behind that.
+ */
+static void void_log(const struct store *s)
+{
+	const char header[LOG_HEADER_BYTES] = {0};
+	sqlite3_busy_timeout(s->db, 0);
+	if (sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_RESTART, NULL, NULL) !=
+		SQLITE_OK)
+		return;
+	_cleanup_close_ int fd = open_log(s);
+	if (fd >= 0 && pwrite(fd, header, sizeof(header), 0) < 0)
+		return; /* then it still says what the database does */
 }
 
 static int open_database(struct store *s, struct err *err)
@@ -202,6 +250,8 @@ static int open_database(struct store *s, struct err *err)
 		r = run(s, cache, err);
 	if (r == 0)
 		r = schema_migrate(s->db, s->path, err);
+	if (r == 0)
+		r = reserve_log(s, err);
 	return r < 0 ? r : prepare_statements(s, err);
 }
 
@@ -257,8 +307,11 @@ struct store *store_close(struct store *s)
 {
 	if (!s)
 		return NULL;
+	bool owned = s->lock_fd >= 0 && s->statements[STATEMENTS - 1];
 	for (size_t i = 0; i < STATEMENTS; i++)
 		sqlite3_finalize(s->statements[i]);
+	if (owned)
+		void_log(s);
 	sqlite3_close(s->db);
 	if (s->lock_map != MAP_FAILED)
 		munmap(s->lock_map, LOCK_MAP_BYTES);

@@ -1,13 +1,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -271,6 +274,177 @@ static void a_reader_sees_one_moment_beside_the_owner(void **state)
 	store_close(owner);
 }
 
+static void copy(const char *from, const char *to, const char *suffix)
+{
+	_cleanup_free_ char *source = str_printf("%s%s", from, suffix), *text = NULL;
+	_cleanup_free_ char *target = str_printf("%s%s", to, suffix);
+	size_t len;
+	assert_int_equal(fd_read_file(source, 16 << 20, &text, &len, NULL), 0);
+	assert_int_equal(fd_write_file(target, text, len, 0600, NULL), 0);
+}
+
+/* It keeps what the next owner records behind what was, which must count as well then. */
+static void a_reader_may_go_on_beside_the_next_owner(void **state)
+{
+	struct place *place = *state;
+	_cleanup_free_ char *killed = str_printf("%s/killed.db", place->dir);
+	struct store *owner = open_store(place->path), *reader = NULL;
+	int n = 0;
+	assert_int_equal(put(owner, "a", "1"), 0);
+	assert_int_equal(store_open_read(place->path, &reader, NULL), 0);
+	assert_int_equal(store_begin_read(reader, NULL), 0);
+	assert_int_equal(store_each(reader, STORE_SETTING, count_one, &n, NULL), 0);
+	store_close(owner);
+	owner = open_store(place->path);
+	assert_int_equal(put(owner, "a", "2"), 0);
+	copy(place->path, killed, "");
+	copy(place->path, killed, "-wal");
+	store_close(owner);
+	store_rollback(reader);
+	store_close(reader);
+	owner = open_store(killed);
+	assert_value(owner, "a", "2");
+	store_close(owner);
+}
+
+static void assert_log(const char *path)
+{
+	enum { LEAST = 8 << 20 };
+	struct stat st;
+	_cleanup_free_ char *log = str_printf("%s-wal", path);
+	assert_int_equal(stat(log, &st), 0);
+	assert_int_equal(st.st_size, LEAST);
+	assert_true(st.st_blocks >= LEAST / 512);
+}
+
+static void the_log_has_its_room_from_the_start(void **state)
+{
+	struct place *place = *state;
+	struct store *store = open_store(place->path);
+	assert_log(place->path);
+	for (int i = 0; i < 4000; i++)
+		assert_int_equal(put(store, "a", i % 2 ? "odd" : "even"), 0);
+	assert_log(place->path);
+	store_close(store);
+	assert_log(place->path);
+	store = open_store(place->path);
+	assert_value(store, "a", "odd");
+	store_close(store);
+}
+
+/* As from a backup, which holds the database alone. */
+static void what_is_restored_is_not_mixed_with_what_was(void **state)
+{
+	struct place *place = *state;
+	_cleanup_free_ char *backup = str_printf("%s/backup.db", place->dir);
+	struct store *store = open_store(place->path);
+	assert_int_equal(put(store, "a", "then"), 0);
+	store_close(store);
+	copy(place->path, backup, "");
+	store = open_store(place->path);
+	assert_int_equal(put(store, "a", "now"), 0);
+	store_close(store);
+	copy(backup, place->path, "");
+	store = open_store(place->path);
+	assert_value(store, "a", "then");
+	store_close(store);
+}
+
+/* Mounts a file system of 12 MiB at the place, for this process alone. */
+static bool mount_small(const struct place *place)
+{
+	return (unshare(CLONE_NEWNS) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) &&
+	       mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+	       mount("small", place->dir, "tmpfs", 0, "size=12m") == 0;
+}
+
+static void fill(const struct place *place)
+{
+	static const char zeros[4096];
+	_cleanup_free_ char *path = str_printf("%s/filler", place->dir);
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	while (write(fd, zeros, sizeof(zeros)) > 0)
+		;
+	assert_int_equal(errno, ENOSPC);
+}
+
+/* Runs a part of a test in a process of its own, which has a small file system where it can. */
+static void on_a_small_disk(void **state, void (*part)(const struct place *place))
+{
+	enum { CANNOT = 77 };
+	int status;
+	fflush(NULL);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		if (!mount_small(*state))
+			_exit(CANNOT);
+		part(*state);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == CANNOT)
+		skip();
+	assert_int_equal(status, 0);
+}
+
+static void write_much(const struct place *place)
+{
+	struct store *store = open_store(place->path);
+	for (int i = 0; i < 3000; i++) {
+		assert_int_equal(put(store, "a", i % 2 ? "odd" : "even"), 0);
+		assert_int_equal(store_delete(store, STORE_SETTING, "b", NULL), 0);
+	}
+	_exit(0); /* as one that is killed */
+}
+
+static void write_on_a_full_disk(const struct place *place)
+{
+	struct store *store = open_store(place->path);
+	assert_int_equal(put(store, "b", ""), 0);
+	fill(place);
+	store_close(store);
+	for (int i = 0; i < 2; i++) {
+		int status;
+		pid_t pid = fork();
+		if (pid == 0)
+			write_much(place);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_int_equal(status, 0);
+	}
+	store = open_store(place->path);
+	assert_value(store, "a", "odd");
+	assert_value(store, "b", NULL);
+	store_close(store);
+}
+
+static void a_full_disk_does_not_keep_records_from_being_written(void **state)
+{
+	on_a_small_disk(state, write_on_a_full_disk);
+}
+
+/* Who has moved the files beside it away, or comes from an older build. */
+static void open_without_room(const struct place *place)
+{
+	static const char *const suffixes[] = {"-wal", "-shm"};
+	struct store *store = NULL;
+	struct err err = ERR_INIT;
+	store_close(open_store(place->path));
+	for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++) {
+		_cleanup_free_ char *path = str_printf("%s%s", place->path, suffixes[i]);
+		assert_int_equal(unlink(path), 0);
+	}
+	fill(place);
+	assert_int_equal(store_open(place->path, &store, &err), -ENOSPC);
+	assert_non_null(strstr(err.msg, "No space left on device"));
+}
+
+static void a_full_disk_is_not_taken_for_damage(void **state)
+{
+	on_a_small_disk(state, open_without_room);
+}
+
 static void write_for_ever(const char *path, int progress)
 {
 	struct store *store = open_store(path);
@@ -331,8 +505,13 @@ int main(void)
 		TEST(refuses_what_was_cut_short),
 		TEST(refuses_what_was_overwritten),
 		TEST(a_reader_sees_one_moment_beside_the_owner),
+		TEST(a_reader_may_go_on_beside_the_next_owner),
 		TEST(refuses_a_newer_schema),
 		TEST(refuses_another_programs_database),
+		TEST(the_log_has_its_room_from_the_start),
+		TEST(what_is_restored_is_not_mixed_with_what_was),
+		TEST(a_full_disk_does_not_keep_records_from_being_written),
+		TEST(a_full_disk_is_not_taken_for_damage),
 		TEST(a_killed_writer_leaves_whole_transactions),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
