@@ -10,7 +10,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +26,12 @@
 #include "hypervisor/domain_xml.h"
 #include "hypervisor/internal.h"
 
-#define EMBED_PREFIX "qemu:///embed?root="
+#define CONF_BYTES_MAX 4096
+#define EMBED_PREFIX   "qemu:///embed?root="
+/* A note is written anew beside the old one, and may have become longer. */
+#define NOTE_GROWTH_BYTES   8192
+#define THREADS_PER_MACHINE 2 /* one looks for it, one then serves its monitor */
+#define THREADS_BESIDE      8
 
 /* As libvirtd's sysctl.d file has it. QEMU takes 1024 for a machine whose disks bypass the cache.
  */
@@ -46,7 +54,9 @@ static int write_conf(const struct hv *hv, const char *root, struct err *err)
 {
 	_cleanup_free_ char *dir = str_printf("%s/etc", root);
 	_cleanup_free_ char *path = str_printf("%s/etc/qemu.conf", root);
-	_cleanup_(buf_done) struct buf conf = buf_init(4096);
+	_cleanup_(buf_done) struct buf conf = buf_init(CONF_BYTES_MAX);
+	_cleanup_free_ char *old = NULL;
+	size_t len;
 	int r;
 
 	if (!dir || !path)
@@ -73,6 +83,10 @@ static int write_conf(const struct hv *hv, const char *root, struct err *err)
 		hv->kvm ? ", \"/dev/kvm\"" : "");
 	if (r < 0)
 		return err_nomem(err);
+	/* Most often it is there already, and a full disk has no room for another. */
+	if (fd_read_file(path, CONF_BYTES_MAX, &old, &len, NULL) == 0 && len == conf.len &&
+		memcmp(old, conf.data, len) == 0)
+		return 0;
 	return fd_write_file(path, conf.data, conf.len, 0644, err);
 }
 
@@ -177,13 +191,25 @@ int driver_prepare(struct hv *hv, struct err *err)
 	return 0;
 }
 
+/* What libvirt has noted down of machines that live. */
+struct notes {
+	size_t n;
+	uint64_t bytes;
+};
+
+static bool is_note(const char *name)
+{
+	size_t len = strlen(name);
+
+	return len >= 4 && strcmp(name + len - 4, ".xml") == 0;
+}
+
 /* Whether a file of the state directory is the record of a machine without a process. */
 static bool is_unborn(const char *dir, const char *name)
 {
-	size_t len = strlen(name);
 	_cleanup_free_ char *path = NULL, *text = NULL;
 
-	if (len < 4 || strcmp(name + len - 4, ".xml") != 0)
+	if (!is_note(name))
 		return false;
 	path = str_printf("%s/%s", dir, name);
 	return path && fd_read_file(path, 1 << 20, &text, NULL, NULL) == 0 &&
@@ -195,28 +221,132 @@ static bool is_unborn(const char *dir, const char *name)
  * libvirt dies then. Of such a record with process 0 a new libvirt makes a machine that it waits
  * for (30 s), can never destroy and finds again at every start; so it is not to see it.
  */
-static int forget_unborn(const struct hv *hv, struct err *err)
+static int forget_unborn(const struct hv *hv, struct notes *ret, struct err *err)
 {
-	DIR *dir = opendir(hv->state_dir);
+	struct notes notes = {0};
 	const struct dirent *entry;
+	struct stat st;
 	int r = 0;
 
-	if (!dir)
-		return errno == ENOENT ? 0 : err_errno(err, "Open directory %s", hv->state_dir);
-	while (r == 0 && (entry = readdir(dir)))
-		if (is_unborn(hv->state_dir, entry->d_name) &&
-			unlinkat(dirfd(dir), entry->d_name, 0) < 0)
+	DIR *dir = opendir(hv->state_dir);
+	if (!dir && errno != ENOENT)
+		return err_errno(err, "Open directory %s", hv->state_dir);
+	while (dir && r == 0 && (entry = readdir(dir))) {
+		bool unborn = is_unborn(hv->state_dir, entry->d_name);
+
+		if (unborn && unlinkat(dirfd(dir), entry->d_name, 0) < 0)
 			r = err_errno(err, "Remove %s/%s", hv->state_dir, entry->d_name);
-	closedir(dir);
+		if (unborn || !is_note(entry->d_name))
+			continue;
+		notes.n++;
+		if (fstatat(dirfd(dir), entry->d_name, &st, 0) == 0)
+			notes.bytes += (uint64_t)st.st_size + NOTE_GROWTH_BYTES;
+	}
+	if (dir)
+		closedir(dir);
+	*ret = notes;
 	return r;
+}
+
+/*
+ * The notes are of no use after a boot, so they lie below run_dir: on the file system of state_dir,
+ * which guests and images fill, there may be no room to renew them. Those of machines that a
+ * bulkheadd before us started elsewhere stay where they are.
+ */
+static int place_notes(const struct hv *hv, const char *root, struct err *err)
+{
+	_cleanup_free_ char *link = str_printf("%s/run", root);
+	_cleanup_free_ char *dir = str_printf("%s/libvirt", hv->config.run_dir);
+	char target[PATH_MAX];
+	ssize_t len;
+	int r;
+
+	if (!link || !dir)
+		return err_nomem(err);
+	r = fd_mkdir_all(dir, 0711, err);
+	if (r < 0)
+		return r;
+	len = readlink(link, target, sizeof(target));
+	if (len == (ssize_t)strlen(dir) && memcmp(target, dir, strlen(dir)) == 0)
+		return 0;
+	r = fd_remove_tree(link, err);
+	if (r == 0 && symlink(dir, link) < 0)
+		r = err_errno(err, "Make %s", link);
+	return r;
+}
+
+static int check_room(const struct hv *hv, const struct notes *notes, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/room", hv->state_dir);
+	_cleanup_close_ int fd = -EBADF;
+	int r;
+
+	if (!path)
+		return err_nomem(err);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	r = fd < 0 ? errno : posix_fallocate(fd, 0, (off_t)notes->bytes);
+	unlink(path);
+	return r ? err_set(err, -r,
+			   "%s: %s: %llu KiB must be free there for libvirt's notes of %zu "
+			   "machines, which go on meanwhile",
+			   hv->state_dir, strerror(r), (unsigned long long)notes->bytes >> 10,
+			   notes->n)
+		 : 0;
+}
+
+static void *wait_at(void *gate)
+{
+	pthread_mutex_lock(gate);
+	pthread_mutex_unlock(gate);
+	return NULL;
+}
+
+static int check_threads(const struct notes *notes, struct err *err)
+{
+	size_t n = 0, wanted = notes->n * THREADS_PER_MACHINE + THREADS_BESIDE;
+	_cleanup_free_ pthread_t *threads = calloc(wanted, sizeof(*threads));
+	pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+	int r = 0;
+
+	if (!threads)
+		return err_nomem(err);
+	pthread_mutex_lock(&gate);
+	while (n < wanted && (r = pthread_create(&threads[n], NULL, wait_at, &gate)) == 0)
+		n++;
+	pthread_mutex_unlock(&gate);
+	for (size_t i = 0; i < n; i++)
+		pthread_join(threads[i], NULL);
+	pthread_mutex_destroy(&gate);
+	return r ? err_set(err, -r,
+			   "Start %zu threads, for libvirt to look after %zu machines: %s: raise "
+			   "the limit of processes (TasksMax, ulimit -u); they go on meanwhile",
+			   wanted, notes->n, strerror(r))
+		 : 0;
+}
+
+/*
+ * Where libvirt, as it starts, cannot renew its note of a machine, or start the thread that looks
+ * for it, it ends the machine. So it is not started without.
+ */
+static int check_means(const struct hv *hv, const struct notes *notes, struct err *err)
+{
+	int r = notes->n ? check_room(hv, notes, err) : 0;
+
+	return r < 0 || !notes->n ? r : check_threads(notes, err);
 }
 
 int driver_configure(const struct hv *hv, struct err *err)
 {
+	const char *root = hv->config.libvirt_uri + strlen(EMBED_PREFIX);
+	struct notes notes;
 	int r;
 
 	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0)
 		return 0;
-	r = forget_unborn(hv, err);
-	return r < 0 ? r : write_conf(hv, hv->config.libvirt_uri + strlen(EMBED_PREFIX), err);
+	r = forget_unborn(hv, &notes, err);
+	if (r == 0)
+		r = write_conf(hv, root, err);
+	if (r == 0 && !notes.n)
+		r = place_notes(hv, root, err);
+	return r < 0 ? r : check_means(hv, &notes, err);
 }
