@@ -113,6 +113,7 @@ const Runtime__V1__LinuxContainerResources *container_resources(const struct con
 int container_save_locked(struct container *c, struct err *err)
 {
 	int r = store_put(c->runtime->store, STORE_CONTAINER, c->id, &c->record->base, err);
+	c->unsaved = r < 0;
 	return r < 0 ? err_wrap(err, "record container %s", c->id) : 0;
 }
 

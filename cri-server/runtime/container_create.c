@@ -3,12 +3,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "common/fd.h"
 #include "cri-server/runtime/events.h"
 #include "cri-server/runtime/internal.h"
 
-#define CREATE_MS 60000 /* the guest waits for disks and mounts layers */
+#define CREATE_MS        60000 /* the guest waits for disks and mounts layers */
+#define ROOM_LEAST_BYTES (1u << 20)
 
 struct creation {
 	struct sandbox *sandbox;
@@ -124,14 +126,30 @@ static int find_target(Bulkhead__Agent__CreateContainerRequest *request,
 	return r;
 }
 
+/* The pod's disk is a sparse file: its guest would only learn of an error of the disk. */
+static int check_room(const char *state_dir, struct err *err)
+{
+	struct statvfs fs;
+	if (statvfs(state_dir, &fs) < 0)
+		return err_errno(err, "examine the file system of %s", state_dir);
+	bool full = fs.f_blocks && (uint64_t)fs.f_bavail * fs.f_frsize < ROOM_LEAST_BYTES;
+	return full ? err_set(err, -ENOSPC,
+			      "the file system of %s is full, and the pod's disk cannot grow: make "
+			      "room there",
+			      state_dir)
+		    : 0;
+}
+
 static int record_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
 	struct container *c = cr->container;
 	const Runtime__V1__ContainerConfig *config = c->config;
 
-	int r = process_for_container(
-		cr->sandbox, config, cr->image->record->config, &cr->request, err);
+	int r = check_room(c->runtime->config->state_dir, err);
+	if (r == 0)
+		r = process_for_container(
+			cr->sandbox, config, cr->image->record->config, &cr->request, err);
 	if (r == 0 &&
 		cr->request->pid_namespace == BULKHEAD__AGENT__PID_NAMESPACE__PID_NAMESPACE_TARGET)
 		r = find_target(cr->request, cr->sandbox, err);

@@ -15,12 +15,15 @@
 #define START_FAILED 128   /* exit code of what never ran, as containerd has it */
 #define DIED_EXIT    137
 
-/* Records the end of a container, unless it is recorded. With the lock held. */
+/*
+ * Records the end of a container, unless it is recorded. One that cannot be written is known all
+ * the same. With the lock held.
+ */
 static int finish_locked(struct container *c, int32_t exit_code, const char *reason,
 	const char *message, struct err *err)
 {
 	if (!container_runs(c))
-		return 0;
+		return c->unsaved ? container_save_locked(c, err) : 0;
 	c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED;
 	c->record->exit_code = exit_code;
 	if (!c->record->finished_ns)
@@ -173,10 +176,12 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 	struct runtime *rt = c->runtime;
 	Bulkhead__Store__Sandbox *record = c->sandbox->record;
 	uint64_t before = record->event_sequence;
+	bool ran = container_runs(c);
 	int r = store_begin(rt->store, err);
 	if (r < 0)
 		return r;
-	c->record->finished_ns = believable_end(c, event->exit->finished_ns);
+	if (ran)
+		c->record->finished_ns = believable_end(c, event->exit->finished_ns);
 	r = finish_locked(c, event->exit->code, exit_reason(event->exit), "", err);
 	record->event_sequence = event->sequence;
 	if (r == 0)
@@ -185,13 +190,10 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 		r = store_commit(rt->store, err);
 	if (r < 0) {
 		store_rollback(rt->store);
-		c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
-		c->record->finished_ns = 0;
-		c->end_untold = false;
+		c->unsaved = c->sandbox->unsaved = true;
 		record->event_sequence = before; /* whatever else is written of the pod */
-	} else {
-		tell_end_locked(c);
 	}
+	tell_end_locked(c);
 	return r;
 }
 
@@ -211,10 +213,10 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 
 	FAULT_POINT("StopContainer", "exit");
 	pthread_mutex_lock(&rt->lock);
-	bool ran = container_runs(c);
-	int r = ran ? record_exit(c, event, &err) : 0;
+	bool news = container_runs(c) || c->unsaved;
+	int r = news ? record_exit(c, event, &err) : 0;
 	pthread_mutex_unlock(&rt->lock);
-	if (!ran)
+	if (!news)
 		r = sandbox_record_stray(sandbox, event->sequence);
 	else if (r < 0)
 		log_event(rt->log, LOG_LEVEL_ERROR, "exit not recorded", "container", c->id, "err",
@@ -243,12 +245,19 @@ int containers_lost_locked(struct sandbox *sandbox, const char *reason, struct e
 	struct container *c;
 	int r = 0;
 	TAILQ_FOREACH(c, &sandbox->runtime->containers, link) {
-		if (c->sandbox != sandbox || !container_runs(c))
+		if (c->sandbox != sandbox)
 			continue;
 		int one = finish_locked(c, DIED_EXIT, "Error", reason, err);
 		r = one < 0 ? one : r;
 	}
 	return r;
+}
+
+void containers_unsaved_locked(struct sandbox *sandbox)
+{
+	struct container *c;
+	TAILQ_FOREACH(c, &sandbox->runtime->containers, link)
+		c->unsaved |= c->sandbox == sandbox;
 }
 
 void containers_tell_lost_locked(struct sandbox *sandbox)
@@ -260,6 +269,14 @@ void containers_tell_lost_locked(struct sandbox *sandbox)
 }
 
 /* ---- stop and remove ---- */
+
+int container_save_exit(struct container *c, struct err *err)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	int r = c->unsaved ? container_save_locked(c, err) : 0;
+	pthread_mutex_unlock(&c->runtime->lock);
+	return r;
+}
 
 /* True when the container has ended, false when the time or the caller's patience has. */
 static bool wait_exit(struct container *c, uint64_t timeout_ms, struct rpc_call *call)
@@ -290,9 +307,12 @@ int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call
 	pthread_mutex_unlock(&c->runtime->lock);
 	if (!runs)
 		return 0;
-	struct machine *machine = sandbox_machine(c->sandbox, err);
+	struct err none = ERR_INIT;
+	struct machine *machine = sandbox_machine(c->sandbox, &none);
+	if (!machine && none.code != -EAGAIN && wait_exit(c, KILLED_MS, call))
+		return 0; /* its end was being recorded */
 	if (!machine)
-		return wait_exit(c, KILLED_MS, call) ? 0 : -EBADFD; /* its end is being recorded */
+		return err_set(err, none.code, "%s", none.msg);
 	int r = 0;
 	bool ended = false;
 	if (grace_ms) {
@@ -335,7 +355,10 @@ static int record_removing(void *container, struct err *err)
 static int remove_from_guest(void *container, struct err *err)
 {
 	struct container *c = container;
-	struct machine *machine = sandbox_machine(c->sandbox, NULL);
+	struct err none = ERR_INIT;
+	struct machine *machine = sandbox_machine(c->sandbox, &none);
+	if (!machine && none.code == -EAGAIN)
+		return err_set(err, none.code, "%s", none.msg);
 	if (!machine)
 		return 0; /* all of it went with the machine */
 	int r = container_remove_in_guest(machine, c->id, err);

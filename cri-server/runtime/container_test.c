@@ -18,6 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <sqlite3.h>
+
 #include "common/fd.h"
 #include "cri-server/daemon.h"
 #include "cri-server/rpc/call.h"
@@ -31,6 +33,9 @@
 #define SAVES 100
 /* In which a call that does not wait for a pod would have been answered. */
 #define FOUND_AFTER_US 200000
+
+#define RUNNING BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING
+#define EXITED  BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED
 
 struct fixture {
 	struct runtime rt;
@@ -312,30 +317,56 @@ static void open_log(struct fixture *f, struct container *c)
 	f->output = fds[1];
 }
 
-static void test_pod_ends_with_its_containers(void **state)
-{
-	struct fixture *f = *state;
-	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
-	_cleanup_close_ int nowhere = open("/dev/null", O_WRONLY | O_CLOEXEC);
-	const struct log log = {.fd = nowhere};
-	struct err err = ERR_INIT;
-	pthread_t thread;
+static const struct log silent = {.fd = -EBADF};
 
-	f->rt.log = &log;
+/* What records, and who tells of it. */
+static void open_parts(struct fixture *f)
+{
+	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
+	struct err err = ERR_INIT;
+
+	f->rt.log = &silent;
 	assert_int_equal(store_open(database, &f->rt.store, &err), 0);
 	assert_int_equal(ev_loop_new(&f->rt.keeper.loop, &err), 0);
 	assert_int_equal(events_open(&f->rt.events, &err), 0);
-	open_log(f, f->lives);
-	f->sandbox->record->state = BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
-	f->ends->record->state = f->lives->record->state =
-		BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING;
+}
+
+static void close_parts(struct fixture *f)
+{
+	f->rt.events = events_close(f->rt.events);
+	f->rt.keeper.loop = ev_loop_free(f->rt.keeper.loop);
+}
+
+/* Both run, in a pod that does. */
+static void set_running(struct fixture *f)
+{
 	/* No machine's id: there is none to be taken away. */
 	snprintf(f->sandbox->id, sizeof(f->sandbox->id), "NO MACHINE");
 	TAILQ_INSERT_TAIL(&f->rt.sandboxes, f->sandbox, link);
+	assert_int_equal(
+		sandbox_set_state(f->sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY, NULL),
+		0);
+	assert_int_equal(container_set_state(f->ends, RUNNING, NULL), 0);
+	assert_int_equal(container_set_state(f->lives, RUNNING, NULL), 0);
+}
+
+static void handle_death(struct fixture *f)
+{
+	ev_loop_stop(f->rt.keeper.loop);
+	assert_int_equal(ev_loop_run(f->rt.keeper.loop, NULL), 0);
+}
+
+static void test_pod_ends_with_its_containers(void **state)
+{
+	struct fixture *f = *state;
+	pthread_t thread;
+
+	open_parts(f);
+	open_log(f, f->lives);
+	set_running(f);
 	sandbox_report_death(&f->rt, f->sandbox->id, "QEMU was killed");
 	assert_int_equal(pthread_create(&thread, NULL, read_states, f), 0);
-	ev_loop_stop(f->rt.keeper.loop);
-	assert_int_equal(ev_loop_run(f->rt.keeper.loop, &err), 0);
+	handle_death(f);
 	atomic_store_explicit(&f->enough, true, memory_order_relaxed);
 	pthread_join(thread, NULL);
 	assert_false(f->torn);
@@ -343,8 +374,119 @@ static void test_pod_ends_with_its_containers(void **state)
 		f->sandbox->record->state, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY);
 	assert_string_equal(f->sandbox->record->death, "QEMU was killed");
 	assert_int_equal(f->lives->record->exit_code, 137);
-	f->rt.events = events_close(f->rt.events);
-	f->rt.keeper.loop = ev_loop_free(f->rt.keeper.loop);
+	close_parts(f);
+}
+
+static void assert_recorded(const struct fixture *f, const struct container *c,
+	Bulkhead__Store__ContainerState state, int exit_code)
+{
+	ProtobufCMessage *message;
+
+	assert_int_equal(store_get(f->rt.store, STORE_CONTAINER, c->id, &message, NULL), 0);
+	const Bulkhead__Store__Container *record = (const void *)message;
+	assert_int_equal(record->state, state);
+	assert_int_equal(record->exit_code, exit_code);
+	protobuf_c_message_free_unpacked(message, NULL);
+}
+
+#define FULL(which)                                                                                \
+	"CREATE TRIGGER full BEFORE INSERT ON record WHEN " which                                  \
+	" BEGIN SELECT RAISE(ABORT, 'no room'); END"
+#define ROOM "DROP TRIGGER full"
+
+/* What can be written from then on. */
+static void alter(const struct fixture *f, const char *sql)
+{
+	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
+	sqlite3 *db;
+
+	assert_int_equal(sqlite3_open(database, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+	sqlite3_close(db);
+}
+
+/* As the guest tells of it. */
+static int tell_exit(struct fixture *f)
+{
+	Bulkhead__Agent__Exit exit = BULKHEAD__AGENT__EXIT__INIT;
+	Bulkhead__Agent__Event event = BULKHEAD__AGENT__EVENT__INIT;
+
+	event.container_id = f->ends->id;
+	event.sequence = 5;
+	event.exit = &exit;
+	exit.code = 7;
+	return container_exited(f->sandbox, &event);
+}
+
+/* It is known at once; the guest tells of it again until it is recorded, and no end of its machine
+ * comes before that. */
+static void test_exit_that_cannot_be_recorded(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	open_parts(f);
+	set_running(f);
+	alter(f, FULL("true"));
+	for (int i = 0; i < 2; i++) {
+		assert_true(tell_exit(f) < 0);
+		assert_int_equal(container_state(f->ends), EXITED);
+		assert_int_equal(f->ends->record->exit_code, 7);
+		assert_int_equal(f->sandbox->record->event_sequence, 0);
+		assert_recorded(f, f->ends, RUNNING, 0);
+		assert_true(container_save_exit(f->ends, &err) < 0);
+		assert_non_null(strstr(err.msg, "no room"));
+	}
+	alter(f, ROOM);
+	assert_int_equal(tell_exit(f), 0);
+	assert_recorded(f, f->ends, EXITED, 7);
+	assert_int_equal(f->sandbox->record->event_sequence, 5);
+	assert_int_equal(container_save_exit(f->ends, &err), 0);
+	close_parts(f);
+}
+
+/* The pod's record alone cannot: none is written. What ended before keeps its exit code. */
+static void test_death_that_cannot_be_recorded(void **state)
+{
+	struct fixture *f = *state;
+
+	open_parts(f);
+	set_running(f);
+	alter(f, FULL("NEW.id = 'NO MACHINE'"));
+	assert_true(tell_exit(f) < 0);
+	sandbox_report_death(&f->rt, f->sandbox->id, "QEMU was killed");
+	handle_death(f);
+	assert_int_equal(
+		f->sandbox->record->state, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY);
+	assert_string_equal(f->sandbox->record->death, "QEMU was killed");
+	assert_int_equal(f->ends->record->exit_code, 7);
+	assert_int_equal(f->lives->record->exit_code, 137);
+	assert_recorded(f, f->ends, RUNNING, 0);
+	assert_recorded(f, f->lives, RUNNING, 0);
+	alter(f, ROOM);
+	assert_true(f->sandbox->unsaved); /* for the stop that follows */
+	assert_int_equal(container_save_exit(f->ends, NULL), 0);
+	assert_int_equal(container_save_exit(f->lives, NULL), 0);
+	assert_recorded(f, f->ends, EXITED, 7);
+	assert_recorded(f, f->lives, EXITED, 137);
+	close_parts(f);
+}
+
+static void test_exit_and_death_that_are_recorded_together(void **state)
+{
+	struct fixture *f = *state;
+
+	open_parts(f);
+	set_running(f);
+	alter(f, FULL("true"));
+	assert_true(tell_exit(f) < 0);
+	alter(f, ROOM);
+	sandbox_report_death(&f->rt, f->sandbox->id, "QEMU was killed");
+	handle_death(f);
+	assert_recorded(f, f->ends, EXITED, 7);
+	assert_recorded(f, f->lives, EXITED, 137);
+	assert_false(f->sandbox->unsaved);
+	close_parts(f);
 }
 
 int main(void)
@@ -358,6 +500,11 @@ int main(void)
 			test_call_before_its_pod_is_found_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_volume_that_one_begins_to_write, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_exit_that_cannot_be_recorded, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_death_that_cannot_be_recorded, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_exit_and_death_that_are_recorded_together, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

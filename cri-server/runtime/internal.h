@@ -65,7 +65,8 @@ struct runtime {
 	pthread_mutex_t debug_console; /* its program is being brought into a guest */
 	unsigned recovering; /* lock; threads that still look after pods of an earlier process */
 	size_t unsettled;    /* lock; pods that they have not dealt with */
-	pthread_cond_t recovered; /* with lock: one of the two fell */
+	bool closing;        /* lock; they are to end */
+	pthread_cond_t recovered; /* with lock: one of the three changed */
 };
 
 /* A machine with its agent. Reference counted, so that a call to the agent needs no lock. */
@@ -91,8 +92,10 @@ struct sandbox {
 	Runtime__V1__LinuxPodSandboxConfig *limits; /* op; as updated, NULL: never */
 	pthread_mutex_t op;
 	Bulkhead__Store__Sandbox *record;
+	bool unsaved;                      /* runtime->lock; what is recorded may differ */
 	struct machine *machine;           /* runtime->lock; NULL: none (yet, or any more) */
 	bool recovering;                   /* runtime->lock; a start has not dealt with it yet */
+	char unreached[256];               /* runtime->lock; why a start still tries to reach it */
 	bool settled;                      /* runtime->lock; the agent's events may be taken */
 	uint32_t last_target;              /* op; where the last disk was attached */
 	struct mirror *mirror;             /* op; there while there is a machine */
@@ -117,6 +120,7 @@ struct container {
 	Runtime__V1__LinuxContainerResources
 		*resources; /* runtime->lock; as updated, NULL: never */
 	Bulkhead__Store__Container *record;
+	bool unsaved;             /* runtime->lock; what is recorded may differ */
 	struct log_writer *log;   /* runtime->lock; NULL while it does not run */
 	bool start_untold;        /* runtime->lock; no event told of its start yet */
 	bool end_untold;          /* runtime->lock; the same of its end */
@@ -227,7 +231,10 @@ int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
 void sandbox_await_recovery(struct sandbox *sandbox);
 /* Then takes `op`: for calls, which may come before the start has taken it. */
 void sandbox_lock(struct sandbox *sandbox);
-/* The machine with a reference, or NULL with -EBADFD: the pod does not run. */
+/*
+ * The machine with a reference, or NULL with -EBADFD: the pod does not run. -EAGAIN: it does, but a
+ * start has not reached it yet for want of something.
+ */
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err);
 /* Awaits a start's recovery too, for calls that take no `op`. 0, or -EBADFD: it does not run. */
 int sandbox_check_runs(struct sandbox *sandbox, struct err *err);
@@ -348,13 +355,23 @@ int container_remove(struct container *container, struct err *err);
 /* Signals, waits, kills. `op` need not be held. */
 int container_stop(
 	struct container *container, uint64_t grace_ms, struct rpc_call *call, struct err *err);
-/* On the agent's event thread: what agent_callbacks' on_event is to return. */
+/*
+ * On the agent's event thread: what agent_callbacks' on_event is to return. Where the end cannot be
+ * written it is known all the same, and the event is to come again.
+ */
 int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
+/* Writes the exit down, where that failed. */
+int container_save_exit(struct container *container, struct err *err);
 /* Waits for what the sandbox's containers wrote to be in their logs: its machine has ended. */
 void containers_drain(struct sandbox *sandbox);
-/* Then: records every unfinished one as ended with it. runtime->lock is held. */
+/*
+ * Then: records every unfinished one as ended with it, and the exits that could not be written.
+ * runtime->lock is held.
+ */
 int containers_lost_locked(struct sandbox *sandbox, const char *reason, struct err *err);
-/* And tells of these ends, with what is recorded of the pod by now. Likewise. */
+/* Where that was in a transaction, which failed. Likewise. */
+void containers_unsaved_locked(struct sandbox *sandbox);
+/* Tells of these ends, with what is recorded of the pod by now. Likewise. */
 void containers_tell_lost_locked(struct sandbox *sandbox);
 
 /* process.c: what the agent is asked for, from CRI's and the image's configuration */
@@ -425,8 +442,8 @@ bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 int runtime_load(struct runtime *rt, struct err *err);
 /* May go on, on threads of its own, after it has returned. */
 int runtime_recover(struct runtime *rt, struct err *err);
-/* Until it does not. */
-void runtime_await_recovery(struct runtime *rt);
+/* Waits until it does not; what it would go on trying is left. */
+void runtime_end_recovery(struct runtime *rt);
 
 /* Whether clients see it. runtime->lock is held. */
 bool sandbox_visible(const struct sandbox *sandbox);

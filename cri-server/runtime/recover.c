@@ -5,8 +5,10 @@
  * meanwhile arrive as events. Recorded but half-made (CREATING, REMOVING): undone or finished.
  * Recorded as running and dead: marked so. Alive and not recorded (machine, network, disk):
  * removed. Pods are dealt with at the same time, each under its `op`; those whose guest does not
- * answer soon are gone on with while others are served. What cannot be removed now is logged and
- * tried again at the next start; it does not keep the others from being served.
+ * answer soon are gone on with while others are served, and so are those for which the host has not
+ * the means now (descriptors, threads, memory, room): nothing is known against their machines. What
+ * cannot be removed now is logged and tried again at the next start; it does not keep the others
+ * from being served.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -14,115 +16,23 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/fault.h"
 #include "common/fd.h"
 #include "cri-server/runtime/guest_network.h"
 #include "cri-server/runtime/internal.h"
+#include "cri-server/runtime/mirror.h"
 
 #define CONNECT_MS  15000 /* to an agent that was up before */
 #define CALL_MS     10000
 #define DISCARD_MS  20000 /* for all in a guest that nobody knows; one may take 10 s to end */
 #define SERVE_MS    5000 /* for all pods; then those that are left are gone on with while we serve */
 #define THREADS_MAX 32
+#define RETRY_MS    1000
 
 static void complain(
 	const struct runtime *rt, const char *what, const char *id, const struct err *err)
 {
 	log_event(rt->log, LOG_LEVEL_ERROR, what, "id", id, "err", err->msg, NULL);
-}
-
-/* ---- records into memory ---- */
-
-static int load_sandbox(void *userdata, const char *id, const ProtobufCMessage *message)
-{
-	struct runtime *rt = userdata;
-	const Bulkhead__Store__Sandbox *record = (const Bulkhead__Store__Sandbox *)message;
-	Runtime__V1__PodSandboxConfig *config = runtime__v1__pod_sandbox_config__unpack(
-		NULL, record->config.len, record->config.data);
-	bool usable = config && strlen(id) == ID_LEN;
-	struct sandbox *sandbox = usable ? sandbox_new(rt, id, config, NULL) : NULL;
-	if (config)
-		runtime__v1__pod_sandbox_config__free_unpacked(config, NULL);
-	if (!sandbox)
-		return usable ? -ENOMEM : -EBADMSG;
-	bulkhead__store__sandbox__free_unpacked(sandbox->record, NULL);
-	sandbox->record = (Bulkhead__Store__Sandbox *)message_copy(message);
-	if (record->limits.len)
-		sandbox->limits = runtime__v1__linux_pod_sandbox_config__unpack(
-			NULL, record->limits.len, record->limits.data);
-	if (!sandbox->record) {
-		sandbox_unref(sandbox);
-		return -ENOMEM;
-	}
-	sandbox->recovering = true;
-	TAILQ_INSERT_TAIL(&rt->sandboxes, sandbox, link);
-	return 0;
-}
-
-struct loading {
-	struct runtime *rt;
-	char (*lost)[ID_LEN + 1]; /* containers whose pod has no record */
-	size_t n_lost;
-};
-
-static int note_lost(struct loading *loading, const char *id)
-{
-	void *longer = reallocarray(loading->lost, loading->n_lost + 1, sizeof(*loading->lost));
-	if (!longer)
-		return -ENOMEM;
-	loading->lost = longer;
-	snprintf(loading->lost[loading->n_lost++], sizeof(*loading->lost), "%s", id);
-	return 0;
-}
-
-static int load_container(void *userdata, const char *id, const ProtobufCMessage *message)
-{
-	struct loading *loading = userdata;
-	struct runtime *rt = loading->rt;
-	const Bulkhead__Store__Container *record = (const Bulkhead__Store__Container *)message;
-	struct sandbox *sandbox = sandbox_find(rt, record->sandbox_id, NULL);
-	if (!sandbox)
-		return note_lost(loading, id);
-	Runtime__V1__ContainerConfig *config = runtime__v1__container_config__unpack(
-		NULL, record->config.len, record->config.data);
-	struct container *c = NULL;
-	int r = -EBADMSG;
-	if (config && strlen(id) == ID_LEN) {
-		c = container_new(sandbox, id, config, NULL);
-		r = c ? 0 : -ENOMEM;
-	}
-	if (c) {
-		bulkhead__store__container__free_unpacked(c->record, NULL);
-		c->record = (Bulkhead__Store__Container *)message_copy(message);
-		if (record->resources.len)
-			c->resources = runtime__v1__linux_container_resources__unpack(
-				NULL, record->resources.len, record->resources.data);
-		if (c->record) {
-			TAILQ_INSERT_TAIL(&rt->containers, c, link);
-		} else {
-			container_unref(c);
-			r = -ENOMEM;
-		}
-	}
-	if (config)
-		runtime__v1__container_config__free_unpacked(config, NULL);
-	sandbox_unref(sandbox);
-	return r;
-}
-
-/* Of a container that went with its pod the record may be left, as when it could not be written. */
-static int load_containers(struct runtime *rt, struct err *err)
-{
-	struct loading loading = {.rt = rt};
-	int r = store_each(rt->store, STORE_CONTAINER, load_container, &loading, err);
-	for (size_t i = 0; i < loading.n_lost && r == 0; i++) {
-		r = store_delete(rt->store, STORE_CONTAINER, loading.lost[i], err);
-		if (r == 0)
-			log_event(rt->log, LOG_LEVEL_WARNING,
-				"record of a container without a pod removed", "container",
-				loading.lost[i], NULL);
-	}
-	free(loading.lost);
-	return r < 0 ? err_wrap(err, "read the records of containers") : 0;
 }
 
 /* ---- a sandbox whose machine lives ---- */
@@ -149,7 +59,9 @@ static int settle_container(struct container *c,
 	c->record->started_ns = 0;
 	int r = container_save_locked(c, err);
 	pthread_mutex_unlock(&c->runtime->lock);
-	return r;
+	if (r < 0) /* the next start, which finds it so again, comes to the same */
+		complain(c->runtime, "start that never was not taken back", c->id, err);
+	return 0;
 }
 
 struct settling {
@@ -238,7 +150,22 @@ static int reconnect(struct sandbox *sandbox, struct machine *machine, struct er
 	return r;
 }
 
-/* 0; positive 1 when there is no machine that could be kept. */
+/* What says nothing of the machine. */
+static bool is_shortage(int r)
+{
+	return r == -ENOSPC || r == -EDQUOT || r == -EMFILE || r == -ENFILE || r == -ENOMEM ||
+	       r == -EAGAIN;
+}
+
+static int let_go_of_log(struct container *c, void *userdata, struct err *err)
+{
+	(void)userdata;
+	(void)err;
+	container_close_log(c);
+	return 0;
+}
+
+/* 0; positive 1 when there is no machine that could be kept. A shortage leaves all as it was. */
 static int revive(struct sandbox *sandbox, struct err *err)
 {
 	struct runtime *rt = sandbox->runtime;
@@ -246,15 +173,21 @@ static int revive(struct sandbox *sandbox, struct err *err)
 	int r = machine_find(rt, sandbox->id, &machine, err);
 	if (r != 0)
 		return r;
-	r = reconnect(sandbox, machine, err);
+	r = fault_fails("Start", "reach") ? err_set(err, -EMFILE, "a test wants it to lack this")
+					  : reconnect(sandbox, machine, err);
 	if (r == 0)
 		r = volumes_resume(sandbox, machine, err);
+	if (is_shortage(r)) {
+		sandbox->mirror = mirror_free(sandbox->mirror);
+		containers_each(sandbox, let_go_of_log, NULL, NULL);
+	}
 	if (r < 0) {
 		machine_unref(machine);
 		return r;
 	}
 	network_follow(sandbox, machine, NULL);
 	pthread_mutex_lock(&rt->lock);
+	sandbox->unreached[0] = '\0';
 	sandbox->machine = machine;
 	sandbox->settled = true;
 	pthread_mutex_unlock(&rt->lock);
@@ -263,7 +196,19 @@ static int revive(struct sandbox *sandbox, struct err *err)
 
 /* ---- one sandbox, one container ---- */
 
-static void recover_sandbox(struct sandbox *sandbox)
+/* It is known why calls for it fail until it is found. */
+static void note_unreached(struct sandbox *sandbox, const struct err *err)
+{
+	pthread_mutex_lock(&sandbox->runtime->lock);
+	bool known = sandbox->unreached[0];
+	snprintf(sandbox->unreached, sizeof(sandbox->unreached), "%.255s", err->msg);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
+	if (!known)
+		complain(sandbox->runtime, "pod lives but cannot be reached yet", sandbox->id, err);
+}
+
+/* False: to be tried again. */
+static bool recover_sandbox(struct sandbox *sandbox)
 {
 	struct runtime *rt = sandbox->runtime;
 	struct err err = ERR_INIT;
@@ -271,13 +216,17 @@ static void recover_sandbox(struct sandbox *sandbox)
 	switch (sandbox->record->state) {
 	case BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY:
 		r = revive(sandbox, &err);
+		if (is_shortage(r)) {
+			note_unreached(sandbox, &err);
+			return false;
+		}
 		if (r != 0) {
 			sandbox_report_death(rt, sandbox->id,
 				r < 0 ? err.msg : "the machine ended while bulkheadd did not run");
-			return;
+			return true;
 		}
 		log_event(rt->log, LOG_LEVEL_INFO, "pod found again", "pod", sandbox->id, NULL);
-		return;
+		return true;
 	case BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY:
 		r = sandbox_stop(sandbox, &err); /* finishes one that was interrupted */
 		break;
@@ -287,17 +236,7 @@ static void recover_sandbox(struct sandbox *sandbox)
 	}
 	if (r < 0)
 		complain(rt, "pod not cleaned up", sandbox->id, &err);
-}
-
-/* Before anything runs beside us. */
-static void hold_layers(struct runtime *rt)
-{
-	struct container *c;
-	TAILQ_FOREACH(c, &rt->containers, link) {
-		struct err err = ERR_INIT;
-		if (img_hold(rt->images, c->id, c->record->layers, c->record->n_layers, &err) < 0)
-			complain(rt, "layers not held", c->id, &err);
-	}
+	return true;
 }
 
 /* After its sandbox: one that was half-made or half-removed goes. */
@@ -342,31 +281,55 @@ static int list_sandboxes(struct runtime *rt, struct sandbox ***ret, size_t *ret
 /* Shared by its threads; the last one frees it. runtime->lock protects the numbers. */
 struct recovery {
 	struct runtime *rt;
-	struct sandbox **all;
-	size_t n, next;
+	struct sandbox **all; /* those that nobody has at hand, from `next` on, round and round */
+	size_t size, next, n;
 	unsigned threads;
 };
 
-static void recover_one(struct sandbox *sandbox)
+/* False: to be tried again. */
+static bool recover_one(struct sandbox *sandbox)
 {
 	pthread_mutex_lock(&sandbox->op);
-	recover_sandbox(sandbox);
+	/* Whoever asked for its end meanwhile has had it. */
+	bool gone = sandbox_check_found(sandbox, NULL) < 0;
+	bool dealt_with = gone || recover_sandbox(sandbox);
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	sandbox->recovering = false;
 	pthread_cond_broadcast(&sandbox->runtime->recovered);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
-	containers_each(sandbox, finish_container, NULL, NULL);
+	if (dealt_with)
+		containers_each(sandbox, finish_container, NULL, NULL);
 	pthread_mutex_unlock(&sandbox->op);
+	return dealt_with;
 }
 
 static struct sandbox *next_sandbox(struct recovery *recovery)
 {
 	struct runtime *rt = recovery->rt;
 	pthread_mutex_lock(&rt->lock);
-	struct sandbox *sandbox =
-		recovery->next < recovery->n ? recovery->all[recovery->next++] : NULL;
+	struct sandbox *sandbox = NULL;
+	if (recovery->n) {
+		sandbox = recovery->all[recovery->next];
+		recovery->next = (recovery->next + 1) % recovery->size;
+		recovery->n--;
+	}
 	pthread_mutex_unlock(&rt->lock);
 	return sandbox;
+}
+
+/* False when we stop: the next bulkheadd will find it. */
+static bool put_back(struct recovery *recovery, struct sandbox *sandbox)
+{
+	struct runtime *rt = recovery->rt;
+	uint64_t deadline = ev_now_ms() + RETRY_MS;
+	pthread_mutex_lock(&rt->lock);
+	while (!rt->closing && wait_until(rt, &rt->recovered, deadline))
+		;
+	bool go_on = !rt->closing;
+	if (go_on)
+		recovery->all[(recovery->next + recovery->n++) % recovery->size] = sandbox;
+	pthread_mutex_unlock(&rt->lock);
+	return go_on;
 }
 
 static void leave(struct recovery *recovery)
@@ -387,7 +350,8 @@ static void *recover_main(void *arg)
 {
 	struct recovery *recovery = arg;
 	for (struct sandbox *sandbox; (sandbox = next_sandbox(recovery));) {
-		recover_one(sandbox);
+		if (!recover_one(sandbox) && put_back(recovery, sandbox))
+			continue;
 		pthread_mutex_lock(&recovery->rt->lock);
 		recovery->rt->unsettled--;
 		pthread_cond_broadcast(&recovery->rt->recovered);
@@ -433,7 +397,7 @@ static int recover_all(struct runtime *rt, struct sandbox **all, size_t n, struc
 		free(all);
 		return err_nomem(err);
 	}
-	*recovery = (struct recovery){.rt = rt, .all = all, .n = n};
+	*recovery = (struct recovery){.rt = rt, .all = all, .size = n, .n = n};
 	start_threads(recovery);
 	pthread_mutex_lock(&rt->lock);
 	while (rt->unsettled && wait_until(rt, &rt->recovered, deadline))
@@ -446,9 +410,11 @@ static int recover_all(struct runtime *rt, struct sandbox **all, size_t n, struc
 	return 0;
 }
 
-void runtime_await_recovery(struct runtime *rt)
+void runtime_end_recovery(struct runtime *rt)
 {
 	pthread_mutex_lock(&rt->lock);
+	rt->closing = true;
+	pthread_cond_broadcast(&rt->recovered);
 	while (rt->recovering)
 		pthread_cond_wait(&rt->recovered, &rt->lock);
 	pthread_mutex_unlock(&rt->lock);
@@ -516,26 +482,14 @@ static int remove_unknown_files(struct runtime *rt, const char *name, struct err
 	return 0;
 }
 
-int runtime_load(struct runtime *rt, struct err *err)
-{
-	int r = store_each(rt->store, STORE_SANDBOX, load_sandbox, rt, err);
-	if (r < 0)
-		return err_wrap(err, "read the records of sandboxes");
-	/* Loading looks sandboxes up, in memory only. */
-	r = load_containers(rt, err);
-	if (r < 0)
-		return r;
-	hold_layers(rt);
-	return 0;
-}
-
 int runtime_recover(struct runtime *rt, struct err *err)
 {
-	int r = img_collect(rt->images, err);
+	struct err own = ERR_INIT;
+	if (img_collect(rt->images, &own) < 0)
+		complain(rt, "images not collected", "", &own);
 	struct sandbox **all;
 	size_t n;
-	if (r == 0)
-		r = list_sandboxes(rt, &all, &n, err);
+	int r = list_sandboxes(rt, &all, &n, err);
 	if (r == 0)
 		r = recover_all(rt, all, n, err);
 	if (r == 0)

@@ -308,7 +308,7 @@ struct runtime *runtime_close(struct runtime *rt)
 {
 	if (!rt)
 		return NULL;
-	runtime_await_recovery(rt);
+	runtime_end_recovery(rt);
 	/* Deaths that are reported from here on are handled when the loop is freed: of nobody
 	 * known. */
 	worker_stop(&rt->keeper);

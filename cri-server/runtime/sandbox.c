@@ -105,6 +105,7 @@ int sandbox_save_locked(struct sandbox *sandbox, struct err *err)
 {
 	int r = store_put(
 		sandbox->runtime->store, STORE_SANDBOX, sandbox->id, &sandbox->record->base, err);
+	sandbox->unsaved = r < 0;
 	return r < 0 ? err_wrap(err, "record sandbox %s", sandbox->id) : 0;
 }
 
@@ -174,15 +175,24 @@ void sandbox_lock(struct sandbox *sandbox)
 	pthread_mutex_lock(&sandbox->op);
 }
 
+static bool is_ready(const struct sandbox *sandbox)
+{
+	return sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+}
+
 struct machine *sandbox_machine(struct sandbox *sandbox, struct err *err)
 {
 	struct machine *machine = NULL;
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	if (sandbox->machine)
 		machine = machine_ref(sandbox->machine);
-	pthread_mutex_unlock(&sandbox->runtime->lock);
-	if (!machine)
+	else if (sandbox->unreached[0] && is_ready(sandbox))
+		err_set(err, -EAGAIN,
+			"sandbox %s runs but is not reached yet, which is tried again: %s",
+			sandbox->id, sandbox->unreached);
+	else
 		err_set(err, -EBADFD, "sandbox %s does not run", sandbox->id);
+	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return machine;
 }
 
@@ -256,22 +266,25 @@ static int release_network(void *subject, struct err *err)
 	return r;
 }
 
-static bool is_ready(const struct sandbox *sandbox)
+static int save_exit(struct container *container, void *userdata, struct err *err)
 {
-	return sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+	(void)userdata;
+	return container_save_exit(container, err);
 }
 
-/* One after the other in order: containers' output and exit codes come before the machine's end. */
+/*
+ * One after the other in order: containers' output and exit codes come before the machine's end.
+ * Of a code that cannot be written down the machine has the only copy that outlives us.
+ */
 static int stop_containers(void *subject, struct err *err)
 {
 	struct sandbox *sandbox = subject;
 	struct err first = ERR_INIT;
-	(void)err;
 	if (is_ready(sandbox) && containers_each(sandbox, kill_container, NULL, &first) < 0)
 		log_event(sandbox->runtime->log, LOG_LEVEL_WARNING,
 			"container did not stop before its machine", "pod", sandbox->id, "err",
 			first.msg, NULL);
-	return 0;
+	return containers_each(sandbox, save_exit, NULL, err);
 }
 
 static int end_machine(void *subject, struct err *err)
@@ -289,10 +302,11 @@ static int end_machine(void *subject, struct err *err)
 static int record_stopped(void *subject, struct err *err)
 {
 	struct sandbox *sandbox = subject;
-	if (!is_ready(sandbox))
+	bool ready = is_ready(sandbox);
+	if (!ready && !sandbox->unsaved)
 		return 0;
 	int r = sandbox_set_state(sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, err);
-	if (r == 0)
+	if (ready)
 		tell(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 	return r;
 }
@@ -389,19 +403,22 @@ struct death {
 static int record_death_locked(struct sandbox *sandbox, const char *reason, struct err *err)
 {
 	struct store *store = sandbox->runtime->store;
-	int r = store_begin(store, err);
+	int r = message_set_string(&sandbox->record->death, reason, err);
+	if (r == 0)
+		r = store_begin(store, err);
 	sandbox->record->state = BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY;
 	int lost = containers_lost_locked(sandbox, reason, err);
 	if (r == 0)
 		r = lost;
 	if (r == 0)
-		r = message_set_string(&sandbox->record->death, reason, err);
-	if (r == 0)
 		r = sandbox_save_locked(sandbox, err);
 	if (r == 0)
 		r = store_commit(store, err);
-	if (r < 0)
+	if (r < 0) {
 		store_rollback(store);
+		containers_unsaved_locked(sandbox);
+		sandbox->unsaved = true;
+	}
 	return r;
 }
 

@@ -11,6 +11,7 @@ setup_file() {
 	mkfs.ext4 -q -m 0 -N 2048 "$FT/disk"
 	mount -o loop "$FT/disk" "$FT/state"
 	chmod 0711 "$FT/state"
+	export BULKHEAD_FAULTS=$FT/faults
 	start_bulkheadd
 	pull_busybox
 	umoci new --image "$FT/img:more" 2>/dev/null
@@ -88,6 +89,19 @@ assert_counts() {
 	eventually 30 has_more_lines_than "$(lines)"
 }
 
+# Started anew where it has nothing, bulkheadd finds the pod as it was.
+assert_found_again() {
+	kill_bulkheadd
+	start_bulkheadd
+	[ "$(pod_field "$POD" .state)" = SANDBOX_READY ]
+	[ "$(container_field "$C" .state)" = CONTAINER_RUNNING ]
+	assert_counts
+}
+
+records() {
+	sqlite3 "$FT/state/state.db" 'SELECT kind, id FROM record ORDER BY kind, id'
+}
+
 answers_or_ended() {
 	! bulkheadd_runs || crictl version
 }
@@ -105,18 +119,22 @@ no_longer_few() {
 	eventually 60 rmdir "$GROUP"
 }
 
-@test "a full disk: what needs room is refused and says so, the pod goes on, bulkheadd starts or says why not" {
+@test "a full disk: what needs room is refused and says so, ends are recorded, bulkheadd starts, the pod goes on" {
+	local before ends
+	before=$(records)
+	ends=$(run_script "$POD" ends 'trap "exit 5" TERM; while :; do sleep 0.1; done')
 	fill_disk
-	refused Unknown "is full" more_pod
+	refused Unknown "o space left" more_pod
 	refused Unknown "o space left" crictl pull "$MORE" # skopeo writes it small
 	refused Unknown "is full" create_container "$POD" more
 	assert_counts
-	kill_bulkheadd
-	launch_bulkheadd
-	eventually 60 answers_or_ended
-	bulkheadd_runs || tail -n 1 "$D/log" | grep -E "No space left|is full"
+	crictl stop -t 20 "$ends"
+	assert_found_again
+	[ "$(container_field "$ends" .exitCode)" = 5 ]
+	crictl rm "$ends"
+	# Of what failed too its beginning and its end.
+	[ "$(records)" = "$before" ]
 	rm "$FT/state"/filler.*
-	bulkheadd_runs || start_bulkheadd
 	assert_all_works
 }
 
@@ -124,9 +142,13 @@ no_longer_few() {
 	fill_inodes
 	refused Unknown "No space left" more_pod
 	refused Unknown "o space left" crictl pull "$MORE" # skopeo writes it small
-	assert_counts
+	assert_found_again
 	rm -r "$FT/state/fillers"
 	assert_all_works
+}
+
+reaches() {
+	crictl exec -s "$C" true
 }
 
 @test "no descriptors left" {
@@ -138,6 +160,13 @@ no_longer_few() {
 	assert_counts
 	prlimit --pid "$pid" --nofile="$limit:"
 	assert_all_works
+	kill_bulkheadd
+	echo "fail Start/reach" >"$BULKHEAD_FAULTS"
+	start_bulkheadd
+	refused Unknown "runs but is not reached yet" reaches
+	rm "$BULKHEAD_FAULTS"
+	eventually 60 reaches
+	assert_lives
 }
 
 @test "no processes left" {
