@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/threads.h"
 #include "cri-server/config.h"
 #include "cri-server/daemon.h"
 #include "cri-server/image/service.h"
@@ -24,6 +25,8 @@
 #define STOP_GRACE_MS 10000
 /* Each pod costs a few descriptors, each stream one. */
 #define FDS_WANTED 65536
+/* Ours, libvirt's and gRPC's, which waits for ever for one that it could not start. */
+#define THREADS_WANTED 32
 
 static const char usage_text[] =
 	"Usage: bulkheadd [--config FILE]\n"
@@ -223,6 +226,8 @@ int main(int argc, char **argv)
 				config->log_level);
 		raise_fd_limit(&log);
 		forbid_core(&log);
+		if (r == 0)
+			r = threads_check(THREADS_WANTED, "which a start takes", &err);
 		if (r == 0)
 			r = run(config, &log, &stop, &err);
 		config_free(config);

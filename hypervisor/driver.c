@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
-#include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -23,6 +22,7 @@
 
 #include "common/buf.h"
 #include "common/fd.h"
+#include "common/threads.h"
 #include "hypervisor/domain_xml.h"
 #include "hypervisor/internal.h"
 
@@ -294,34 +294,13 @@ static int check_room(const struct hv *hv, const struct notes *notes, struct err
 		 : 0;
 }
 
-static void *wait_at(void *gate)
-{
-	pthread_mutex_lock(gate);
-	pthread_mutex_unlock(gate);
-	return NULL;
-}
-
 static int check_threads(const struct notes *notes, struct err *err)
 {
-	size_t n = 0, wanted = notes->n * THREADS_PER_MACHINE + THREADS_BESIDE;
-	_cleanup_free_ pthread_t *threads = calloc(wanted, sizeof(*threads));
-	pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-	int r = 0;
+	char why[96];
 
-	if (!threads)
-		return err_nomem(err);
-	pthread_mutex_lock(&gate);
-	while (n < wanted && (r = pthread_create(&threads[n], NULL, wait_at, &gate)) == 0)
-		n++;
-	pthread_mutex_unlock(&gate);
-	for (size_t i = 0; i < n; i++)
-		pthread_join(threads[i], NULL);
-	pthread_mutex_destroy(&gate);
-	return r ? err_set(err, -r,
-			   "Start %zu threads, for libvirt to look after %zu machines: %s: raise "
-			   "the limit of processes (TasksMax, ulimit -u); they go on meanwhile",
-			   wanted, notes->n, strerror(r))
-		 : 0;
+	snprintf(why, sizeof(why), "for libvirt to look after %zu machines, which go on meanwhile",
+		notes->n);
+	return threads_check(notes->n * THREADS_PER_MACHINE + THREADS_BESIDE, why, err);
 }
 
 /*

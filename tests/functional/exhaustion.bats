@@ -106,12 +106,12 @@ answers_or_ended() {
 	! bulkheadd_runs || crictl version
 }
 
-# few CONTROLLER: a cgroup, GROUP, for bulkheadd and what it starts from then on.
+# few CONTROLLER: a cgroup, GROUP, for bulkheadd, if it runs, and what it starts from then on.
 few() {
 	GROUP=/sys/fs/cgroup/$1/bulkhead-test/$NET/few
 	[ -d "${GROUP%/*}" ] || skip "takes cgroup v1's $1"
 	mkdir "$GROUP"
-	cat "$D/pid" >"$GROUP/cgroup.procs"
+	! bulkheadd_runs || cat "$D/pid" >"$GROUP/cgroup.procs"
 }
 
 no_longer_few() {
@@ -169,7 +169,13 @@ reaches() {
 	assert_lives
 }
 
+starts_in_group() {
+	timeout 60 bash -c 'echo $$ >"$1/cgroup.procs"; exec "$2" --config "$3"' - "$GROUP" "$FT/bin/bulkheadd" \
+		"$D/config.yaml"
+}
+
 @test "no processes left" {
+	local limit
 	few pids
 	echo 1 >"$GROUP/pids.max" # what there is goes on
 	refused Unknown "temporarily unavailable" more_pod
@@ -180,6 +186,17 @@ reaches() {
 	crictl pull "$MORE" >/dev/null
 	crictl rmi "$MORE" >/dev/null
 	assert_host_unchanged
+	kill_bulkheadd
+	few pids
+	for limit in 4 14; do
+		echo "$limit" >"$GROUP/pids.max"
+		run starts_in_group
+		[ "$status" -eq 1 ]
+		grep "Start 32 threads, .* raise the limit of processes" <<<"$output"
+	done
+	eventually 60 rmdir "$GROUP"
+	start_bulkheadd
+	assert_lives
 }
 
 @test "no memory left for bulkheadd and what it starts: killed or not, it goes on where it was" {
