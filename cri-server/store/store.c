@@ -359,12 +359,10 @@ int store_put(struct store *s, enum store_kind kind, const char *id, const Proto
 	return r;
 }
 
-static ProtobufCMessage *unpack(sqlite3_stmt *st, int column, enum store_kind kind)
+static ProtobufCMessage *unpack(enum store_kind kind, const void *body, size_t len)
 {
-	const void *body = sqlite3_column_blob(st, column);
-	int len = sqlite3_column_bytes(st, column);
 	return protobuf_c_message_unpack(
-		descriptors[kind], NULL, (size_t)len, len ? body : (const void *)"");
+		descriptors[kind], NULL, len, len ? body : (const void *)"");
 }
 
 int store_get(struct store *s, enum store_kind kind, const char *id, ProtobufCMessage **ret_record,
@@ -373,7 +371,8 @@ int store_get(struct store *s, enum store_kind kind, const char *id, ProtobufCMe
 	sqlite3_stmt *st = begin(s, GET, kind, id);
 	int step = sqlite3_step(st), r = 1;
 	if (step == SQLITE_ROW) {
-		ProtobufCMessage *record = unpack(st, 0, kind);
+		ProtobufCMessage *record = unpack(
+			kind, sqlite3_column_blob(st, 0), (size_t)sqlite3_column_bytes(st, 0));
 		r = record ? 0
 			   : err_set(err, -EBADMSG, "%s: record '%s' does not parse", s->path, id);
 		if (record)
@@ -393,24 +392,77 @@ int store_delete(struct store *s, enum store_kind kind, const char *id, struct e
 	return r;
 }
 
+/* Of a walk, as it was read. */
+struct row {
+	struct row *next;
+	const char *id; /* behind the body */
+	size_t len;
+	uint8_t body[];
+};
+
+static struct row *row_free(struct row *row)
+{
+	struct row *next = row->next;
+	free(row);
+	return next;
+}
+
+static struct row *read_row(sqlite3_stmt *st)
+{
+	const char *id = (const char *)sqlite3_column_text(st, 0);
+	const void *body = sqlite3_column_blob(st, 1);
+	size_t len = (size_t)sqlite3_column_bytes(st, 1);
+	struct row *row = id ? calloc(1, sizeof(*row) + len + strlen(id) + 1) : NULL;
+	if (!row)
+		return NULL;
+	row->len = len;
+	if (len)
+		memcpy(row->body, body, len);
+	row->id = memcpy(row->body + len, id, strlen(id) + 1);
+	return row;
+}
+
+static int read_rows(struct store *s, enum store_kind kind, struct row **ret, struct err *err)
+{
+	sqlite3_stmt *st = begin(s, EACH, kind, NULL);
+	struct row **last = ret;
+	int step, r = 0;
+	while (r == 0 && (step = sqlite3_step(st)) != SQLITE_DONE) {
+		if (step != SQLITE_ROW)
+			r = db_error(s, "read the records", err);
+		else if ((*last = read_row(st)))
+			last = &(*last)->next;
+		else
+			r = err_nomem(err);
+	}
+	done(s, st);
+	return r;
+}
+
+static int visit(struct store *s, enum store_kind kind, const struct row *row,
+	int (*fn)(void *userdata, const char *id, const ProtobufCMessage *record), void *userdata,
+	struct err *err)
+{
+	ProtobufCMessage *record = unpack(kind, row->body, row->len);
+	int r = record ? fn(userdata, row->id, record) : -EBADMSG;
+	if (r < 0)
+		err_set(err, r, "%s: record '%s': %s", s->path, row->id, strerror(-r));
+	if (record)
+		protobuf_c_message_free_unpacked(record, NULL);
+	return r;
+}
+
+/* fn is called without the lock, for it takes locks under which others come for this one. */
 int store_each(struct store *s, enum store_kind kind,
 	int (*fn)(void *userdata, const char *id, const ProtobufCMessage *record), void *userdata,
 	struct err *err)
 {
-	sqlite3_stmt *st = begin(s, EACH, kind, NULL);
-	int step = SQLITE_DONE, r = 0;
-	while (r == 0 && (step = sqlite3_step(st)) == SQLITE_ROW) {
-		const char *id = (const char *)sqlite3_column_text(st, 0);
-		ProtobufCMessage *record = unpack(st, 1, kind);
-		r = record ? fn(userdata, id, record) : -EBADMSG;
-		if (r < 0)
-			err_set(err, r, "%s: record '%s': %s", s->path, id, strerror(-r));
-		if (record)
-			protobuf_c_message_free_unpacked(record, NULL);
+	struct row *rows = NULL;
+	int r = read_rows(s, kind, &rows, err);
+	for (; rows; rows = row_free(rows)) {
+		if (r == 0)
+			r = visit(s, kind, rows, fn, userdata, err);
 	}
-	if (r == 0 && step != SQLITE_DONE)
-		r = db_error(s, "read the records", err);
-	done(s, st);
 	return r;
 }
 

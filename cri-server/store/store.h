@@ -51,8 +51,8 @@ int store_get(struct store *store, enum store_kind kind, const char *id,
 int store_delete(struct store *store, enum store_kind kind, const char *id, struct err *err);
 
 /*
- * Calls fn for every record of the kind, ordered by id; the record is freed after fn returns. An
- * error of fn ends the walk and is returned. fn must not call the store.
+ * Calls fn for every record of the kind that there is now, ordered by id; the record is freed after
+ * fn returns. An error of fn ends the walk and is returned. fn may take locks and call the store.
  */
 int store_each(struct store *store, enum store_kind kind,
 	int (*fn)(void *userdata, const char *id, const ProtobufCMessage *record), void *userdata,

@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -94,6 +95,42 @@ static void each_goes_in_order_and_stops_at_an_error(void **state)
 	seen[0] = '\0';
 	assert_int_equal(store_each(store, STORE_SETTING, collect, seen, &err), -EINTR);
 	assert_string_equal(seen, "abstop");
+	store_close(store);
+}
+
+struct removal {
+	struct store *store;
+	const char *id;
+};
+
+static void *delete_it(void *arg)
+{
+	const struct removal *removal = arg;
+	return store_delete(removal->store, STORE_SETTING, removal->id, NULL) == 0 ? arg : NULL;
+}
+
+static int delete_elsewhere(void *userdata, const char *id, const ProtobufCMessage *record)
+{
+	struct removal removal = {.store = userdata, .id = id};
+	pthread_t thread;
+	void *deleted = NULL;
+	(void)record;
+	assert_int_equal(pthread_create(&thread, NULL, delete_it, &removal), 0);
+	pthread_join(thread, &deleted);
+	return deleted ? 0 : -EIO;
+}
+
+/* What is called for each may wait for others who use the store. */
+static void each_keeps_nobody_waiting(void **state)
+{
+	struct place *place = *state;
+	struct store *store = open_store(place->path);
+	char seen[SEEN_MAX] = "";
+	put(store, "a", "");
+	put(store, "b", "");
+	assert_int_equal(store_each(store, STORE_SETTING, delete_elsewhere, store, NULL), 0);
+	assert_int_equal(store_each(store, STORE_SETTING, collect, seen, NULL), 0);
+	assert_string_equal(seen, "");
 	store_close(store);
 }
 
@@ -497,6 +534,7 @@ int main(void)
 		TEST(records_survive_reopening),
 		TEST(refuses_a_record_of_another_kind),
 		TEST(each_goes_in_order_and_stops_at_an_error),
+		TEST(each_keeps_nobody_waiting),
 		TEST(a_transaction_is_all_or_nothing),
 		TEST(a_second_owner_is_refused),
 		TEST(a_dead_owners_child_is_waited_for),
