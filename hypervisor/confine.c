@@ -18,6 +18,30 @@
 
 #include "common/fd.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#include <sanitizer/lsan_interface.h>
+
+/*
+ * Leaks are looked for by a second process on our memory, through /proc, which is not there any
+ * more. It would complain and end, and the one that is about to end could wait for it for ever.
+ */
+int __lsan_is_turned_off(void)
+{
+	return 1;
+}
+
+/* AddressSanitizer opens its report's file with the first word, when it is not there any more. */
+static void open_report(void)
+{
+	__sanitizer_get_report_path();
+}
+#else
+static void open_report(void)
+{
+}
+#endif
+
 static void cap_freep(cap_t *caps)
 {
 	if (*caps)
@@ -45,6 +69,7 @@ int confine_beside(const char *path, const char **ret_path, struct err *err)
 	if (slash &&
 		snprintf(dir, sizeof(dir), "%.*s/", (int)(slash - path), path) >= (int)sizeof(dir))
 		return err_set(err, -ENAMETOOLONG, "the directory of %s", path);
+	open_report();
 	if (unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS) < 0)
 		return err_errno(err, "make namespaces");
 	/* What the host mounts from here on does not come in. */

@@ -285,7 +285,7 @@ has_own() {
 			! grep -q '^CapPrm:.*[1-9a-f]' "/proc/$pid/status" || status_is "$pid" Seccomp 2
 			;;
 		esac
-		others=$(readlink "/proc/$pid"/fd/* | grep "^$D/" | grep -v -e "$POD" -e "^$D/state/images/layers/" || true)
+		others=$(readlink "/proc/$pid"/fd/* | grep "^$D/" | grep -v -e "$POD" -e "^$D/state/images/layers/" -e "^$D/reports/" || true)
 		[ -z "$others" ] || { echo "$name has $others open"; false; }
 	done
 	for name in qemu virtiofsd bulkhead-consol bulkheadd; do
