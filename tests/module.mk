@@ -26,7 +26,7 @@ $(call program,image_check,tests/functional,tests/functional/image_check.c,store
 # For tests/functional/errors.bats and rpc.bats.
 $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-proto common,\
 	grpc libprotobuf-c)
-# For tests/functional/clock.bats; of no sanitizer, whose runtime would have to come first.
+# For tests/functional/clock.bats.
 $(B)/tests/functional/clock_shift.so: tests/functional/clock_shift.c
 	$(call say,LD,$@)
 	$(Q)mkdir -p $(@D) && $(CC) $(CPPFLAGS) -std=c11 -O2 $(WARNINGS) -fPIC -shared -o $@ $<
