@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -238,6 +240,14 @@ int fd_mkdir_all(const char *path, mode_t mode, struct err *err)
 	if (len && partial[len - 1] == '/')
 		return 0;
 	return make_directory(partial, mode, err);
+}
+
+int fd_open_no_links(const char *path, int flags, struct err *err)
+{
+	struct open_how how = {
+		.flags = (unsigned)(flags | O_CLOEXEC), .resolve = RESOLVE_NO_SYMLINKS};
+	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+	return fd < 0 ? err_errno(err, "open %s", path) : fd;
 }
 
 static int unix_socket(const char *path, int flags, struct sockaddr_un *ret_addr, struct err *err)

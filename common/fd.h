@@ -88,6 +88,13 @@ int fd_sync_directory(const char *path, struct err *err);
 int fd_mkdir_all(const char *path, mode_t mode, struct err *err);
 
 /*
+ * Opens a path that leads over no symbolic link, in the midst or at the end: -ELOOP where it does.
+ * Who has resolved a path before, and goes by its name again, is led nowhere else. Returns the
+ * descriptor, close-on-exec.
+ */
+int fd_open_no_links(const char *path, int flags, struct err *err);
+
+/*
  * Removes path and all below it without following symbolic links or crossing into other file
  * systems (a mount below is -EBUSY and stays). Absent is success.
  */

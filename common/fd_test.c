@@ -276,6 +276,22 @@ static void removing_stops_at_mounts(void **state)
 	assert_int_equal(access("t", F_OK), -1);
 }
 
+static void opens_no_way_over_links(void **state)
+{
+	(void)state;
+	struct err err = ERR_INIT;
+	assert_int_equal(fd_mkdir_all("d/e", 0755, NULL), 0);
+	put("d/e/f", "");
+	assert_int_equal(symlink("d", "link"), 0);
+	assert_int_equal(symlink("f", "d/e/last"), 0);
+	_cleanup_close_ int fd = fd_open_no_links("d/e/f", O_RDONLY, &err);
+	assert_true(fd >= 0);
+	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	assert_int_equal(fd_open_no_links("link/e/f", O_PATH, &err), -ELOOP);
+	assert_int_equal(fd_open_no_links("d/e/last", O_PATH, &err), -ELOOP);
+	assert_int_equal(fd_open_no_links("d/none", O_PATH, &err), -ENOENT);
+}
+
 static void listens_and_connects(void **state)
 {
 	(void)state;
@@ -362,6 +378,7 @@ int main(void)
 		TEST(removing_follows_no_link),
 		TEST(removes_any_depth),
 		TEST(removing_stops_at_mounts),
+		TEST(opens_no_way_over_links),
 		TEST(listens_and_connects),
 		TEST(a_busy_listener_is_not_replaced),
 		TEST(sockets_do_not_replace_files),

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -70,15 +71,26 @@ static void map_ids(
 	}
 }
 
+/* By its name, which may be another directory's since, but leads over no link. */
+static int watch(struct mirror *mirror, struct entry *entry, struct err *err)
+{
+	char own[32];
+	_cleanup_close_ int fd = fd_open_no_links(entry->path, O_PATH | O_DIRECTORY, err);
+	if (fd < 0)
+		return fd;
+	snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
+	entry->wd = inotify_add_watch(mirror->inotify, own, EVENTS);
+	return entry->wd < 0 ? err_errno(err, "watch %s", entry->path) : 0;
+}
+
 /* Watches it from before it is read on, so that no change falls in between. The lock is held. */
 static int push(struct mirror *mirror, struct entry *entry, struct err *err)
 {
 	Bulkhead__Agent__WriteVolumeRequest *request;
-	if (entry->wd < 0)
-		entry->wd = inotify_add_watch(mirror->inotify, entry->path, EVENTS);
-	if (entry->wd < 0)
-		return err_errno(err, "watch %s", entry->path);
-	int r = mirror_read(entry->path, &request, err);
+	int r = entry->wd < 0 ? watch(mirror, entry, err) : 0;
+	if (r < 0)
+		return r;
+	r = mirror_read(entry->path, &request, err);
 	if (r < 0)
 		return r;
 	if (entry->mapped)

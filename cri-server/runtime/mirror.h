@@ -50,7 +50,7 @@ void mirror_remove(struct mirror *mirror, const char *name);
 
 /*
  * The tree at path as the agent is told of it: directories before what is in them. Files that
- * vanish meanwhile are left out. -EFBIG beyond the bounds above. Free with
- * bulkhead__agent__write_volume_request__free_unpacked().
+ * vanish meanwhile are left out. -ELOOP: path leads over a link. -EFBIG beyond the bounds above.
+ * Free with bulkhead__agent__write_volume_request__free_unpacked().
  */
 int mirror_read(const char *path, Bulkhead__Agent__WriteVolumeRequest **ret, struct err *err);

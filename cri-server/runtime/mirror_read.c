@@ -153,9 +153,9 @@ static int read_directory(
 
 int mirror_read(const char *path, Bulkhead__Agent__WriteVolumeRequest **ret, struct err *err)
 {
-	int top = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int top = fd_open_no_links(path, O_RDONLY | O_DIRECTORY, err);
 	if (top < 0)
-		return err_errno(err, "open %s", path);
+		return top;
 	struct reading reading = {.request = calloc(1, sizeof(*reading.request)), .path = path};
 	if (!reading.request) {
 		fd_close(top);

@@ -5,8 +5,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,6 +22,8 @@
 
 #include "common/fd.h"
 #include "cri-server/runtime/volume_source.h"
+
+#define SWAPS 1000
 
 static char top[64];
 
@@ -90,6 +94,19 @@ static void reads_a_tree(void **state)
 	bulkhead__agent__write_volume_request__free_unpacked(request, NULL);
 }
 
+/* It was resolved before: a link is somebody's who may write above. */
+static void follows_no_link(void **state)
+{
+	Bulkhead__Agent__WriteVolumeRequest *request;
+	(void)state;
+	make_directory("secrets/v");
+	make_file("secrets/v/key", 5);
+	assert_int_equal(symlink("secrets", at("swapped")), 0);
+	assert_int_equal(symlink("secrets/v", at("last")), 0);
+	assert_int_equal(mirror_read(at("swapped/v"), &request, &(struct err)ERR_INIT), -ELOOP);
+	assert_int_equal(mirror_read(at("last"), &request, &(struct err)ERR_INIT), -ELOOP);
+}
+
 static void is_bounded(void **state)
 {
 	Bulkhead__Agent__WriteVolumeRequest *request;
@@ -146,12 +163,54 @@ static void tells_paths_apart(void **state)
 	volume_source_done(&source);
 }
 
+/* ---- a guest that swaps a directory of its volume for a link ---- */
+
+struct swapping {
+	char directory[256], link[256];
+	atomic_bool stop;
+};
+
+static void *swap(void *userdata)
+{
+	struct swapping *swapping = userdata;
+	while (!atomic_load(&swapping->stop))
+		renameat2(AT_FDCWD, swapping->directory, AT_FDCWD, swapping->link, RENAME_EXCHANGE);
+	return NULL;
+}
+
+/* Where its path says, or not at all: which of both is the client's affair. */
+static void path_and_descriptor_are_one_directory(void **state)
+{
+	struct swapping swapping = {.stop = false};
+	struct stat secret;
+	pthread_t thread;
+	(void)state;
+	make_directory("volume/a/in");
+	make_directory("elsewhere/in");
+	assert_int_equal(symlink(at("elsewhere"), at("volume/b")), 0);
+	assert_int_equal(stat(at("elsewhere/in"), &secret), 0);
+	snprintf(swapping.directory, sizeof(swapping.directory), "%s", at("volume/a"));
+	snprintf(swapping.link, sizeof(swapping.link), "%s", at("volume/b"));
+	assert_int_equal(pthread_create(&thread, NULL, swap, &swapping), 0);
+	for (unsigned i = 0; i < SWAPS; i++) {
+		struct volume_source source = VOLUME_SOURCE_INIT;
+		if (volume_source_find(at("volume/a/in"), &source, &(struct err)ERR_INIT) == 0)
+			assert_int_equal(source.st.st_ino == secret.st_ino,
+				strcmp(source.path, at("elsewhere/in")) == 0);
+		volume_source_done(&source);
+	}
+	atomic_store(&swapping.stop, true);
+	pthread_join(thread, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_a_tree),
+		cmocka_unit_test(follows_no_link),
 		cmocka_unit_test(is_bounded),
 		cmocka_unit_test(tells_paths_apart),
+		cmocka_unit_test(path_and_descriptor_are_one_directory),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -221,6 +221,25 @@ static void finds_a_directory_that_was_made_anew(void **state)
 	wait_for(0, 2);
 }
 
+/* Of somebody who may write above it. */
+static void is_led_nowhere_by_a_link(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	char aside[80];
+
+	assert_int_equal(mirror_add(f->mirror, "0", f->path, NULL, &err), 0);
+	snprintf(aside, sizeof(aside), "%s/aside", f->dir);
+	assert_int_equal(rename(f->path, aside), 0);
+	assert_int_equal(symlink(aside, f->path), 0);
+	assert_int_equal(mirror_add(f->mirror, "1", f->path, NULL, &err), -ELOOP);
+	write_file(f, "a");
+	assert_int_equal(unlink(f->path), 0);
+	assert_int_equal(rename(aside, f->path), 0);
+	wait_for(0, 1);
+	assert_int_equal(guest.writes[1], 0);
+}
+
 static void watches_a_directory_that_two_volumes_show(void **state)
 {
 	struct fixture *f = *state;
@@ -251,6 +270,7 @@ int main(void)
 			resumes_when_the_directory_is_there, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			finds_a_directory_that_was_made_anew, setup, teardown),
+		cmocka_unit_test_setup_teardown(is_led_nowhere_by_a_link, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			watches_a_directory_that_two_volumes_show, setup, teardown),
 	};

@@ -152,13 +152,14 @@ static char *empty_dir_of(const char *path)
 	return str_printf("%.*s%s%.*s", (int)(at - path), path, EMPTY_DIR, (int)len, name);
 }
 
+/* A guest that may write above it puts a link into the way of what was resolved: refused. */
 static int open_path(const char *path, struct volume_source *source, struct err *err)
 {
 	fd_close(source->fd);
-	source->fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	if (source->fd < 0 || fstat(source->fd, &source->st) < 0)
-		return err_errno(err, "open %s", path);
-	return 0;
+	source->fd = fd_open_no_links(path, O_PATH, err);
+	if (source->fd < 0)
+		return source->fd;
+	return fstat(source->fd, &source->st) < 0 ? err_errno(err, "examine %s", path) : 0;
 }
 
 /* Makes the source the emptyDir of which it is a subPath. */
