@@ -29,8 +29,8 @@
 #include "common/ttrpc.h"
 
 #define EVENTS_WAIT_MS    30000
-#define EVENTS_TIMEOUT_MS 60000 /* a machine that was paused or starved for so long is lost */
-#define LOST_AFTER_MS     10000
+#define SILENT_MS         60000 /* a machine that was paused or starved for so long is lost */
+#define LOST_MS           10000
 #define CONNECT_SLICE_MS  1000 /* so that agent_close() is not held up for longer */
 #define RETRY_MS          100
 #define REFUSED_RETRY_MS  1000 /* an event that the callback did not take */
@@ -150,7 +150,7 @@ static void deadline_in(struct timespec *ret, uint64_t ms)
 	}
 }
 
-/* Waits while the event thread reconnects; it gives up after LOST_AFTER_MS. */
+/* Waits while the event thread reconnects; it gives up in the end. */
 static int link_get(struct agent *agent, uint64_t timeout_ms, struct link **ret, struct err *err)
 {
 	struct timespec deadline;
@@ -310,7 +310,8 @@ static int poll_events(struct agent *agent, struct err *err)
 	request.wait_ms = EVENTS_WAIT_MS;
 	ProtobufCMessage *response = NULL;
 	uint64_t asked = ev_now_ms();
-	int r = agent_call(agent, "NextEvents", &request.base, EVENTS_TIMEOUT_MS, &response, err);
+	int r = agent_call(
+		agent, "NextEvents", &request.base, agent->transport.silent_ms, &response, err);
 	if (r != 0)
 		return r;
 	const Bulkhead__Agent__NextEventsResponse *events = (const void *)response;
@@ -369,7 +370,7 @@ static void *event_thread(void *userdata)
 		uint64_t now = ev_now_ms();
 		trouble_since = trouble_since ? trouble_since : now;
 		while (r < 0 && r != -EHOSTDOWN && r != -ECANCELED &&
-			now - trouble_since < LOST_AFTER_MS) {
+			now - trouble_since < agent->transport.lost_ms) {
 			r = reconnect(agent, &err);
 			now = ev_now_ms();
 		}
@@ -421,6 +422,10 @@ int agent_open(struct ev_loop *loop, const struct agent_transport *transport,
 		return err_nomem(err);
 	agent->loop = loop;
 	agent->transport = *transport;
+	if (!transport->silent_ms)
+		agent->transport.silent_ms = SILENT_MS;
+	if (!transport->lost_ms)
+		agent->transport.lost_ms = LOST_MS;
 	agent->callbacks = *callbacks;
 	agent->after = after;
 	agent_init_sync(agent);

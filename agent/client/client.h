@@ -28,6 +28,10 @@ struct agent_transport {
 	int (*connect)(
 		void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err);
 	void *userdata;
+	/* How long the guest may be silent when it is asked for events, and then while it is
+	 * connected to anew; 0: 60 s and 10 s. */
+	uint64_t silent_ms;
+	uint64_t lost_ms;
 };
 
 struct agent_callbacks {
@@ -38,8 +42,8 @@ struct agent_callbacks {
 	 * such events without end, so the next one is a while in coming.
 	 */
 	int (*on_event)(void *userdata, const Bulkhead__Agent__Event *event);
-	/* The control connection was lost and the agent did not answer again within 10 s of
-	 * retries. */
+	/* The control connection was lost, or the guest silent for so long, and the agent did not
+	 * answer again within the transport's lost_ms of retries. */
 	void (*on_lost)(void *userdata, const char *reason);
 	void *userdata;
 };

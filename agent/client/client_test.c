@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -43,6 +44,8 @@ struct liar {
 	int32_t exit_code;
 	_Atomic int64_t ahead_ns; /* of its clock */
 	bool stuck;               /* its clock cannot be moved */
+	unsigned hangs_until;     /* after its first hello it hangs, until it is said this one */
+	unsigned n_hellos;
 	atomic_int n_clock_calls;
 	struct ev_loop *loop;
 	struct ttrpc_service service;
@@ -108,7 +111,8 @@ static int setup(void **state)
 	test_server_start(&context->server);
 	if (ev_loop_new(&context->loop, NULL) < 0)
 		return -1;
-	context->transport = (struct agent_transport){connect_server, context};
+	context->transport =
+		(struct agent_transport){.connect = connect_server, .userdata = context};
 	context->open_ms = CALL_MS;
 	pthread_create(&context->thread, NULL, loop_thread, context->loop);
 	return 0;
@@ -218,10 +222,21 @@ static void test_errors(void **state)
 		agent_stream_open(context->agent, &open, CALL_MS, &fd, NULL, &err), -ENOENT);
 }
 
+/* Neither answered nor refused, as in a long poll. */
+static void liar_keep(struct liar *liar, struct ttrpc_call *call)
+{
+	if (liar->n_waiting < LIAR_MAX)
+		liar->waiting[liar->n_waiting++] = call;
+}
+
 static void liar_hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
 	struct liar *liar = userdata;
 	(void)msg;
+	if (++liar->n_hellos > 1 && liar->n_hellos < liar->hangs_until) {
+		liar_keep(liar, call);
+		return;
+	}
 	Bulkhead__Agent__HelloResponse response = BULKHEAD__AGENT__HELLO_RESPONSE__INIT;
 	response.version = liar->version;
 	response.kernel_release = (char *)liar->release;
@@ -250,10 +265,10 @@ static void liar_events(void *userdata, struct ttrpc_call *call, const ProtobufC
 	}
 	response.realtime_ns = clock_now_ns() + atomic_load(&liar->ahead_ns);
 	atomic_fetch_add(&liar->n_polls, 1);
-	if (response.n_events || liar->in_haste)
+	if ((response.n_events || liar->in_haste) && liar->n_hellos >= liar->hangs_until)
 		ttrpc_reply(call, &response.base);
-	else if (liar->n_waiting < LIAR_MAX) /* as in a long poll */
-		liar->waiting[liar->n_waiting++] = call;
+	else
+		liar_keep(liar, call);
 }
 
 static void liar_list(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
@@ -331,7 +346,7 @@ static int connect_liar(
 static struct liar *use_liar(struct context *context)
 {
 	struct liar *liar = &context->liar;
-	context->transport = (struct agent_transport){connect_liar, context};
+	context->transport = (struct agent_transport){.connect = connect_liar, .userdata = context};
 	*liar = (struct liar){.version = AGENT_PROTOCOL_VERSION,
 		.release = "6.1",
 		.first_sequence = 1,
@@ -485,6 +500,40 @@ static void test_text_is_cleaned(void **state)
 	assert_non_null(strstr(err.msg, "red ?[31m text?and a line"));
 }
 
+/* A guest that stands still: its connection stays, and nothing comes. */
+static void test_hangs(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	context->transport.silent_ms = 300;
+	context->transport.lost_ms = 500;
+	liar->n_events = 1;
+	liar->hangs_until = UINT_MAX;
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&context->n_lost, 1));
+	assert_in_range(ev_now_ms() - begin, 300 + 500, UINT32_MAX);
+	assert_int_equal(list(context, &err), -EPIPE);
+	assert_int_equal(atomic_load(&context->n_events), 0);
+	assert_int_equal(atomic_load(&context->n_lost), 1);
+}
+
+/* One that was paused is not lost, nor what it has to tell. */
+static void test_hangs_for_a_while(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	context->transport.silent_ms = 300;
+	context->transport.lost_ms = CALL_MS;
+	liar->n_events = LIAR_EVENTS;
+	liar->hangs_until = 3;
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_true(wait_for(&context->n_events, LIAR_EVENTS));
+	assert_int_equal(atomic_load(&context->n_lost), 0);
+}
+
 /* An agent that answers nonsense is one that is lost. */
 static void test_false_events(void **state)
 {
@@ -566,6 +615,8 @@ int main(void)
 		CLIENT_TEST(test_nothing_to_tell),
 		CLIENT_TEST(test_older_agent),
 		CLIENT_TEST(test_text_is_cleaned),
+		CLIENT_TEST(test_hangs),
+		CLIENT_TEST(test_hangs_for_a_while),
 		CLIENT_TEST(test_false_events),
 		cmocka_unit_test(test_check_events),
 		cmocka_unit_test(test_check_text),
