@@ -149,6 +149,19 @@ static void test_a_full_disk_is_the_guests_to_see(void **state)
 	assert_xpath(device, "/disk/driver/@error_policy", "report");
 }
 
+/* What a guest writes to its disk is no QCOW2 image, with files of the host behind it. */
+static void test_no_disk_is_probed(void **state)
+{
+	_cleanup_free_ char *xml = write_domain(&plain), *device = NULL, *layer = NULL;
+
+	(void)state;
+	assert_xpath(xml, "/domain/devices/disk[1]/driver/@type", "raw");
+	assert_int_equal(domain_xml_write_device(3, "/dev/x", false, &device, NULL), 0);
+	assert_xpath(device, "/disk/driver/@type", "raw");
+	assert_int_equal(domain_xml_write_disk(27, "/x", &layer, NULL), 0);
+	assert_xpath(layer, "/disk/driver/@type", "raw");
+}
+
 static void test_hostile_text_stays_text(void **state)
 {
 	struct hv_vm_spec spec = plain_spec;
@@ -396,6 +409,7 @@ int main(void)
 		cmocka_unit_test(test_nic_driver),
 		cmocka_unit_test(test_tap_that_was_made),
 		cmocka_unit_test(test_a_full_disk_is_the_guests_to_see),
+		cmocka_unit_test(test_no_disk_is_probed),
 		cmocka_unit_test(test_hostile_text_stays_text),
 		cmocka_unit_test(test_text_that_xml_cannot_hold_is_refused),
 		cmocka_unit_test(test_disk_names),
