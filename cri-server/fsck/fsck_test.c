@@ -137,7 +137,7 @@ static void what_a_pod_that_runs_lacks_is_found(void **state)
 	struct fsck_report *report = look(node);
 	static const char *const lacks[] = {"no machine's directory", "no network namespace",
 		"no CNI attachment", "no scratch disk", "no process qemu-system-x86",
-		"no process bulkhead-consol", "no process virtiofsd"};
+		"no process virtiofsd"};
 	for (size_t i = 0; i < ARRAY_SIZE(lacks); i++)
 		assert_true(found(report, READY, lacks[i]));
 	assert_findings(report, ARRAY_SIZE(lacks));

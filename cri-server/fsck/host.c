@@ -83,11 +83,12 @@ static void look_at_process(struct fsck *fsck, const char *pid, void *userdata)
 			who ? who : pid);
 }
 
-/* The vsock device's program is there where the kernel has no such device. */
+/* The vsock device's program is there where the kernel has no such device. A pod lives without its
+ * console's keeper, whose end costs what its guest's kernel says from then on. */
 static bool needs_process(const struct fsck *fsck, const struct fsck_record *pod, int kind)
 {
 	if (kind != FSCK_VSOCK)
-		return true;
+		return kind != FSCK_CONSOLE;
 	_cleanup_free_ char *path =
 		str_printf("%s/vm/%s/vsock.pid", fsck->config->run_dir, pod->id);
 	struct stat st;

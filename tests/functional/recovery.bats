@@ -166,6 +166,22 @@ crash_agent() {
 	done
 }
 
+@test "a machine whose console's helper ends goes on, writes there as before, and leaves nothing" {
+	snapshot_host
+	pod=$(run_pod mute)
+	id=$(run_container "$pod" main '.linux.security_context.privileged = true')
+	kill_processes "bulkhead-console .*/vm/$pod/"
+	crictl exec -s "$id" sh -c 'for i in $(seq 500); do echo "<0>a line that nobody keeps" >/dev/kmsg; done; echo wrote'
+	crash
+	[ "$(pod_field "$pod" .state)" = SANDBOX_READY ]
+	[ "$(crictl exec -s "$id" echo hello)" = hello ]
+	crictl stopp "$pod"
+	[ "$(container_field "$id" .exitCode)" = 137 ]
+	remove_pod "$pod"
+	rm -rf "$D/logs/mute"
+	assert_host_unchanged
+}
+
 # finds TEXT: fsck says so.
 finds() {
 	local found
