@@ -26,6 +26,8 @@ $(call program,image_check,tests/functional,tests/functional/image_check.c,store
 # For tests/functional/errors.bats and rpc.bats.
 $(call program,raw_call,tests/functional,tests/functional/raw_call.c,rpc cri-proto common,\
 	grpc libprotobuf-c)
+# For tests/functional/security.bats.
+$(call program,openers,tests/functional,tests/functional/openers.c,common,libprotobuf-c)
 # For tests/functional/clock.bats.
 $(B)/tests/functional/clock_shift.so: tests/functional/clock_shift.c
 	$(call say,LD,$@)

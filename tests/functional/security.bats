@@ -21,6 +21,10 @@ teardown_file() {
 	instance_teardown
 }
 
+teardown() {
+	[ -z "${OPENERS:-}" ] || kill "$OPENERS" 2>/dev/null || true
+}
+
 # busybox, a set-uid su, and the program that tries things.
 make_image() {
 	local work
@@ -314,6 +318,44 @@ has_own() {
 	crictl rm -f "$id"
 }
 
+@test "a guest that swaps directories of its volume for links leads neither the host nor virtiofsd out of it" {
+	local kubelet=$D/kubelet/pods/uid
+	local volume=$kubelet/volumes/kubernetes.io~empty-dir/v sub=$kubelet/volume-subpaths/v/looker/0
+	mkdir -p "$volume/dir" "$sub" "$D/kept"
+	echo secret >"$D/kept/word"
+	echo own >"$volume/dir/word"
+	ln -s "$D/kept" "$volume/link"
+	ln -s ../../../../../../kept "$volume/up"
+	# As a kubelet does for a subPath, once it has looked.
+	mount --bind "$volume/dir" "$sub"
+	swapper=$(run_script "$POD" swapper "mkdir /s && mount -t virtiofs pod /s
+		while [ ! -e /v/stop ]; do
+			reach swap /v/dir /v/link 51; reach swap /v/dir /v/up 50; sleep 0.05
+			cat /v/*/word /s/dir/word /s/*/dir/word /s/*/dir/../../../word /s/*/link/word 2>&1
+		done; exit 0" ".linux.security_context.privileged = true | .mounts = [{container_path: \"/v\", host_path: \"$volume\"}]")
+	eventually 60 grep -q ' 51$' "$D/logs/pod/swapper.log"
+	# The host finds the volume by the subPath's bind, the agent looks for it, and makes a mount point on its way.
+	for point in /point /v/dir/point; do
+		run run_once "$POD" pod looker "for i in 1 2 3 4 5; do
+			cat /s/word /v/dir/word; echo x >/s/new; echo x >/v/dir/new; done" "
+			.mounts = [{container_path: \"/v\", host_path: \"$volume\"}, {container_path: \"/s\", host_path: \"$sub\"},
+			{container_path: \"$point\", host_path: \"$D/vol/rw\"}]"
+		echo "$output"
+		[[ $output != *secret* ]]
+		crictl ps -a -q --name looker | xargs -r "$TOOLS/crictl" --config "$D/crictl.yaml" rm -f
+		rm -f "$D/logs/pod/looker.log"
+	done
+	touch "$volume/stop"
+	[ "$(finish "$swapper")" = 0 ]
+	run output_of pod swapper
+	[[ $output == *own* && $output != *secret* ]]
+	[ "$(ls -A "$D/kept")" = word ]
+	[ "$(cat "$D/kept/word")" = secret ]
+	crictl rm "$swapper"
+	umount "$sub"
+	[ "$(cat "$D/kept/word")" = secret ]
+}
+
 @test "a privileged container has all of its machine and reaches nothing of the host" {
 	layer_sums >"$FT/sums"
 	run with '{privileged: true, namespace_options: {pid: 2}}' '
@@ -345,6 +387,41 @@ has_own() {
 	other=$(run_pod other)
 	[ "$(run_once "$other" other alive 'echo fine')" = fine ]
 	remove_pod "$other"
+}
+
+@test "a disk on which a guest wrote other file systems, partitions and disks is opened by nobody on the host but QEMU" {
+	pod=$(run_pod forging)
+	disk=$D/state/scratch/$pod.ext4
+	id=$(run_container "$pod" forger '.linux.security_context.privileged = true')
+	"$BUILD/tests/functional/openers" "$disk" >"$FT/openers" 2>&1 3>&- &
+	OPENERS=$!
+	eventually 20 grep -qx watching "$FT/openers"
+	# A QCOW2 image with the records as its backing file; a partition; btrfs beside the ext4 that is there.
+	crictl exec -s "$id" sh -c '
+		put() { printf "$2" | dd of=$disk bs=1 seek=$1 conv=notrunc,fsync 2>/dev/null; }
+		for disk in /dev/sd?; do
+			put 0 "QFI\xfb\0\0\0\2\0\0\0\0\0\0\1\0\0\0\0\x20\0\0\0\x10" || continue
+			put 256 '"'$D/state/state.db'"'
+			put 446 "\x80\0\2\0\x83\0\x3f\0\1\0\0\0\xff\xff\0\0"
+			put 510 "\x55\xaa"
+			put 65600 _BHRfS_M && echo "forged $disk"
+		done' | grep -c forged | grep -x 1
+	crictl statsp -o json --id "$pod" | jq -e '.stats | length == 1' >/dev/null
+	kill_bulkheadd
+	start_bulkheadd
+	assert_consistent
+	[ "$(pod_field "$pod" .state)" = SANDBOX_READY ]
+	crictl stats -a -o json >/dev/null
+	crictl imagefsinfo >/dev/null
+	crictl stopp "$pod"
+	exec 9<"$disk"
+	head -c 3 <&9 | grep -x QFI
+	remove_pod "$pod"
+	# It was seen who opened it: this test.
+	eventually 20 grep -qx bash "$FT/openers"
+	exec 9<&-
+	# QEMU opens what it has anew, to read, when it lets go of a disk.
+	[ "$(grep -v '^qemu-system-x86$' "$FT/openers")" = $'watching\nbash' ]
 }
 
 @test "a privileged container that mounts the pod's share gets no more of the host than its volumes as they were given" {

@@ -4,8 +4,11 @@
  *	reach vsock FIRST LAST   connects to these ports of the host; prints those that answer
  *	reach call NR [ARG…]     makes a system call; prints "ok" or the errno
  *	reach call32 NR          the same by the 32-bit entry, without arguments
+ *	reach swap A B COUNT     puts each in the place of the other so many times; prints how many
+ *	                         of them were done
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/vm_sockets.h>
 #include <poll.h>
 #include <stdio.h>
@@ -74,6 +77,14 @@ static int call32(int number)
 	return print_result(0);
 }
 
+static int swap(const char *a, const char *b, int count)
+{
+	int done = 0;
+	for (int i = 0; i < count; i++)
+		done += renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE) == 0;
+	return printf("%d\n", done) < 0;
+}
+
 int main(int argc, char **argv)
 {
 	long args[6] = {0};
@@ -81,6 +92,8 @@ int main(int argc, char **argv)
 		return reach_vsock((unsigned)atoi(argv[2]), (unsigned)atoi(argv[3]));
 	if (argc == 3 && strcmp(argv[1], "call32") == 0)
 		return call32(atoi(argv[2]));
+	if (argc == 5 && strcmp(argv[1], "swap") == 0)
+		return swap(argv[2], argv[3], atoi(argv[4]));
 	if (argc < 3 || argc > 9 || strcmp(argv[1], "call") != 0)
 		return 2;
 	for (int i = 3; i < argc; i++)
