@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,4 +101,39 @@ double process_tree_memory_mib(pid_t root)
 			sum += mib;
 	}
 	return sum;
+}
+
+/* Every so manyth of the CPUs that this process has. */
+static int share_of_cpus(size_t share, size_t shares, cpu_set_t *ret, struct err *err)
+{
+	cpu_set_t ours;
+	size_t n = 0;
+	CPU_ZERO(ret);
+	if (sched_getaffinity(0, sizeof(ours), &ours) < 0)
+		return err_errno(err, "sched_getaffinity");
+	if ((size_t)CPU_COUNT(&ours) < shares) {
+		*ret = ours;
+		return 0;
+	}
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET(cpu, &ours) && n++ % shares == share)
+			CPU_SET(cpu, ret);
+	return 0;
+}
+
+int process_pin(pid_t pid, size_t share, size_t shares, struct err *err)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	_cleanup_(dir_closep) DIR *dir = opendir(path);
+	const struct dirent *entry;
+	cpu_set_t cpus;
+	int r = share_of_cpus(share, shares, &cpus, err);
+	while (r == 0 && dir && (entry = readdir(dir))) {
+		pid_t thread = atoi(entry->d_name);
+		if (thread > 0 && sched_setaffinity(thread, sizeof(cpus), &cpus) < 0 &&
+			errno != ESRCH)
+			r = err_errno(err, "sched_setaffinity of thread %d", thread);
+	}
+	return r;
 }

@@ -24,5 +24,12 @@ int process_find(const char *id, pid_t pids[PROCESSES_MAX], struct err *err);
 /* The command line, NUL-separated, in a new buffer that the caller frees. */
 int process_command_line(pid_t pid, char **ret, size_t *ret_len, struct err *err);
 
+/*
+ * Keeps all threads of a process to one share of the CPUs that this process may use, number
+ * share of so many, now and for what they start. Nothing where there are fewer CPUs than shares.
+ * What ends meanwhile is no error.
+ */
+int process_pin(pid_t pid, size_t share, size_t shares, struct err *err);
+
 /* A field of smaps_rollup, "Pss" or "Rss", in MiB. What processes share counts in part in "Pss". */
 int process_memory_mib(pid_t pid, const char *field, double *ret, struct err *err);
