@@ -36,7 +36,7 @@
 #define SETTLE_MS 1000
 /* A pull is long, and does not vary as a boot does. */
 #define PULL_ROUNDS    3
-#define NETWORK_ROUNDS 3
+#define NETWORK_ROUNDS 5
 #define RESTART_ROUNDS 10
 
 static const char *const sleep_command[] = {"sleep", "86400", NULL};

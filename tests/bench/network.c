@@ -13,10 +13,17 @@
 
 #define PODS       2
 #define PORT       "5001"
-#define SEND_MS    "500"
-#define QUESTIONS  "600"
+#define SEND_MS    "400"
+#define QUESTIONS  "500"
 #define WARM_UPS   6
+#define QUARTETS   8
 #define NAME_BYTES 32
+
+/* Of one turn, or the sum of several. */
+struct rates {
+	double tcp; /* MiB/s */
+	double rtt; /* us */
+};
 
 /* The first is the server. */
 struct pair {
@@ -49,9 +56,9 @@ static int start_pod(const struct network_bench *bench, unsigned round, size_t i
 	return r < 0 ? r : cri_start_container(bench->client, pair->containers[i], err);
 }
 
-/* One run of the client; its figure goes to the series unless that is NULL. */
+/* One run of the client; its figure is added to sum. */
 static int run_client(const struct network_bench *bench, const struct pair *pair,
-	const char *const what[2], const char *series, struct results *results, struct err *err)
+	const char *const what[2], double *sum, struct err *err)
 {
 	const char *const command[] = {"net_load", what[0], pair->address, PORT, what[1], NULL};
 	_cleanup_free_ char *output = NULL;
@@ -61,15 +68,16 @@ static int run_client(const struct network_bench *bench, const struct pair *pair
 	double value = strtod(output, NULL);
 	if (value <= 0)
 		return err_set(err, -EBADMSG, "net_load %s answered '%.32s'", what[0], output);
-	return series ? results_add(results, series, value, err) : 0;
+	*sum += value;
+	return 0;
 }
 
-static int measure_pair(const struct network_bench *bench, const struct pair *pair, const char *tcp,
-	const char *rtt, struct results *results, struct err *err)
+static int measure_pair(const struct network_bench *bench, const struct pair *pair,
+	struct rates *sum, struct err *err)
 {
 	static const char *const send[] = {"tcp", SEND_MS}, *const ask[] = {"rtt", QUESTIONS};
-	int r = run_client(bench, pair, send, tcp, results, err);
-	return r < 0 ? r : run_client(bench, pair, ask, rtt, results, err);
+	int r = run_client(bench, pair, send, &sum->tcp, err);
+	return r < 0 ? r : run_client(bench, pair, ask, &sum->rtt, err);
 }
 
 static int set_wiring(
@@ -115,28 +123,47 @@ static int start_pair(
 	return r < 0 ? r : cri_pod_address(bench->client, pair->pods[0], &pair->address, err);
 }
 
+static int add_rates(struct results *results, const char *tcp, const char *rtt,
+	const struct rates *sum, double n, struct err *err)
+{
+	int r = results_add(results, tcp, sum->tcp / n, err);
+	return r < 0 ? r : results_add(results, rtt, sum->rtt / n, err);
+}
+
 /*
- * Emulated machines become faster while their code is new and the host slower while it gets warm,
- * and neither may be one side's gain: what is not counted comes first, and each has its turns early
- * and late.
+ * Emulated machines become faster while their code is new, and the host is faster and slower in
+ * turns. So wired and bare are measured beside one another, each once before the other and once
+ * behind it, and compared with one another alone.
  */
-static int measure_round(const struct network_bench *bench, unsigned round, struct pair *pair,
+static int measure_quartet(const struct network_bench *bench, const struct pair *pair,
 	struct results *results, struct err *err)
 {
-	static const bool turns[] = {true, false, false, true, true, false, false, true, true,
-		false, false, true, true, false, false, true};
+	static const bool turns[] = {true, false, false, true};
+	static const double each = 2; /* of these */
+	struct rates sums[2] = {{0}}; /* bare, wired */
 	bool wired = true;
-	int r = start_pair(bench, round, pair, err);
-	for (unsigned i = 0; r == 0 && i < WARM_UPS; i++)
-		r = measure_pair(bench, pair, NULL, NULL, results, err);
+	int r = 0;
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(turns); i++) {
 		if (turns[i] != wired)
 			r = set_wiring(bench, pair, turns[i], err);
 		wired = turns[i];
 		if (r == 0)
-			r = measure_pair(bench, pair, wired ? "net.tcp" : "bare.tcp",
-				wired ? "net.rtt" : "bare.rtt", results, err);
+			r = measure_pair(bench, pair, &sums[wired], err);
 	}
+	if (r == 0)
+		r = add_rates(results, "net.tcp", "net.rtt", &sums[true], each, err);
+	return r < 0 ? r : add_rates(results, "bare.tcp", "bare.rtt", &sums[false], each, err);
+}
+
+static int measure_round(const struct network_bench *bench, unsigned round, struct pair *pair,
+	struct results *results, struct err *err)
+{
+	struct rates unused = {0};
+	int r = start_pair(bench, round, pair, err);
+	for (unsigned i = 0; r == 0 && i < WARM_UPS; i++)
+		r = measure_pair(bench, pair, &unused, err);
+	for (unsigned i = 0; r == 0 && i < QUARTETS; i++)
+		r = measure_quartet(bench, pair, results, err);
 	return r;
 }
 

@@ -42,8 +42,9 @@ void results_print(const struct results *results, FILE *out);
 
 /*
  * Writes the rows as a JSON array of {name, unit, median, baseline, ratio, bar, holds}; what has no
- * meaning for a row is null. baseline is the baseline's median and ratio the median over it. What
- * a bar bounds, the ratio, the median or what that adds to the baseline, is in the table. Rows of
- * the table that an earlier file at path has and these results have not are kept.
+ * meaning for a row is null. baseline is the baseline's median and ratio the median over it, or,
+ * where the table has pairs of them, the median of each sample over the baseline's. What a bar
+ * bounds, the ratio, the median or what that adds to the baseline, is in the table. Rows of the
+ * table that an earlier file at path has and these results have not are kept.
  */
 int results_write(const struct results *results, const char *path, struct err *err);
