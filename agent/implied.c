@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -27,18 +26,10 @@ enum says {
 	HAS,     /* a directory with one */
 };
 
-static int open_at(int dir, const char *path, uint64_t flags)
-{
-	const struct open_how how = {
-		.flags = flags | O_CLOEXEC,
-		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
-	};
-	return (int)syscall(SYS_openat2, dir, *path ? path : ".", &how, sizeof(how));
-}
-
 static int open_dir(int dir, const char *path)
 {
-	return open_at(dir, path, O_RDONLY | O_DIRECTORY);
+	return fd_openat2(dir, *path ? path : ".", O_RDONLY | O_DIRECTORY,
+		RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
 }
 
 static int open_layer(size_t i)

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -19,14 +18,10 @@
 
 int root_open(int root, const char *path, int flags)
 {
-	struct open_how how = {
-		.flags = (unsigned)(flags | O_CLOEXEC),
-		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
-	};
 	for (int i = 0; i < TRIES_MAX; i++) {
-		long fd = syscall(SYS_openat2, root, path, &how, sizeof(how));
+		int fd = fd_openat2(root, path, flags, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
 		if (fd >= 0)
-			return (int)fd;
+			return fd;
 		if (errno != EAGAIN && errno != EINTR)
 			break;
 	}

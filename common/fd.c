@@ -242,11 +242,15 @@ int fd_mkdir_all(const char *path, mode_t mode, struct err *err)
 	return make_directory(partial, mode, err);
 }
 
+int fd_openat2(int dir, const char *path, int flags, uint64_t resolve)
+{
+	const struct open_how how = {.flags = (unsigned)(flags | O_CLOEXEC), .resolve = resolve};
+	return (int)syscall(SYS_openat2, dir, path, &how, sizeof(how));
+}
+
 int fd_open_no_links(const char *path, int flags, struct err *err)
 {
-	struct open_how how = {
-		.flags = (unsigned)(flags | O_CLOEXEC), .resolve = RESOLVE_NO_SYMLINKS};
-	int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how));
+	int fd = fd_openat2(AT_FDCWD, path, flags, RESOLVE_NO_SYMLINKS);
 	return fd < 0 ? err_errno(err, "open %s", path) : fd;
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <sys/types.h>
 
@@ -86,6 +87,12 @@ int fd_sync_directory(const char *path, struct err *err);
 
 /* mkdir -p: makes path and its missing parents with the mode; an existing directory is success. */
 int fd_mkdir_all(const char *path, mode_t mode, struct err *err);
+
+/*
+ * openat2(2), of which the C library knows nothing: resolve is RESOLVE_* of linux/openat2.h.
+ * Returns the descriptor, close-on-exec, or -1 with errno.
+ */
+int fd_openat2(int dir, const char *path, int flags, uint64_t resolve);
 
 /*
  * Opens a path that leads over no symbolic link, in the midst or at the end: -ELOOP where it does.

@@ -13,7 +13,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -36,11 +35,8 @@ static void close_dirp(DIR **dir)
 /* -EBADF with errno; EXDEV where name is a mount point. */
 static int open_directory(int parent, const char *name)
 {
-	struct open_how how = {
-		.flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC,
-		.resolve = RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS,
-	};
-	int fd = (int)syscall(SYS_openat2, parent, name, &how, sizeof(how));
+	int fd = fd_openat2(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW,
+		RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS);
 	return fd < 0 ? -EBADF : fd;
 }
 

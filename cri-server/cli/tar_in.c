@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -77,8 +76,6 @@ static int map_name(const struct tar_in *in, const char *name, char path[PATH_MA
 /* Opens the directory above path without following a link on the way. */
 static int find_place(struct tar_in *in, const char *name, struct place *ret, struct err *err)
 {
-	const struct open_how how = {.flags = O_PATH | O_DIRECTORY | O_CLOEXEC,
-		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
 	char above[PATH_MAX];
 	int r = map_name(in, name, ret->path, err);
 	if (r < 0)
@@ -87,7 +84,8 @@ static int find_place(struct tar_in *in, const char *name, struct place *ret, st
 	snprintf(above, sizeof(above), "%.*s", slash ? (int)(slash - ret->path) : 1,
 		slash ? ret->path : ".");
 	ret->leaf = slash ? slash + 1 : ret->path;
-	ret->parent = (int)syscall(SYS_openat2, in->dir, above, &how, sizeof(how));
+	ret->parent = fd_openat2(in->dir, above, O_PATH | O_DIRECTORY,
+		RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
 	if (ret->parent >= 0)
 		return 0;
 	return errno == ELOOP || errno == EXDEV
