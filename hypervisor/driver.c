@@ -309,9 +309,9 @@ static int check_threads(const struct notes *notes, struct err *err)
  */
 static int check_means(const struct hv *hv, const struct notes *notes, struct err *err)
 {
-	int r = notes->n ? check_room(hv, notes, err) : 0;
+	int r = check_room(hv, notes, err);
 
-	return r < 0 || !notes->n ? r : check_threads(notes, err);
+	return r < 0 ? r : check_threads(notes, err);
 }
 
 int driver_configure(const struct hv *hv, struct err *err)
@@ -325,7 +325,7 @@ int driver_configure(const struct hv *hv, struct err *err)
 	r = forget_unborn(hv, &notes, err);
 	if (r == 0)
 		r = write_conf(hv, root, err);
-	if (r == 0 && !notes.n)
-		r = place_notes(hv, root, err);
-	return r < 0 ? r : check_means(hv, &notes, err);
+	if (r < 0)
+		return r;
+	return notes.n ? check_means(hv, &notes, err) : place_notes(hv, root, err);
 }
