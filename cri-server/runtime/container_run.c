@@ -15,6 +15,12 @@
 #define START_FAILED 128   /* exit code of what never ran, as containerd has it */
 #define DIED_EXIT    137
 
+/* Writes down what could not be written before. With the lock held. */
+static int save_unsaved_locked(struct container *c, struct err *err)
+{
+	return c->unsaved ? container_save_locked(c, err) : 0;
+}
+
 /*
  * Records the end of a container, unless it is recorded. One that cannot be written is known all
  * the same. With the lock held.
@@ -23,7 +29,7 @@ static int finish_locked(struct container *c, int32_t exit_code, const char *rea
 	const char *message, struct err *err)
 {
 	if (!container_runs(c))
-		return c->unsaved ? container_save_locked(c, err) : 0;
+		return save_unsaved_locked(c, err);
 	c->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED;
 	c->record->exit_code = exit_code;
 	if (!c->record->finished_ns)
@@ -273,7 +279,7 @@ void containers_tell_lost_locked(struct sandbox *sandbox)
 int container_save_exit(struct container *c, struct err *err)
 {
 	pthread_mutex_lock(&c->runtime->lock);
-	int r = c->unsaved ? container_save_locked(c, err) : 0;
+	int r = save_unsaved_locked(c, err);
 	pthread_mutex_unlock(&c->runtime->lock);
 	return r;
 }

@@ -440,6 +440,9 @@ bool exec_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
  * runtime->lock, which it is nowhere else.
  */
 int runtime_load(struct runtime *rt, struct err *err);
+/* Logs what of a start failed, which keeps the rest of it from nothing. */
+void start_complain(
+	const struct runtime *rt, const char *what, const char *id, const struct err *err);
 /* May go on, on threads of its own, after it has returned. */
 int runtime_recover(struct runtime *rt, struct err *err);
 /* Waits until it does not; what it would go on trying is left. */

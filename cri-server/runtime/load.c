@@ -6,7 +6,7 @@
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
-static void complain(
+void start_complain(
 	const struct runtime *rt, const char *what, const char *id, const struct err *err)
 {
 	log_event(rt->log, LOG_LEVEL_ERROR, what, "id", id, "err", err->msg, NULL);
@@ -97,7 +97,7 @@ static int load_containers(struct runtime *rt, struct err *err)
 	for (size_t i = 0; i < loading.n_lost && r == 0; i++) {
 		struct err failure = ERR_INIT;
 		if (store_delete(rt->store, STORE_CONTAINER, loading.lost[i], &failure) < 0)
-			complain(rt, "record of a container without a pod not removed",
+			start_complain(rt, "record of a container without a pod not removed",
 				loading.lost[i], &failure);
 		else
 			log_event(rt->log, LOG_LEVEL_WARNING,
@@ -115,7 +115,7 @@ static void hold_layers(struct runtime *rt)
 	TAILQ_FOREACH(c, &rt->containers, link) {
 		struct err err = ERR_INIT;
 		if (img_hold(rt->images, c->id, c->record->layers, c->record->n_layers, &err) < 0)
-			complain(rt, "layers not held", c->id, &err);
+			start_complain(rt, "layers not held", c->id, &err);
 	}
 }
 

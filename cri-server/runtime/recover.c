@@ -29,12 +29,6 @@
 #define THREADS_MAX 32
 #define RETRY_MS    1000
 
-static void complain(
-	const struct runtime *rt, const char *what, const char *id, const struct err *err)
-{
-	log_event(rt->log, LOG_LEVEL_ERROR, what, "id", id, "err", err->msg, NULL);
-}
-
 /* ---- a sandbox whose machine lives ---- */
 
 /* The agent knows of a start that was recorded, or it never happened: then it may be repeated. */
@@ -51,7 +45,7 @@ static int settle_container(struct container *c,
 		if (info->state == BULKHEAD__AGENT__PROCESS_STATE__PROCESS_CREATED)
 			break;
 		if (container_open_log(c, machine, err) < 0) /* ReopenContainerLog tries again */
-			complain(c->runtime, "log not resumed", c->id, err);
+			start_complain(c->runtime, "log not resumed", c->id, err);
 		return 0;
 	}
 	pthread_mutex_lock(&c->runtime->lock);
@@ -60,7 +54,7 @@ static int settle_container(struct container *c,
 	int r = container_save_locked(c, err);
 	pthread_mutex_unlock(&c->runtime->lock);
 	if (r < 0) /* the next start, which finds it so again, comes to the same */
-		complain(c->runtime, "start that never was not taken back", c->id, err);
+		start_complain(c->runtime, "start that never was not taken back", c->id, err);
 	return 0;
 }
 
@@ -123,8 +117,8 @@ static void discard_unknown(struct sandbox *sandbox, struct machine *machine,
 		else if (info->process_id[0])
 			r = discard_exec(machine, info, &err);
 		if (r < 0) {
-			complain(sandbox->runtime, "process of a guest not removed", sandbox->id,
-				&err);
+			start_complain(sandbox->runtime, "process of a guest not removed",
+				sandbox->id, &err);
 			return;
 		}
 	}
@@ -204,7 +198,8 @@ static void note_unreached(struct sandbox *sandbox, const struct err *err)
 	snprintf(sandbox->unreached, sizeof(sandbox->unreached), "%.255s", err->msg);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
 	if (!known)
-		complain(sandbox->runtime, "pod lives but cannot be reached yet", sandbox->id, err);
+		start_complain(
+			sandbox->runtime, "pod lives but cannot be reached yet", sandbox->id, err);
 }
 
 /* False: to be tried again. */
@@ -235,7 +230,7 @@ static bool recover_sandbox(struct sandbox *sandbox)
 		break;
 	}
 	if (r < 0)
-		complain(rt, "pod not cleaned up", sandbox->id, &err);
+		start_complain(rt, "pod not cleaned up", sandbox->id, &err);
 	return true;
 }
 
@@ -249,7 +244,7 @@ static int finish_container(struct container *c, void *userdata, struct err *err
 	bool half = state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATING ||
 		    state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_REMOVING;
 	if (half && container_remove(c, &failure) < 0)
-		complain(c->runtime, "container not cleaned up", c->id, &failure);
+		start_complain(c->runtime, "container not cleaned up", c->id, &failure);
 	return 0;
 }
 
@@ -435,7 +430,7 @@ static int remove_unknown_vm(void *userdata, const char *id)
 	struct runtime *rt = userdata;
 	struct err err = ERR_INIT;
 	if (!known(rt, id) && hv_vm_destroy(rt->hv, id, &err) < 0)
-		complain(rt, "unknown machine not removed", id, &err);
+		start_complain(rt, "unknown machine not removed", id, &err);
 	return 0;
 }
 
@@ -444,7 +439,7 @@ static int remove_unknown_network(void *userdata, const char *id)
 	struct runtime *rt = userdata;
 	struct err err = ERR_INIT;
 	if (!known(rt, id) && net_pod_teardown(rt->net, id, &err) < 0)
-		complain(rt, "unknown network not released", id, &err);
+		start_complain(rt, "unknown network not released", id, &err);
 	return 0;
 }
 
@@ -454,7 +449,7 @@ static int collect_network(struct runtime *rt, struct err *err)
 	int r = net_each_pod(rt->net, remove_unknown_network, rt, err);
 	struct err own = ERR_INIT;
 	if (r == 0 && net_collect(rt->net, &own) < 0)
-		complain(rt, "network not collected", "", &own);
+		start_complain(rt, "network not collected", "", &own);
 	return r;
 }
 
@@ -486,7 +481,7 @@ int runtime_recover(struct runtime *rt, struct err *err)
 {
 	struct err own = ERR_INIT;
 	if (img_collect(rt->images, &own) < 0)
-		complain(rt, "images not collected", "", &own);
+		start_complain(rt, "images not collected", "", &own);
 	struct sandbox **all;
 	size_t n;
 	int r = list_sandboxes(rt, &all, &n, err);
