@@ -311,27 +311,28 @@ static void a_file_must_be_regular_and_named_by_an_absolute_path(void **state)
 {
 	(void)state;
 	char path[] = "/tmp/seccomp-test-XXXXXX";
-	struct filter filter;
+	struct filter filter, other;
 	struct err err = ERR_INIT;
 	int fd = mkstemp(path);
 	assert_true(fd >= 0);
 	static const char json[] = DENY_UMASK("\"SCMP_ACT_ERRNO\"");
 	assert_int_equal(write(fd, json, sizeof(json) - 1), sizeof(json) - 1);
 	assert_int_equal(filter_from_file(NULL, path, &filter, &err), 0);
-	assert_int_equal(answer_of(&filter, (struct call){SYS_umask, {0}}), EPERM);
-	filter_done(&filter);
 	assert_int_equal(ftruncate(fd, PROFILE_FILE_MAX + 1), 0);
 	close(fd);
-	assert_int_equal(filter_from_file(NULL, path, &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, path, &other, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, "larger than"));
 	unlink(path);
-	assert_int_equal(filter_from_file(NULL, path, &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, path, &other, &err), -EINVAL);
 	assert_non_null(strstr(err.msg, path));
-	assert_int_equal(filter_from_file(NULL, "tmp", &filter, &err), -EINVAL);
-	assert_int_equal(filter_from_file(NULL, "/tmp", &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, "tmp", &other, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, "/tmp", &other, &err), -EINVAL);
 	assert_int_equal(mkfifo(path, 0600), 0);
-	assert_int_equal(filter_from_file(NULL, path, &filter, &err), -EINVAL);
+	assert_int_equal(filter_from_file(NULL, path, &other, &err), -EINVAL);
 	unlink(path);
+	/* Last: a sanitizer skips it, and the file is to be gone. */
+	assert_int_equal(answer_of(&filter, (struct call){SYS_umask, {0}}), EPERM);
+	filter_done(&filter);
 }
 
 /* ---- the default profile ---- */
