@@ -13,7 +13,7 @@ lint-flags: $(GENERATED)
 	@echo -std=c11 $(CPPFLAGS) $(shell pkg-config --cflags $(LINT_PKGS))
 
 $(B)/tests/bench/wiring.o: CPPFLAGS += -I/usr/include/libnl3
-$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c container.c cri.c disk.c exec.c network.c process.c pull.c raw.c records.c results.c wiring.c),\
+$(call program,bulkhead-bench,tests/bench,$(addprefix tests/bench/,bench.c container.c cri.c disk.c exec.c frame.c network.c process.c pull.c raw.c records.c results.c wiring.c),\
 	network cli rpc cri-proto common,grpc $(NETWORK_PKGS) libprotobuf-c)
 # In containers, of both.
 $(call guest_program,disk_load,tests/bench,tests/bench/guest/disk_load.c,)

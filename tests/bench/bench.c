@@ -25,6 +25,7 @@
 #include "tests/bench/cri.h"
 #include "tests/bench/disk.h"
 #include "tests/bench/exec.h"
+#include "tests/bench/frame.h"
 #include "tests/bench/network.h"
 #include "tests/bench/process.h"
 #include "tests/bench/pull.h"
@@ -45,7 +46,7 @@ static const char *const uname_command[] = {"uname", "-rv", NULL};
 
 struct bench {
 	/* As given. */
-	const char *socket, *image, *dir, *output, *unwire;
+	const char *socket, *image, *dir, *output, *unwire, *cni;
 	const char *large_image, *baseline_image, *crictl;
 	uint64_t rounds, server_pid;
 	struct pull_bench pull;
@@ -261,7 +262,9 @@ static int measure_network(struct bench *bench, struct err *err)
 		.wiring = {bench->unwire, bench->dir},
 		.rounds = NETWORK_ROUNDS,
 	};
-	return network_measure(&network, &bench->results, err);
+	const struct frame_bench frame = {.conf_dir = bench->cni, .wiring = network.wiring};
+	int r = network_measure(&network, &bench->results, err);
+	return r < 0 ? r : frame_measure(&frame, &bench->results, err);
 }
 
 /* After the pulls, for which no server had an image. */
@@ -364,6 +367,7 @@ int main(int argc, char **argv)
 		{"dir", 0, OPTION_STRING, &bench.dir, "DIR", "for logs and the raw machine's disk"},
 		{"unwire", 0, OPTION_STRING, &bench.unwire, "PROGRAM",
 			"makes a pod's tap a port of the bridge"},
+		{"cni", 0, OPTION_STRING, &bench.cni, "DIR", "the configuration of that bridge"},
 		{"rounds", 0, OPTION_NUMBER, &bench.rounds, "N", "default 10"},
 		{"images-dir", 0, OPTION_STRING, &bench.pull.ours.directory, "DIR",
 			"where bulkheadd has images"},
@@ -387,8 +391,8 @@ int main(int argc, char **argv)
 	char **rest;
 	int r = options_parse(options, ARRAY_SIZE(options), argv + 1, &rest, &err);
 	if (r != 0 || *rest || !bench.socket || !bench.server_pid || !bench.image || !bench.dir ||
-		!bench.output || !bench.unwire || !bench.records.program || !bench.records.config ||
-		!bench.records.socket || !bench.pull.ours.directory ||
+		!bench.output || !bench.unwire || !bench.cni || !bench.records.program ||
+		!bench.records.config || !bench.records.socket || !bench.pull.ours.directory ||
 		!bench.pull.baseline.socket || !bench.pull.baseline.directory ||
 		!bench.pull.first || !bench.pull.shared || !bench.large_image ||
 		!bench.baseline_image || !bench.crictl || !bench.disk.volume || bench.rounds == 0 ||

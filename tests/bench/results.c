@@ -44,6 +44,7 @@ static const struct row rows[] = {
 	{"image.disk", "MiB", "containerd.disk", BAR_RATIO, 1.1},
 	{"net.tcp", "MiB/s", "bare.tcp", BAR_PAIRS_LEAST, 0.95},
 	{"net.rtt", "us", "bare.rtt", BAR_PAIRS, 1.05},
+	{"net.frame", "us", "bare.frame", BAR_NONE, 0},
 	{"net.setup", "ms", NULL, BAR_MEDIAN, 15},
 	{"disk.image_read", "ms", "raw.image_read", BAR_RATIO, 1.15},
 	{"disk.scratch_write", "ms", "raw.scratch_write", BAR_RATIO, 1.15},
