@@ -10,8 +10,8 @@
  *	               need only this one
  *
  * Threads: RPC workers; each agent's event thread (container_exited(), exec_exited()); `io` runs
- * the agents' control connections, `keeper` the jobs that may block but belong to no RPC (a machine
- * that died); the logs have a loop of their own.
+ * the agents' control connections and is told of changed volumes, `keeper` the jobs that may block
+ *but belong to no RPC (a machine that died); the logs have a loop of their own.
  */
 #pragma once
 
@@ -25,6 +25,7 @@
 #include "common/userns.h"
 #include "cri-server/message.h"
 #include "cri-server/proto/cri.pb-c.h"
+#include "cri-server/runtime/dir_watch.h"
 #include "cri-server/runtime/fanout.h"
 #include "cri-server/runtime/logs.h"
 #include "cri-server/runtime/runtime.h"
@@ -51,6 +52,7 @@ struct runtime {
 	struct hv *hv;
 	struct net *net;
 	struct net_watcher *watcher;
+	struct dir_watcher *volume_watcher; /* on io */
 	struct logs *logs;
 	struct events *events;
 	struct filter_cache *filters; /* of seccomp, for all containers */

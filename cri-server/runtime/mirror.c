@@ -1,14 +1,12 @@
 #include "cri-server/runtime/mirror.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/inotify.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -24,17 +22,15 @@
  */
 #define SHARE_GRACE_MS 1000
 
-#define EVENTS                                                                                     \
-	(IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_CLOSE_WRITE | IN_ATTRIB |        \
-		IN_ONLYDIR)
-
 struct entry {
+	struct mirror *mirror;
 	char *name;
 	char *path;
-	int wd; /* negative: its directory is not watched, or not any more */
-	bool dirty;
-	bool failed; /* the last time that it was written, which was logged */
-	bool mapped; /* its ids, to `map` */
+	struct dir_watch watch;
+	atomic_bool changed; /* since it was read last */
+	bool dirty;          /* it was not written since a change */
+	bool failed;         /* the last time that it was written, which was logged */
+	bool mapped;         /* its ids, to `map` */
 	struct userns_map map;
 	struct entry *next;
 };
@@ -43,8 +39,8 @@ struct mirror {
 	struct sandbox *sandbox;
 	struct machine *machine; /* a reference */
 	pthread_t thread;
-	int inotify;
 	int stop;
+	int changed;          /* one of the entries was */
 	int retry;            /* a timer: something is dirty still */
 	int share;            /* a pidfd; negative once its end was told of */
 	pthread_mutex_t lock; /* protects the list, also across a call to the agent */
@@ -61,6 +57,12 @@ static struct entry *entry_free(struct entry *entry)
 	return NULL;
 }
 
+static void unwatch(struct entry *entry)
+{
+	dir_watch_end(entry->mirror->sandbox->runtime->volume_watcher, &entry->watch);
+	entry_free(entry);
+}
+
 static void map_ids(
 	const struct userns_map *map, const Bulkhead__Agent__WriteVolumeRequest *request)
 {
@@ -71,23 +73,12 @@ static void map_ids(
 	}
 }
 
-/* By its name, which may be another directory's since, but leads over no link. */
-static int watch(struct mirror *mirror, struct entry *entry, struct err *err)
-{
-	char own[32];
-	_cleanup_close_ int fd = fd_open_no_links(entry->path, O_PATH | O_DIRECTORY, err);
-	if (fd < 0)
-		return fd;
-	snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
-	entry->wd = inotify_add_watch(mirror->inotify, own, EVENTS);
-	return entry->wd < 0 ? err_errno(err, "watch %s", entry->path) : 0;
-}
-
 /* Watches it from before it is read on, so that no change falls in between. The lock is held. */
 static int push(struct mirror *mirror, struct entry *entry, struct err *err)
 {
 	Bulkhead__Agent__WriteVolumeRequest *request;
-	int r = entry->wd < 0 ? watch(mirror, entry, err) : 0;
+	int r = dir_watch_begin(
+		mirror->sandbox->runtime->volume_watcher, &entry->watch, entry->path, err);
 	if (r < 0)
 		return r;
 	r = mirror_read(entry->path, &request, err);
@@ -125,38 +116,25 @@ static void push_dirty(struct mirror *mirror)
 	pthread_mutex_lock(&mirror->lock);
 	timerfd_settime(mirror->retry, 0, &(struct itimerspec){0}, NULL);
 	for (struct entry *entry = mirror->entries; entry; entry = entry->next)
-		if (entry->dirty)
+		if (atomic_exchange(&entry->changed, false) || entry->dirty)
 			push_or_log(mirror, entry);
 	pthread_mutex_unlock(&mirror->lock);
 }
 
-static void note(struct entry *entry, const struct inotify_event *event)
+/* On the thread of the watcher. */
+static void on_changed(void *userdata)
 {
-	/* An overflow tells of nothing and means all. */
-	if (entry->wd != event->wd && !(event->mask & IN_Q_OVERFLOW))
-		return;
-	entry->dirty = true;
-	if (event->mask & IN_IGNORED)
-		entry->wd = -1;
+	struct entry *entry = userdata;
+	const uint64_t one = 1;
+	entry->changed = true;
+	fd_write_all(entry->mirror->changed, &one, sizeof(one), NULL);
 }
 
-/* Reads what there is of events; false when there was nothing. */
-static bool take_events(struct mirror *mirror)
+/* Whether something changed since it was asked last. */
+static bool take_changes(struct mirror *mirror)
 {
-	char buffer[16 * (sizeof(struct inotify_event) + NAME_MAX + 1)]
-		__attribute__((aligned(__alignof__(struct inotify_event))));
-	ssize_t n = read(mirror->inotify, buffer, sizeof(buffer));
-	if (n <= 0)
-		return false;
-	pthread_mutex_lock(&mirror->lock);
-	for (char *at = buffer; at < buffer + n;) {
-		const struct inotify_event *event = (const void *)at;
-		for (struct entry *entry = mirror->entries; entry; entry = entry->next)
-			note(entry, event);
-		at += sizeof(*event) + event->len;
-	}
-	pthread_mutex_unlock(&mirror->lock);
-	return true;
+	uint64_t n;
+	return read(mirror->changed, &n, sizeof(n)) == sizeof(n);
 }
 
 static void share_ended(struct mirror *mirror)
@@ -173,7 +151,7 @@ static void *mirror_main(void *arg)
 	struct mirror *mirror = arg;
 	for (;;) {
 		struct pollfd fds[] = {{.fd = mirror->stop, .events = POLLIN},
-			{.fd = mirror->inotify, .events = POLLIN},
+			{.fd = mirror->changed, .events = POLLIN},
 			{.fd = mirror->share, .events = POLLIN},
 			{.fd = mirror->retry, .events = POLLIN}};
 		int n = poll(fds, ARRAY_SIZE(fds), -1);
@@ -183,7 +161,7 @@ static void *mirror_main(void *arg)
 			break;
 		if (n > 0 && fds[2].revents)
 			share_ended(mirror);
-		for (int i = 0; i < QUIET_PATIENCE && take_events(mirror); i++)
+		for (int i = 0; i < QUIET_PATIENCE && take_changes(mirror); i++)
 			poll(fds, 1, QUIET_MS);
 		push_dirty(mirror);
 	}
@@ -198,12 +176,12 @@ int mirror_new(
 		return err_nomem(err);
 	mirror->sandbox = sandbox;
 	mirror->share = -EBADF;
-	mirror->inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
 	mirror->stop = eventfd(0, EFD_CLOEXEC);
+	mirror->changed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	mirror->retry = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	pthread_mutex_init(&mirror->lock, NULL);
 	int r = 0;
-	if (mirror->inotify < 0 || mirror->stop < 0 || mirror->retry < 0)
+	if (mirror->stop < 0 || mirror->changed < 0 || mirror->retry < 0)
 		r = err_errno(err, "watch the pod's volumes");
 	if (r == 0)
 		r = hv_vm_share_pidfd(machine->vm, &mirror->share, err);
@@ -217,8 +195,8 @@ int mirror_new(
 		*ret = mirror;
 		return 0;
 	}
-	fd_close(mirror->inotify);
 	fd_close(mirror->stop);
+	fd_close(mirror->changed);
 	fd_close(mirror->retry);
 	fd_close(mirror->share);
 	pthread_mutex_destroy(&mirror->lock);
@@ -235,10 +213,10 @@ struct mirror *mirror_free(struct mirror *mirror)
 	pthread_join(mirror->thread, NULL);
 	for (struct entry *entry; (entry = mirror->entries);) {
 		mirror->entries = entry->next;
-		entry_free(entry);
+		unwatch(entry);
 	}
-	fd_close(mirror->inotify);
 	fd_close(mirror->stop);
+	fd_close(mirror->changed);
 	fd_close(mirror->retry);
 	fd_close(mirror->share);
 	pthread_mutex_destroy(&mirror->lock);
@@ -255,13 +233,14 @@ static struct entry **find_entry(struct mirror *mirror, const char *name)
 	return link;
 }
 
-static int entry_new(const char *name, const char *path, const struct userns_map *map,
-	struct entry **ret, struct err *err)
+static int entry_new(struct mirror *mirror, const char *name, const char *path,
+	const struct userns_map *map, struct entry **ret, struct err *err)
 {
 	struct entry *entry = calloc(1, sizeof(*entry));
 	if (!entry)
 		return err_nomem(err);
-	entry->wd = -1;
+	entry->mirror = mirror;
+	entry->watch = (struct dir_watch)DIR_WATCH_INIT(on_changed, entry);
 	entry->name = strdup(name);
 	entry->path = strdup(path);
 	if (!entry->name || !entry->path) {
@@ -273,17 +252,6 @@ static int entry_new(const char *name, const char *path, const struct userns_map
 		entry->map = *map;
 	*ret = entry;
 	return 0;
-}
-
-/*
- * One directory has one watch, though two volumes show it that differ in their ids: the other is
- * told of the watch's end, and is watched anew.
- */
-static void unwatch(struct mirror *mirror, struct entry *entry)
-{
-	if (entry->wd >= 0)
-		inotify_rm_watch(mirror->inotify, entry->wd);
-	entry_free(entry);
 }
 
 /* The lock is held. */
@@ -298,11 +266,11 @@ int mirror_add(struct mirror *mirror, const char *name, const char *path,
 {
 	pthread_mutex_lock(&mirror->lock);
 	struct entry *entry = NULL;
-	int r = *find_entry(mirror, name) ? 0 : entry_new(name, path, map, &entry, err);
+	int r = *find_entry(mirror, name) ? 0 : entry_new(mirror, name, path, map, &entry, err);
 	if (entry)
 		r = push(mirror, entry, err);
 	if (entry && r < 0)
-		unwatch(mirror, entry);
+		unwatch(entry);
 	else if (entry)
 		enter(mirror, entry);
 	pthread_mutex_unlock(&mirror->lock);
@@ -313,7 +281,7 @@ int mirror_resume(struct mirror *mirror, const char *name, const char *path,
 	const struct userns_map *map, struct err *err)
 {
 	struct entry *entry;
-	int r = entry_new(name, path, map, &entry, err);
+	int r = entry_new(mirror, name, path, map, &entry, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&mirror->lock);
@@ -330,7 +298,7 @@ void mirror_remove(struct mirror *mirror, const char *name)
 	struct entry *entry = *link;
 	if (entry) {
 		*link = entry->next;
-		unwatch(mirror, entry);
+		unwatch(entry);
 	}
 	pthread_mutex_unlock(&mirror->lock);
 }

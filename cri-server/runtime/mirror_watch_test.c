@@ -90,9 +90,17 @@ struct fixture {
 	struct runtime runtime;
 	struct sandbox sandbox;
 	struct machine machine;
+	struct ev_loop *loop;
+	pthread_t thread; /* runs it */
 	struct mirror *mirror;
 	char dir[64], path[80];
 };
+
+static void *run_loop(void *loop)
+{
+	assert_int_equal(ev_loop_run(loop, NULL), 0);
+	return NULL;
+}
 
 static int setup(void **state)
 {
@@ -110,6 +118,9 @@ static int setup(void **state)
 	memset(guest.refusals, 0, sizeof(guest.refusals));
 	memset(guest.writes, 0, sizeof(guest.writes));
 	memset(guest.entries, 0, sizeof(guest.entries));
+	assert_int_equal(ev_loop_new(&f->loop, &err), 0);
+	assert_int_equal(dir_watcher_new(f->loop, &f->runtime.volume_watcher, &err), 0);
+	assert_int_equal(pthread_create(&f->thread, NULL, run_loop, f->loop), 0);
 	assert_int_equal(mirror_new(&f->sandbox, &f->machine, &f->mirror, &err), 0);
 	*state = f;
 	return 0;
@@ -120,6 +131,10 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	mirror_free(f->mirror);
+	ev_loop_stop(f->loop);
+	pthread_join(f->thread, NULL);
+	dir_watcher_free(f->runtime.volume_watcher);
+	ev_loop_free(f->loop);
 	fd_close(f->log.fd);
 	assert_int_equal(fd_remove_tree(f->dir, NULL), 0);
 	free(f);
@@ -260,6 +275,42 @@ static void watches_a_directory_that_two_volumes_show(void **state)
 	wait_for(0, 3);
 }
 
+/* A user may have 128 by default, and so may all that root runs. */
+static unsigned count_inotify_instances(void)
+{
+	char path[64], target[64];
+	unsigned found = 0;
+
+	for (int fd = 0; fd < 1024; fd++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		ssize_t n = readlink(path, target, sizeof(target) - 1);
+		target[n < 0 ? 0 : n] = '\0';
+		found += strcmp(target, "anon_inode:inotify") == 0;
+	}
+	return found;
+}
+
+static void pods_share_an_instance(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+	struct mirror *other;
+
+	assert_int_equal(mirror_new(&f->sandbox, &f->machine, &other, &err), 0);
+	assert_int_equal(mirror_add(f->mirror, "0", f->path, NULL, &err), 0);
+	assert_int_equal(mirror_add(other, "1", f->path, NULL, &err), 0);
+	assert_int_equal(count_inotify_instances(), 1);
+	write_file(f, "a");
+	wait_for(0, 1);
+	wait_for(1, 1);
+	/* Though it is one watch to the kernel: the end of a pod is not another's. */
+	mirror_free(other);
+	write_file(f, "b");
+	wait_for(0, 2);
+	write_file(f, "c");
+	wait_for(0, 3);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -273,6 +324,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(is_led_nowhere_by_a_link, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			watches_a_directory_that_two_volumes_show, setup, teardown),
+		cmocka_unit_test_setup_teardown(pods_share_an_instance, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

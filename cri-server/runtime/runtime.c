@@ -268,6 +268,8 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	if (r == 0)
 		r = ev_loop_new(&rt->io.loop, err);
 	if (r == 0)
+		r = dir_watcher_new(rt->io.loop, &rt->volume_watcher, err);
+	if (r == 0)
 		r = worker_start(&rt->io, err);
 	if (r == 0)
 		r = ev_loop_new(&rt->keeper.loop, err);
@@ -327,6 +329,7 @@ struct runtime *runtime_close(struct runtime *rt)
 	net_watcher_free(rt->watcher);
 	hv_close(rt->hv);
 	worker_stop(&rt->io);
+	dir_watcher_free(rt->volume_watcher);
 	ev_loop_free(rt->io.loop);
 	ev_loop_free(rt->keeper.loop);
 	logs_close(rt->logs);
