@@ -12,6 +12,12 @@ $(call unit_test,hypervisor/cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/tsc_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/helper_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+# A guest of virtiofs; its memory and rings are those of the vsock device's tests.
+$(call library,share_testing,hypervisor/share_driver.c hypervisor/share_world.c)
+SHARE_TEST_LIBS := share_testing vsock_testing vsock hypervisor common
+$(call unit_test,hypervisor/share_hostile_test.c,$(SHARE_TEST_LIBS),$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/share_forged_test.c,$(SHARE_TEST_LIBS),$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/share_malformed_test.c,$(SHARE_TEST_LIBS),$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/vm_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 # libxml2's headers lie in a directory of their own.
 $(B)/hypervisor/domain_xml.o $(B)/hypervisor/domain_read.o $(B)/hypervisor/domain_xml_test.o: \
