@@ -253,12 +253,21 @@ int helper_find(const char *dir, const char *name, pid_t *ret_pid, int *ret_pidf
 	return err_set(err, -ESRCH, "%s does not run", name);
 }
 
+int helper_kill(int pidfd, const char *what, struct err *err)
+{
+	struct pollfd pollfd = {.fd = pidfd, .events = POLLIN};
+
+	syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	if (poll(&pollfd, 1, END_TIMEOUT_MS) == 0)
+		return err_set(err, -ETIMEDOUT, "End %s: it does not end", what);
+	return 0;
+}
+
 int helper_end(const char *dir, const char *name, struct err *err)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s.pid", dir, name);
 	_cleanup_free_ char *record = NULL;
 	_cleanup_close_ int pidfd = -EBADF;
-	struct pollfd pollfd = {.events = POLLIN};
 	pid_t pid = 0;
 	int r;
 
@@ -271,11 +280,9 @@ int helper_end(const char *dir, const char *name, struct err *err)
 		return r;
 	pidfd = open_recorded(record, &pid);
 	if (pidfd >= 0) {
-		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-		pollfd.fd = pidfd;
-		if (poll(&pollfd, 1, END_TIMEOUT_MS) == 0)
-			return err_set(
-				err, -ETIMEDOUT, "End %s: process %d does not end", name, pid);
+		r = helper_kill(pidfd, name, err);
+		if (r < 0)
+			return r;
 		/* Our own child needs reaping; that of an earlier process of ours went to init. */
 		waitpid(pid, NULL, WNOHANG);
 	}

@@ -41,6 +41,9 @@ int helper_start(const struct helper *helper, struct err *err);
  * success. */
 int helper_end(const char *dir, const char *name, struct err *err);
 
+/* Ends a process likewise, and waits for it, at most ten seconds. `what`: for the message. */
+int helper_kill(int pidfd, const char *what, struct err *err);
+
 /* The process that runs: its id, and a pidfd, by which that id stays its own. -ESRCH when there is
  * none.
  */

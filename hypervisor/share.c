@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -152,8 +153,11 @@ static int run_change(const struct change *change, const char *what, struct err 
 	return 0;
 }
 
-/* virtiofsd's first process waits for the one that serves, in namespaces of its own. */
-static int open_namespace(const char *dir, int *ret, struct err *err)
+/*
+ * virtiofsd's first process waits for the one that serves, its only child, in namespaces of its
+ * own. -ESRCH: none serves.
+ */
+static int find_serving(const char *dir, pid_t *ret, struct err *err)
 {
 	_cleanup_free_ char *text = NULL;
 	_cleanup_close_ int pidfd = -EBADF;
@@ -165,12 +169,21 @@ static int open_namespace(const char *dir, int *ret, struct err *err)
 		return r;
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
 	r = fd_read_file(path, 4096, &text, NULL, err);
+	*ret = r < 0 ? 0 : atoi(text);
+	if (r == -ENOENT || (r == 0 && *ret <= 1))
+		return err_set(err, -ESRCH, "virtiofsd does not serve");
+	return r;
+}
+
+static int open_namespace(const char *dir, int *ret, struct err *err)
+{
+	char path[64];
+	pid_t pid;
+	int r = find_serving(dir, &pid, err);
+
 	if (r < 0)
 		return r;
-	int child = atoi(text);
-	if (child <= 1)
-		return err_set(err, -ESRCH, "virtiofsd does not serve");
-	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", child);
+	snprintf(path, sizeof(path), "/proc/%d/ns/mnt", pid);
 	*ret = open(path, O_RDONLY | O_CLOEXEC);
 	return *ret < 0 ? err_errno(err, "open %s", path) : 0;
 }
@@ -353,7 +366,29 @@ int share_pidfd(const char *dir, int *ret_pidfd, struct err *err)
 	return helper_find(dir, HELPER, &pid, ret_pidfd, err);
 }
 
+/*
+ * It gets SIGTERM when its parent ends, which one that a guest has taken over need not heed. It is
+ * the first of a process namespace: what it may have started ends with it.
+ */
+static int end_serving(const char *dir, struct err *err)
+{
+	_cleanup_close_ int pidfd = -EBADF;
+	pid_t pid, again;
+	int r = find_serving(dir, &pid, err);
+
+	if (r == 0)
+		pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	/* Asked again, for the id may have become another's before it was held. */
+	if (r == 0)
+		r = find_serving(dir, &again, err);
+	if (r == -ESRCH || (r == 0 && (pidfd < 0 || again != pid)))
+		return 0;
+	return r < 0 ? r : helper_kill(pidfd, "virtiofsd, which serves", err);
+}
+
 int share_end(const char *dir, struct err *err)
 {
-	return helper_end(dir, HELPER, err);
+	int r = end_serving(dir, err);
+
+	return r < 0 ? r : helper_end(dir, HELPER, err);
 }

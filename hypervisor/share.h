@@ -46,5 +46,5 @@ int share_each(const char *dir, int (*fn)(void *userdata, const char *name), voi
 
 /* Of virtiofsd; the caller closes it. */
 int share_pidfd(const char *dir, int *ret_pidfd, struct err *err);
-/* Ends virtiofsd, should it still run. */
+/* Ends virtiofsd, should it still run, whatever a guest has made of it. */
 int share_end(const char *dir, struct err *err);

@@ -11,9 +11,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "common/fd.h"
 #include "hypervisor/share_world.h"
@@ -288,6 +291,19 @@ static void test_mapped_ids(void **state)
 	assert_int_equal(st.st_mode, S_IFREG | 06755);
 }
 
+/* ---- at its end ---- */
+
+/*
+ * Whoever has taken virtiofsd over need not heed what its parent's end tells it: sw_free() looks
+ * whether it ends all the same.
+ */
+static void test_no_choice(void **state)
+{
+	struct share_world *world = sw_of(state);
+
+	assert_int_equal(syscall(SYS_pidfd_send_signal, world->serving, SIGSTOP, NULL, 0), 0);
+}
+
 /* ---- at the same time ---- */
 
 #define RACE_ROUNDS 60
@@ -364,6 +380,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_special_files, sw_setup, sw_teardown),
 		cmocka_unit_test_setup_teardown(test_no_wait, sw_setup, sw_teardown),
 		cmocka_unit_test_setup_teardown(test_mapped_ids, sw_setup, sw_teardown),
+		cmocka_unit_test_setup_teardown(test_no_choice, sw_setup, sw_teardown),
 		cmocka_unit_test_setup_teardown(test_swap_race, sw_setup, sw_teardown),
 	};
 
