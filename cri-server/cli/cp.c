@@ -90,8 +90,8 @@ static int tar_failed(struct copy *copy, int code, struct err *err)
 }
 
 /*
- * The session here, the other end of the pipe in the thread. The session's error is often only the
- * other side's closed pipe, so the thread's goes first.
+ * The session here, the other end of the pipe in the thread. Where the session's error is only the
+ * pipe that the thread closed, the thread has the reason; else what tar said has, should it have.
  */
 static int transfer(struct copy *copy, char **command, void *(*thread)(void *), struct err *err)
 {
@@ -110,7 +110,8 @@ static int transfer(struct copy *copy, char **command, void *(*thread)(void *), 
 	pthread_join(id, NULL);
 	if (code != 0 && r == 0)
 		r = tar_failed(copy, code, err);
-	bool explains = copy->result < 0 && copy->result != -EPIPE && (r == 0 || !copy->words.len);
+	bool explains = copy->result < 0 && copy->result != -EPIPE &&
+			(r == 0 || r == -EPIPE || !copy->words.len);
 	return explains ? err_set(err, copy->result, "%s", copy->err.msg) : r;
 }
 

@@ -328,6 +328,11 @@ events_flow() {
 	run ctl cp harmful:/x "$D/cp/out"
 	[ "$status" -eq 1 ]
 	[[ $output == *"'x/../../escaped': no proper name"* && $output != *$'\e'* ]]
+	# What it said before is not the reason why it was not heard to its end.
+	ctl exec -i "$id" sh -c 'cat >/bin/tar' < <(printf '#!/bin/sh\necho words >&2; sleep 1; cat /evil.tar /evil.tar')
+	run ctl cp harmful:/x "$D/cp/out"
+	[ "$status" -eq 1 ]
+	[[ $output == *"'x/../../escaped': no proper name"* ]]
 	[ ! -e "$D/cp/escaped" ] && [ ! -e "$D/escaped" ]
 	crictl rm -f "$id" >/dev/null
 }
