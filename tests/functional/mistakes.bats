@@ -86,7 +86,7 @@ put_blob() {
 
 # expected CASE: what the page says.
 expected() {
-	awk -F ' *[|] *' -v case="$1" -v column="$COLUMN" '$2 == case {print $column}' \
+	awk -F ' *[|] *' -v mistake="$1" -v column="$COLUMN" '$2 == mistake {print $column}' \
 		"$REPOSITORY/docs/errors.md"
 }
 
