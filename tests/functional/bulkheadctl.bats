@@ -21,9 +21,12 @@ background_ctl() {
 	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" "$@" 3>&- &
 }
 
-# on_terminal COMMAND: under a pseudo-terminal.
+# on_terminal COMMAND: under a pseudo-terminal. script's own input does not end: it would tell the terminal, which would
+# echo that.
 on_terminal() {
-	timeout 60 script -qec "stty cols 200 rows 37; $1" /dev/null </dev/null | tr -d '\r'
+	local hold
+	hold=$(mktemp -u "$D/hold.XXXXXX") && mkfifo "$hold"
+	timeout 60 script -qec "stty cols 200 rows 37; $1" /dev/null <>"$hold" | tr -d '\r'
 }
 
 lines_are() {
@@ -217,7 +220,6 @@ events_flow() {
 	[ "$(ctl console --shell pod sh -c 'cd /proc/1/root; cat proc/self/cgroup')" = 0::/guest/exec-4 ]
 	[ "$(echo 'echo read' | ctl console --shell pod)" = read ]
 	on_terminal "$ctl console --shell pod sh -c 'until stty size | grep -x \"37 200\"; do sleep 0.1; done; kill -9 \$\$'; echo code \$?" >"$D/shell"
-	# What script says to the terminal at the end of its own input is echoed in between.
 	grep -aq "37 200\$" "$D/shell"
 	grep -aq "code 137\$" "$D/shell"
 	run ctl console --shell pod nonsense
