@@ -57,23 +57,9 @@ static void must(bool ok, const char *what)
 static void send_message(
 	const struct sd *sd, const struct message *message, const int *fds, unsigned n)
 {
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * VST_REGIONS)];
-		struct cmsghdr align;
-	} control = {0};
-	struct iovec iov = {(void *)(uintptr_t)message, HEADER_SIZE + message->size};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+	size_t len = HEADER_SIZE + message->size;
 
-	if (n) {
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * n);
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * n);
-		memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
-	}
-	must(sendmsg(sd->socket, &msg, MSG_NOSIGNAL) == (ssize_t)iov.iov_len, "send to virtiofsd");
+	must(vst_send_fds(sd->socket, message, len, fds, n) == (ssize_t)len, "send to virtiofsd");
 }
 
 static uint64_t receive_u64(const struct sd *sd, uint32_t request)

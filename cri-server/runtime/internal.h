@@ -11,7 +11,7 @@
  *
  * Threads: RPC workers; each agent's event thread (container_exited(), exec_exited()); `io` runs
  * the agents' control connections and is told of changed volumes, `keeper` the jobs that may block
- *but belong to no RPC (a machine that died); the logs have a loop of their own.
+ * but belong to no RPC (a machine that died); the logs have a loop of their own.
  */
 #pragma once
 

@@ -284,3 +284,23 @@ int vst_listen(struct vst_world *world, unsigned port)
 		"listen");
 	return fd;
 }
+
+ssize_t vst_send_fds(int socket, const void *data, size_t len, const int *fds, unsigned n)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int) * VST_FDS_MAX)];
+		struct cmsghdr align;
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+	if (n) {
+		msg.msg_control = control.bytes;
+		msg.msg_controllen = CMSG_SPACE(sizeof(int) * n);
+		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int) * n);
+		memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
+	}
+	return sendmsg(socket, &msg, MSG_NOSIGNAL);
+}

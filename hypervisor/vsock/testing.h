@@ -14,6 +14,7 @@
 #include <linux/virtio_vsock.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "common/log.h"
 #include "common/loop.h"
@@ -60,6 +61,10 @@ void vst_offer(struct vst_guest *guest, unsigned queue, uint16_t head);
 bool vst_take_used(struct vst_guest *guest, unsigned queue, struct vring_used_elem *ret);
 /* Empties both rings, as after a reset; all buffers to the guest are offered. */
 void vst_guest_reset(struct vst_guest *guest);
+
+/* QEMU's part: a message with descriptors, of which there may be none. What sendmsg(2) returns. */
+#define VST_FDS_MAX 32
+ssize_t vst_send_fds(int socket, const void *data, size_t len, const int *fds, unsigned n);
 
 /* A driver for packets: ring 0's buffers are all offered, and offered again once they were read. */
 

@@ -71,24 +71,10 @@ static void open_fds(struct target *target)
 static void send_message(
 	struct target *target, const uint8_t *data, size_t len, unsigned n_fds, unsigned kind)
 {
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-		struct cmsghdr align;
-	} control = {0};
-	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-	if (n_fds) {
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
-		for (unsigned i = 0; i < n_fds; i++)
-			memcpy(CMSG_DATA(c) + i * sizeof(int), &target->fds[(kind + i) % FD_KINDS],
-				sizeof(int));
-	}
-	(void)!sendmsg(target->qemu, &msg, MSG_NOSIGNAL);
+	int fds[FDS_MAX];
+	for (unsigned i = 0; i < n_fds; i++)
+		fds[i] = target->fds[(kind + i) % FD_KINDS];
+	(void)!vst_send_fds(target->qemu, data, len, fds, n_fds);
 }
 
 static void let_guest_act(struct target *target)

@@ -36,7 +36,6 @@ enum {
 	GET_CONFIG = 24,
 };
 #define NEED_REPLY (1u | 8u)
-#define FDS_MAX    32
 
 struct message {
 	uint32_t request;
@@ -99,25 +98,8 @@ static void run(struct world *world)
 static void send_raw(
 	struct world *world, const struct message *message, size_t size, const int *fds, unsigned n)
 {
-	union {
-		char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
-		struct cmsghdr align;
-	} control = {0};
-	struct iovec iov = {
-		.iov_base = (void *)(uintptr_t)message,
-		.iov_len = offsetof(struct message, payload) + size,
-	};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-	if (n) {
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = CMSG_SPACE(sizeof(int) * n);
-		struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * n);
-		memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
-	}
-	assert_int_equal(sendmsg(world->qemu, &msg, MSG_NOSIGNAL), iov.iov_len);
+	size_t len = offsetof(struct message, payload) + size;
+	assert_int_equal(vst_send_fds(world->qemu, message, len, fds, n), len);
 	run(world);
 }
 
@@ -345,7 +327,7 @@ static void refuse(
 	void *state;
 	setup(&state);
 	struct world *world = state;
-	int fds[FDS_MAX];
+	int fds[VST_FDS_MAX];
 	for (unsigned i = 0; i < n_fds; i++)
 		fds[i] = world->vst.guest.fds[i % VST_REGIONS];
 	send_fds(world, request, payload, size, fds, n_fds);
@@ -388,7 +370,7 @@ static void test_descriptors_refused(void **state)
 	refuse("with 0 descriptors", SET_VRING_KICK, &index, 8, 0);
 	refuse("with 2 descriptors", SET_VRING_CALL, &index, 8, 2);
 	refuse("too many descriptors", SET_VRING_CALL, &index, 8, VS_REGIONS_MAX + 1);
-	refuse("too many descriptors", GET_FEATURES, "", 0, FDS_MAX);
+	refuse("too many descriptors", GET_FEATURES, "", 0, VST_FDS_MAX);
 	refuse("GET_FEATURES with 1 descriptors", GET_FEATURES, "", 0, 1);
 	index = 0x100;
 	refuse("with 1 descriptors", SET_VRING_KICK, &index, 8, 1);
