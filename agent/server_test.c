@@ -257,14 +257,24 @@ static int next_events(struct ttrpc_client *client, uint64_t after, uint32_t wai
 		&request.base, CALL_MS, NULL, NULL);
 }
 
+static void *run_loop(void *loop)
+{
+	ev_loop_run(loop, NULL);
+	return NULL;
+}
+
 /* By hand: the client polls too, and the newer call ends the older. */
 static void test_polling(void **state)
 {
 	struct test_client *context = *state;
 	struct ttrpc_client *client;
 	context->agent = agent_close(context->agent);
+	/* A connection is its loop's thread's own to make. */
+	ev_loop_stop(context->loop);
+	pthread_join(context->thread, NULL);
 	int fd = connect_port(state, AGENT_CONTROL_PORT);
 	assert_int_equal(ttrpc_client_new(context->loop, fd, NULL, NULL, &client, NULL), 0);
+	assert_int_equal(pthread_create(&context->thread, NULL, run_loop, context->loop), 0);
 	assert_int_equal(next_events(client, 5, 0), -EINVAL);
 	assert_int_equal(next_events(client, 0, 0), 0);
 	uint64_t begin = ev_now_ms();

@@ -145,8 +145,15 @@ static int heap_make_room(struct ev_loop *loop, struct err *err)
 
 /* Sources. */
 
+/* A source is its loop's thread's own, or anybody's while the loop does not run. */
+static bool may_touch(struct ev_loop *loop)
+{
+	return ev_loop_is_current(loop) || !ev_loop_is_running(loop);
+}
+
 static struct ev_source *source_new(struct ev_loop *loop, enum source_kind kind, void *userdata)
 {
+	assert(may_touch(loop));
 	struct ev_source *source = calloc(1, sizeof(*source));
 	if (!source)
 		return NULL;
@@ -201,7 +208,7 @@ int ev_io_new(struct ev_loop *loop, int fd, uint32_t events, ev_io_fn fn, void *
 
 void ev_io_set(struct ev_source *source, uint32_t events)
 {
-	assert(source->kind == SOURCE_IO && !source->dead);
+	assert(source->kind == SOURCE_IO && !source->dead && may_touch(source->loop));
 	if (source->events == events)
 		return;
 	source->events = events;
@@ -229,7 +236,7 @@ int ev_timer_new(struct ev_loop *loop, uint64_t after_ms, ev_fn fn, void *userda
 
 void ev_timer_set(struct ev_source *source, uint64_t after_ms)
 {
-	assert(source->kind == SOURCE_TIMER && !source->dead);
+	assert(source->kind == SOURCE_TIMER && !source->dead && may_touch(source->loop));
 	struct ev_loop *loop = source->loop;
 	heap_remove(loop, source);
 	if (after_ms == EV_NEVER)
@@ -272,7 +279,7 @@ struct ev_source *ev_source_free(struct ev_source *source)
 {
 	if (!source)
 		return NULL;
-	assert(!source->dead);
+	assert(!source->dead && may_touch(source->loop));
 	struct ev_loop *loop = source->loop;
 
 	if (source->kind == SOURCE_TIMER) {
