@@ -76,8 +76,10 @@ static void *run_out(void *userdata)
 /* What tar has to say is worth more than the number that it exits with. */
 static int exec_tar(struct copy *copy, char **command, bool in, int *ret_code, struct err *err)
 {
-	const struct session_options options = {
-		.in = in, .in_fd = copy->pipe[0], .on_output = on_output, .userdata = copy};
+	const struct session_options options = {.in = in,
+		.in_fd = in ? copy->pipe[0] : -EBADF,
+		.on_output = on_output,
+		.userdata = copy};
 	copy->words.len = 0;
 	return cli_exec_session(copy->cli, copy->id, command, &options, ret_code, err);
 }

@@ -148,9 +148,10 @@ static int check_statistics(struct kubelet *k, struct err *err)
 }
 
 /* How long others waited meanwhile too: lists, statuses, execs. */
-static void print_times(const struct node *node)
+static void print_times(struct node *node)
 {
 	printf("%-26s %8s %10s %10s %10s\n", "", "calls", "p50 ms", "p99 ms", "longest");
+	pthread_mutex_lock(&node->lock);
 	for (size_t i = 0; i < NODE_METHODS_MAX && node->times[i].method; i++) {
 		const struct method_times *t = &node->times[i];
 		printf("%-26s %8zu %10.1f %10.1f %10.1f\n", t->method, t->n,
@@ -158,6 +159,7 @@ static void print_times(const struct node *node)
 			(double)node_percentile(t->ms, t->n, 99),
 			(double)node_percentile(t->ms, t->n, 100));
 	}
+	pthread_mutex_unlock(&node->lock);
 }
 
 /* What a pod's processes on the host hold. */

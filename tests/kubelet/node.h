@@ -39,7 +39,7 @@ struct node {
 	uint64_t pods;       /* in which many containers are */
 	uint64_t server_pid; /* of the runtime, for scenario_soak() */
 	const char *output;  /* a file for its rows; NULL: none */
-	/* Made on the way; the lock protects it. */
+	/* Made on the way, and read, under the lock. */
 	pthread_mutex_t lock;
 	struct rpc_client *idle[NODE_CLIENTS_MAX];
 	size_t n_idle;

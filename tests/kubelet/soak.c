@@ -219,11 +219,13 @@ static double drift_of(const struct method_times *t, unsigned percent)
  * The worst p99 of the methods that were called often enough; a tenth of the others' calls is too
  * few for a p99, there the medians tell.
  */
-static double print_times(const struct node *node)
+static double print_times(struct node *node)
 {
 	double worst = 0;
+	size_t lists = 0;
 	printf("%-26s %8s %9s %7s %9s %12s %12s %7s\n", "", "calls", "p50 ms", "drift", "p99 ms",
 		"first tenth", "last tenth", "drift");
+	pthread_mutex_lock(&node->lock);
 	for (size_t i = 0; i < NODE_METHODS_MAX && node->times[i].method; i++) {
 		const struct method_times *t = &node->times[i];
 		double drift = drift_of(t, 99);
@@ -234,27 +236,22 @@ static double print_times(const struct node *node)
 			(double)in_tenth(t, true, 99), drift, counts ? "" : "  too few");
 		if (counts && drift > worst)
 			worst = drift;
+		if (strcmp(t->method, "ListPodSandbox") == 0)
+			lists = t->n;
 	}
+	pthread_mutex_unlock(&node->lock);
+	/* A list is a second of a kubelet's. */
+	printf("lists as in %.1f hours\n", (double)lists / 3600);
 	return worst;
 }
 
-/* A list is a second of a kubelet's. */
-static double hours_of_lists(const struct node *node)
-{
-	for (size_t i = 0; i < NODE_METHODS_MAX && node->times[i].method; i++)
-		if (strcmp(node->times[i].method, "ListPodSandbox") == 0)
-			return (double)node->times[i].n / 3600;
-	return 0;
-}
-
-static int report(const struct node *node, const struct sample *samples, size_t n, struct err *err)
+static int report(struct node *node, const struct sample *samples, size_t n, struct err *err)
 {
 	struct results results = {.n = 0};
 	int r = check_growth(node, samples, n, err);
 	if (r == 0)
 		r = results_add(&results, "soak.memory_slope", memory_slope(samples, n), err);
 	double drift = print_times(node);
-	printf("%zu cycles; the lists of %.1f hours\n", n * AT_ONCE, hours_of_lists(node));
 	if (r == 0 && drift > 0)
 		r = results_add(&results, "soak.p99_drift", drift, err);
 	if (r < 0)
