@@ -49,5 +49,8 @@ int main(int argc, char **argv)
 	/* As a container sees it: without the rights to overlayfs's own attributes it has none in
 	 * the way. */
 	list_tree("/.");
-	return 0;
+	if (fflush(stdout) != 0)
+		err(1, "write");
+	/* The root has no /proc, for which a sanitizer's search for leaks at exit waits. */
+	_exit(0);
 }
