@@ -1,6 +1,6 @@
 /*
  * Needs of pulls and holders, and the sweep: files that nobody needs, and whose end nobody saw
- * because it came with a crash, or while a pull could not say yet what it needs.
+ * because it came with a crash.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -55,8 +55,7 @@ static int sweep_directory(
 	for (struct dirent *entry; (entry = readdir(dir));) {
 		char digest[72];
 		if (!digest_of_name(entry->d_name, suffix, digest)) {
-			/* Of a pull that goes on, or of one that was killed. */
-			if (entry->d_name[0] != '.' && !img->n_needs)
+			if (entry->d_name[0] != '.')
 				unlinkat(dirfd(dir), entry->d_name, 0);
 		} else if (!img_file_is_needed(img, kind, digest)) {
 			img_file_discard(img, kind, digest);
@@ -105,8 +104,6 @@ static int sweep(struct img *img, struct err *err)
 	_cleanup_free_ char *blobs = str_printf("%s/sha256", img->blobs);
 	if (!blobs)
 		return err_nomem(err);
-	if (img->n_open)
-		return 0;
 	int r = sweep_records(img, err);
 	if (r == 0)
 		r = sweep_directory(img, IMG_LAYER, img->layers, ".erofs", err);
@@ -127,7 +124,6 @@ int img_collect(struct img *img, struct err *err)
 
 struct img_need {
 	struct img *img;
-	bool open;
 	struct {
 		char **digests;
 		size_t n;
@@ -140,9 +136,6 @@ struct img_need *img_need_new(struct img *img)
 	if (!need)
 		return NULL;
 	need->img = img;
-	pthread_mutex_lock(&img->lock);
-	img->n_needs++;
-	img_unlock(img);
 	return need;
 }
 
@@ -166,43 +159,14 @@ int img_need_file(struct img_need *need, enum img_kind kind, const char *digest,
 	return r;
 }
 
-void img_need_open(struct img_need *need)
-{
-	pthread_mutex_lock(&need->img->lock);
-	if (!need->open)
-		need->img->n_open++;
-	need->open = true;
-	img_unlock(need->img);
-}
-
-static void settle_locked(struct img_need *need)
-{
-	struct img *img = need->img;
-	if (!need->open)
-		return;
-	need->open = false;
-	img->n_open--;
-	if (!img->n_open) /* it may have brought what it never named */
-		sweep(img, NULL);
-}
-
-void img_need_settle(struct img_need *need)
-{
-	pthread_mutex_lock(&need->img->lock);
-	settle_locked(need);
-	img_unlock(need->img);
-}
-
 struct img_need *img_need_free(struct img_need *need)
 {
 	if (!need)
 		return NULL;
 	struct img *img = need->img;
 	pthread_mutex_lock(&img->lock);
-	img->n_needs--;
 	for (int kind = 0; kind < IMG_KINDS; kind++)
 		img_needs_release(img, kind, need->files[kind].digests, need->files[kind].n);
-	settle_locked(need);
 	img_unlock(img);
 	for (int kind = 0; kind < IMG_KINDS; kind++) {
 		for (size_t i = 0; i < need->files[kind].n; i++)

@@ -94,27 +94,6 @@ static void test_removal_during_a_pull(void **state)
 	img_image_unref(image);
 }
 
-/* As long as one pull may need any blob, none goes; what it never named goes at its end. */
-static void test_removal_during_an_open_pull(void **state)
-{
-	struct place *p = begin(state);
-	char id[72], path[200];
-	make_layout(p, &(struct layout_options){.layers = {one}});
-	pull(p, id);
-	struct img_need *first = img_need_new(p->img), *second = img_need_new(p->img);
-	img_need_open(first);
-	img_need_open(second);
-	img_need_open(second);
-	snprintf(path, sizeof(path), "%s/blobs/sha256/%064d", p->config.dir, 0);
-	assert_int_equal(fd_write_file(path, "x", 1, 0644, NULL), 0);
-	assert_int_equal(img_remove(p->img, id, &p->err), 0);
-	img_need_free(first);
-	holds(p, BLOBS(1) + 1, 0);
-	img_need_settle(second);
-	holds(p, 0, 0);
-	img_need_free(second);
-}
-
 static void same_as_walked(struct place *p)
 {
 	struct img_usage kept, walked;
@@ -363,7 +342,6 @@ int main(void)
 		image_test(test_collect),
 		image_test(test_damaged_layer),
 		image_test(test_removal_during_a_pull),
-		image_test(test_removal_during_an_open_pull),
 		image_test(test_start_with_a_blob_missing),
 		image_test(test_start_with_damaged_layers),
 		image_test(test_start_with_layer_and_blob_damaged),

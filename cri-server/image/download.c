@@ -1,8 +1,10 @@
 /*
- * From a manifest to converted layers. skopeo brings all blobs in one run, each into a temporary
- * file in its layout, by rename into the blobs when its digest is right. Meanwhile this looks,
- * several times a second, which are there, so that each layer is converted while others are still
- * coming; and how large the temporary files are, for a registry may send what it likes.
+ * From a manifest to converted layers. skopeo brings all blobs in one run into a layout of its own,
+ * for it writes some of them in place: each into a temporary file, which is renamed when its digest
+ * is right. Meanwhile this looks, several times a second, which are there, and takes them over, so
+ * that each layer is converted while others are still coming; and how large all is that it does not
+ * take, for a registry may send what it likes. What the store has is lent to the layout, by links
+ * too.
  *
  * A blob that another pull is bringing is not asked for twice: the copy begins when that one has
  * it, has ended, or has not come on for a while.
@@ -15,6 +17,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/fd.h"
 #include "common/loop.h"
@@ -23,7 +26,7 @@
 #define LOOK_MS  50
 #define STUCK_MS 10000
 /* What skopeo writes beside layers, and what compressing adds to what cannot be compressed. */
-#define SLACK_BYTES (8u << 20)
+#define SLACK_BYTES (16u << 20)
 
 struct download {
 	struct pull *pull;
@@ -74,12 +77,31 @@ static bool must_wait(const struct pull *p)
 	return false;
 }
 
+/* Again is nothing, but for what has come meanwhile. */
+static int lend_blobs(struct pull *p, struct err *err)
+{
+	_cleanup_free_ char *dir = str_printf("%s/blobs/sha256", p->transport.layout);
+	int r = dir ? fd_mkdir_all(dir, 0700, err) : err_nomem(err);
+	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
+		const char *digest = p->manifest.layers[i].digest;
+		_cleanup_free_ char *from = img_blob_path(p->img, digest);
+		_cleanup_free_ char *to = transport_blob_path(&p->transport, digest);
+		if (!from || !to)
+			r = err_nomem(err);
+		else if (p->layers[i].present && link(from, to) < 0 && errno != EEXIST)
+			r = err_errno(err, "link %s to %s", from, to);
+		else
+			p->layers[i].lent = p->layers[i].present;
+	}
+	return r;
+}
+
 static int begin_copy(struct download *d, struct err *err)
 {
 	struct pull *p = d->pull;
-	int r = 0;
-	if (!p->manifest.config_digest[0] || p->manifest.converted)
-		img_need_open(p->need);
+	int r = lend_blobs(p, err);
+	if (r < 0)
+		return r;
 	pthread_mutex_lock(&p->img->lock);
 	if (!must_wait(p)) {
 		p->copy = COPY_RUNS;
@@ -102,14 +124,18 @@ static int look_at_layer(struct pull *p, size_t i, struct err *err)
 	const struct manifest_layer *layer = &p->manifest.layers[i];
 	struct stat st;
 	_cleanup_free_ char *path = img_blob_path(p->img, layer->digest);
-	if (!path)
+	_cleanup_free_ char *copied = transport_blob_path(&p->transport, layer->digest);
+	if (!path || !copied)
 		return err_nomem(err);
-	if (stat(path, &st) < 0)
+	bool kept = stat(path, &st) == 0;
+	if (!kept && stat(copied, &st) < 0)
 		return 0;
 	if ((uint64_t)st.st_size != layer->size)
 		return err_set(err, -EBADMSG, "blob %s has %llu bytes, the manifest says %llu",
 			layer->digest, (unsigned long long)st.st_size,
 			(unsigned long long)layer->size);
+	if (!kept && link(copied, path) < 0 && errno != EEXIST)
+		return err_errno(err, "link %s to %s", copied, path);
 	pthread_mutex_lock(&p->img->lock);
 	p->layers[i].present = true;
 	pthread_cond_broadcast(&p->img->changed); /* others may wait for it */
@@ -117,38 +143,51 @@ static int look_at_layer(struct pull *p, size_t i, struct err *err)
 	return conversion_get(p->img, layer->digest, p->diff_ids[i], &p->layers[i].conversion, err);
 }
 
-/* Sizes of the temporary files; their sum and the largest. */
-static void look_at_temporary(const struct pull *p, uint64_t *ret_sum, uint64_t *ret_largest)
+/* Sizes of the files in a directory of the layout that are no blobs of the store's too. */
+static void add_sizes(const char *path, uint64_t *sum, uint64_t *largest)
 {
-	DIR *dir = opendir(p->transport.layout);
-	*ret_sum = *ret_largest = 0;
+	DIR *dir = opendir(path);
 	if (!dir)
 		return; /* not yet */
 	for (struct dirent *entry; (entry = readdir(dir));) {
 		struct stat st;
-		if (strncmp(entry->d_name, "oci-put-blob", strlen("oci-put-blob")) != 0 ||
-			fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+			!S_ISREG(st.st_mode) || st.st_nlink > 1)
 			continue;
-		*ret_sum += (uint64_t)st.st_size;
-		if ((uint64_t)st.st_size > *ret_largest)
-			*ret_largest = (uint64_t)st.st_size;
+		*sum += (uint64_t)st.st_size;
+		if ((uint64_t)st.st_size > *largest)
+			*largest = (uint64_t)st.st_size;
 	}
 	closedir(dir);
 }
 
-static int check_temporary(const struct pull *p, uint64_t sum, uint64_t largest, struct err *err)
+/* What skopeo has brought and was not taken over, finished or not: the sum and the largest. */
+static int look_at_layout(
+	const struct pull *p, uint64_t *ret_sum, uint64_t *ret_largest, struct err *err)
+{
+	_cleanup_free_ char *blobs = str_printf("%s/blobs/sha256", p->transport.layout);
+	*ret_sum = *ret_largest = 0;
+	if (!blobs)
+		return err_nomem(err);
+	add_sizes(p->transport.layout, ret_sum, ret_largest);
+	add_sizes(blobs, ret_sum, ret_largest);
+	return 0;
+}
+
+/* What was lent does not come; what another pull has brought since then does all the same. */
+static int check_sizes(const struct pull *p, uint64_t sum, uint64_t largest, struct err *err)
 {
 	const struct manifest_layer *big = NULL;
-	uint64_t missing = 0;
+	uint64_t wanted = 0;
 	for (size_t i = 0; i < p->manifest.n_layers; i++) {
 		const struct manifest_layer *layer = &p->manifest.layers[i];
-		if (p->layers[i].present)
+		if (p->layers[i].lent)
 			continue;
-		missing += layer->size;
+		wanted += layer->size;
 		if (!big || layer->size > big->size)
 			big = layer;
 	}
-	if (largest <= (big ? big->size : 0) + SLACK_BYTES && sum <= missing + SLACK_BYTES)
+	if (largest <= (big ? big->size : 0) + SLACK_BYTES && sum <= wanted + SLACK_BYTES)
 		return 0;
 	return err_set(err, -EBADMSG,
 		"the registry sends more than the manifest says: %llu bytes so far of a blob that "
@@ -170,10 +209,12 @@ static int look(struct pull *p, struct err *err)
 	}
 	if (r < 0)
 		return r;
-	look_at_temporary(p, &sum, &largest);
+	r = look_at_layout(p, &sum, &largest, err);
 	/* Of a local source nothing is known before. */
-	if (p->manifest.config_digest[0])
-		r = check_temporary(p, sum, largest, err);
+	if (r == 0 && p->manifest.config_digest[0])
+		r = check_sizes(p, sum, largest, err);
+	if (r < 0)
+		return r;
 	pthread_mutex_lock(&p->img->lock);
 	struct img_pull_progress *progress = &p->progress;
 	if (bytes + sum > progress->bytes_done) { /* it falls for a moment at a rename */
@@ -225,8 +266,6 @@ static int finish_copy(struct download *d, struct err *err)
 		all &= p->layers[i].present;
 	if (r == 0 && !all)
 		r = adopt_compressed(p, err);
-	if (r == 0 && p->manifest.config_digest[0]) /* else nothing is named yet */
-		img_need_settle(p->need);
 	return r;
 }
 

@@ -173,8 +173,7 @@ void img_file_release(struct img *img, enum img_kind kind, const char *digest)
 		return;
 	forget_size(img, file);
 	tdelete(file, &img->files[kind], compare);
-	/* Else the sweep comes that looks for it. */
-	if (!img->loading && (kind == IMG_LAYER || !img->n_open))
+	if (!img->loading) /* else the sweep comes that looks for it */
 		img_file_discard(img, kind, digest);
 	free(file);
 }

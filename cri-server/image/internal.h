@@ -48,8 +48,7 @@ struct img {
 	struct img_usage usage;  /* of the files that were measured */
 	TAILQ_HEAD(, gone) gone; /* files.c */
 	unsigned long long gone_number;
-	unsigned n_needs, n_open; /* collect.c */
-	bool loading;             /* who holds what is not known yet: nothing goes */
+	bool loading; /* who holds what is not known yet: nothing goes */
 };
 
 /* pull.c */
@@ -82,18 +81,10 @@ void img_needs_release(struct img *img, enum img_kind kind, char *const *digests
 /*
  * What a pull in progress needs and no image names yet. Name a file before you look whether it is
  * there: from then on it stays. Freeing removes what nobody else needs.
- *
- * While a need is open, it may find or bring blobs that it cannot name yet: no blob at all is
- * removed meanwhile, and what nobody has named by the end of all that are open is. Layers go at
- * once.
  */
 struct img_need;
 struct img_need *img_need_new(struct img *img); /* NULL: no memory */
 int img_need_file(struct img_need *need, enum img_kind kind, const char *digest, struct err *err);
-/* Again is nothing. */
-void img_need_open(struct img_need *need);
-/* All is named. */
-void img_need_settle(struct img_need *need);
 struct img_need *img_need_free(struct img_need *need);
 
 /* names.c */

@@ -84,24 +84,19 @@ int manifest_of_layout(const char *text, size_t len, char ret_digest[72], struct
 	return get_digest(json_array_get(manifests, 0), "the index's entry", ret_digest, err);
 }
 
-static int check_layer_type(const json_t *layer, size_t i, bool *ret_converted, struct err *err)
+static int check_layer_type(const json_t *layer, size_t i, struct err *err)
 {
-	static const struct {
-		const char *type;
-		bool converted;
-	} known[] = {
-		{"application/vnd.oci.image.layer.v1.tar", true},
-		{"application/vnd.oci.image.layer.v1.tar+gzip", false},
-		{"application/vnd.oci.image.layer.v1.tar+zstd", false},
-		{"application/vnd.docker.image.rootfs.diff.tar", true},
-		{"application/vnd.docker.image.rootfs.diff.tar.gzip", true},
+	static const char *const known[] = {
+		"application/vnd.oci.image.layer.v1.tar",
+		"application/vnd.oci.image.layer.v1.tar+gzip",
+		"application/vnd.oci.image.layer.v1.tar+zstd",
+		"application/vnd.docker.image.rootfs.diff.tar",
+		"application/vnd.docker.image.rootfs.diff.tar.gzip",
 	};
 	const char *type = json_string_value(json_object_get(layer, "mediaType"));
 	for (size_t k = 0; type && k < ARRAY_SIZE(known); k++)
-		if (strcmp(type, known[k].type) == 0) {
-			*ret_converted |= known[k].converted;
+		if (strcmp(type, known[k]) == 0)
 			return 0;
-		}
 	return err_set(err, -EBADMSG,
 		"image manifest: layer %zu is of type '%.100s', which is not supported", i,
 		type ? type : "(none)");
@@ -119,7 +114,7 @@ static int parse_layers(const json_t *layers, struct manifest *m, struct err *er
 	for (; m->n_layers < n; m->n_layers++) {
 		const json_t *layer = json_array_get(layers, m->n_layers);
 		struct manifest_layer *to = &m->layers[m->n_layers];
-		int r = check_layer_type(layer, m->n_layers, &m->converted, err);
+		int r = check_layer_type(layer, m->n_layers, err);
 		if (r == 0)
 			r = get_digest(layer, "a layer", to->digest, err);
 		if (r == 0)

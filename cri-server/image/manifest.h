@@ -31,8 +31,6 @@ struct manifest {
 	uint64_t config_size;
 	struct manifest_layer *layers; /* lowest first */
 	size_t n_layers;
-	bool converted; /* skopeo makes another manifest of it: Docker's, or with layers that it
-			   compresses, under digests that are known afterwards */
 };
 
 /* The digest of the only manifest that an OCI layout's index.json names. -EBADMSG says what is

@@ -22,7 +22,7 @@ struct conversion;
 struct transport {
 	struct img *img;
 	char *dir;       /* removed at the end */
-	char *layout;    /* skopeo's destination, in dir; temporary files of blobs lie there */
+	char *layout;    /* skopeo's destination, in dir */
 	char *auth_file; /* NULL: none */
 	int cancel_fd;
 	bool tls_optional; /* a registry on this host, which containerd too asks without TLS */
@@ -30,7 +30,7 @@ struct transport {
 
 struct pull_layer {
 	bool present; /* its blob is whole */
-	bool counted;
+	bool lent;    /* to the copy, which need not bring it */
 	struct conversion *conversion; /* NULL: not begun */
 };
 
@@ -80,8 +80,11 @@ void transport_close(struct transport *t);
  * out, which has its bound. */
 int transport_inspect(
 	struct transport *t, const char *source, bool config, struct buf *out, struct err *err);
-/* Blobs into the shared directory, index.json into the layout. Blocks for as long as it takes. */
+/* Blobs and index.json into the layout; blobs that are there are not asked for. Blocks for as long
+ * as it takes. */
 int transport_copy(struct transport *t, const char *source, struct err *err);
+/* Where a blob is in the layout, or will be. The caller frees. */
+char *transport_blob_path(const struct transport *t, const char *digest);
 /* skopeo's authentication file, NULL where nothing is to be said; as containerd understands
  * AuthConfig. The caller frees. */
 int transport_auth_json(const char *name, const struct img_auth *auth, char **ret, struct err *err);
@@ -90,7 +93,7 @@ int transport_auth_json(const char *name, const struct img_auth *auth, char **re
 /* What the reference stands for: manifest and configuration of this node's platform, verified by
  * their digests, stored as blobs and parsed. */
 int pull_resolve(struct pull *p, struct err *err);
-/* The same for a local source, which has been copied. */
+/* The same for a local source, which has been copied, from the layout. */
 int pull_read_layout(struct pull *p, struct err *err);
 /* The manifest that skopeo wrote, which names layers that it compressed by new digests. */
 int pull_read_copied(struct pull *p, struct manifest *ret, struct err *err);

@@ -230,6 +230,43 @@ static void test_cancel_at_the_end(void **state)
 	pthread_mutex_unlock(&synced.lock);
 }
 
+/* Blobs of the image that a second pull may not write to: it could die while it does. */
+struct seen {
+	size_t n;
+	struct stat files[BLOBS(LAYERS_MAX)];
+};
+
+static void look_at_blobs(const struct place *p, const char *id, struct seen *ret)
+{
+	struct img_image *image = find((struct place *)p, id);
+	assert_non_null(image);
+	*ret = (struct seen){.n = image->record->n_blobs};
+	for (size_t i = 0; i < ret->n; i++) {
+		_cleanup_free_ char *path = img_blob_path(p->img, image->record->blobs[i]);
+		assert_int_equal(stat(path, &ret->files[i]), 0);
+	}
+	img_image_unref(image);
+}
+
+static void test_what_is_there_is_not_written(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	struct seen before, after;
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	look_at_blobs(p, id, &before);
+	pull(p, id);
+	look_at_blobs(p, id, &after);
+	assert_int_equal(before.n, after.n);
+	for (size_t i = 0; i < before.n; i++) {
+		const struct stat *a = &before.files[i], *b = &after.files[i];
+		assert_int_equal(a->st_ino, b->st_ino);
+		assert_memory_equal(&a->st_mtim, &b->st_mtim, sizeof(a->st_mtim));
+	}
+	holds(p, BLOBS(2), 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -240,6 +277,7 @@ int main(void)
 		image_test(test_conversions_at_once),
 		image_test(test_order_on_the_disk),
 		image_test(test_cancel_at_the_end),
+		image_test(test_what_is_there_is_not_written),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -50,10 +50,11 @@ static int store_blob(struct pull *p, const char *digest, const struct buf *data
 	_cleanup_free_ char *path = img_blob_path(p->img, digest);
 	_cleanup_free_ char *tmp = str_printf("%s/document", p->transport.dir);
 	_cleanup_free_ char *dir = str_printf("%s/sha256", p->img->blobs);
+	struct stat st;
 	if (!path || !tmp || !dir)
 		return err_nomem(err);
 	int r = img_need_file(p->need, IMG_BLOB, digest, err);
-	if (r < 0 || access(path, F_OK) == 0)
+	if (r < 0 || (stat(path, &st) == 0 && (uint64_t)st.st_size == data->len))
 		return r;
 	r = fd_mkdir_all(dir, 0700, err);
 	if (r == 0)
@@ -273,7 +274,7 @@ int pull_resolve(struct pull *p, struct err *err)
 static int read_blob(
 	struct pull *p, const char *digest, size_t max, struct buf *ret, struct err *err)
 {
-	_cleanup_free_ char *path = img_blob_path(p->img, digest);
+	_cleanup_free_ char *path = transport_blob_path(&p->transport, digest);
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 	int r = path ? fd_read_file(path, max, &text, &len, err) : err_nomem(err);
@@ -316,9 +317,9 @@ int pull_read_layout(struct pull *p, struct err *err)
 	if (r == 0)
 		r = parse(p, NULL, &config, err);
 	if (r == 0)
-		r = img_need_file(p->need, IMG_BLOB, p->manifest_digest, err);
+		r = store_blob(p, p->manifest_digest, &manifest, err);
 	if (r == 0)
-		r = img_need_file(p->need, IMG_BLOB, p->manifest.config_digest, err);
+		r = store_blob(p, p->manifest.config_digest, &config, err);
 	if (r == 0)
 		r = name_layers(p, err);
 	buf_done(&manifest);

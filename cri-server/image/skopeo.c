@@ -258,8 +258,6 @@ int transport_copy(struct transport *t, const char *source, struct err *err)
 	size_t n = 0;
 	arguments[n++] = "copy";
 	arguments[n++] = "--quiet";
-	arguments[n++] = "--dest-shared-blob-dir";
-	arguments[n++] = t->img->blobs;
 	if (t->tls_optional)
 		arguments[n++] = "--src-tls-verify=false";
 	if (t->auth_file) {
@@ -273,6 +271,11 @@ int transport_copy(struct transport *t, const char *source, struct err *err)
 	int r = skopeo(t, arguments, t->img->config.pull_timeout_ms, &result, err);
 	spawn_result_done(&result);
 	return r;
+}
+
+char *transport_blob_path(const struct transport *t, const char *digest)
+{
+	return str_printf("%s/blobs/sha256/%s", t->layout, digest + strlen("sha256:"));
 }
 
 /* ---- open and close ---- */

@@ -12,11 +12,14 @@
 #include "common/fd.h"
 #include "cri-server/image/internal.h"
 
-static void add_usage(int dir_fd, const char *name, uint64_t *bytes, uint64_t *inodes)
+/* With `linked`, also files that have other names. */
+static void add_usage(int dir_fd, const char *name, bool linked, uint64_t *bytes, uint64_t *inodes)
 {
 	struct stat st;
 	if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return; /* gone meanwhile */
+	if (!S_ISDIR(st.st_mode) && st.st_nlink > 1 && !linked)
+		return;
 	*bytes += (uint64_t)st.st_blocks * 512;
 	(*inodes)++;
 	if (!S_ISDIR(st.st_mode))
@@ -29,7 +32,7 @@ static void add_usage(int dir_fd, const char *name, uint64_t *bytes, uint64_t *i
 	}
 	for (struct dirent *entry; (entry = readdir(dir));)
 		if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-			add_usage(dirfd(dir), entry->d_name, bytes, inodes);
+			add_usage(dirfd(dir), entry->d_name, linked, bytes, inodes);
 	closedir(dir);
 }
 
@@ -57,7 +60,7 @@ int img_directory_usage(const char *path, struct img_usage *ret, struct err *err
 	struct img_usage usage = {.mountpoint = mountpoint_of(path)};
 	if (!usage.mountpoint)
 		return err_errno(err, "find the file system of %s", path);
-	add_usage(AT_FDCWD, path, &usage.bytes, &usage.inodes);
+	add_usage(AT_FDCWD, path, true, &usage.bytes, &usage.inodes);
 	*ret = usage;
 	return 0;
 }
@@ -85,7 +88,8 @@ int img_usage(struct img *img, struct img_usage *ret, struct err *err)
 	const char *const directories[] = {img->config.dir, img->blobs, blobs, img->layers};
 	for (size_t i = 0; i < ARRAY_SIZE(directories); i++)
 		add_directory(directories[i], &usage);
-	add_usage(AT_FDCWD, img->tmp, &usage.bytes, &usage.inodes);
+	/* Blobs that are lent to pulls, or were taken from them, are in the account. */
+	add_usage(AT_FDCWD, img->tmp, false, &usage.bytes, &usage.inodes);
 	usage.mountpoint = mountpoint;
 	*ret = usage;
 	return 0;
