@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -254,6 +255,60 @@ static void streams_that_come_again(void **state)
 		a_stream_that_comes_again(*state, types[i]);
 }
 
+/* ---- clients that go away before they are answered ---- */
+
+#define HASTY 64
+
+/* Connects and asks; the answer is not waited for. */
+static int ask(const char *url)
+{
+	unsigned port;
+	int path;
+	assert_int_equal(sscanf(url, "http://127.0.0.1:%u%n", &port, &path), 1);
+	const struct sockaddr_in address = {.sin_family = AF_INET,
+		.sin_port = htons((uint16_t)port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
+	_cleanup_free_ char *text =
+		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n" FIXTURE_SPDY "\r\n", url + path);
+	send_all(fd, text, strlen(text));
+	return fd;
+}
+
+/*
+ * A connection that is reset after its request was read and before the answer is sent becomes no
+ * session; what its token stood for ends all the same. Many at once, so that it happens to some:
+ * the server learns of their requests together, and comes to most of them when they are gone.
+ */
+static void clients_that_do_not_wait_for_the_answer(void **state)
+{
+	static struct target targets[HASTY];
+	const struct linger reset = {.l_onoff = 1};
+	const struct fixture *fixture = *state;
+	for (int round = 0; round < ROUNDS; round++) {
+		char *urls[HASTY], answer[2048];
+		int fds[HASTY];
+		for (int i = 0; i < HASTY; i++) {
+			targets[i] = (struct target){.command = "true"};
+			urls[i] = fixture_url(fixture->server, &targets[i], false);
+		}
+		for (int i = 0; i < HASTY; i++)
+			fds[i] = ask(urls[i]);
+		for (int i = 0; i < HASTY; i++) {
+			setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+			fd_close(fds[i]);
+		}
+		for (int i = 0; i < HASTY; i++) {
+			/* Its token is still good where nothing was read of the request. */
+			int fd = fixture_request(urls[i], FIXTURE_SPDY, answer, sizeof(answer));
+			fd_close(fd);
+			fixture_await(&targets[i].ended);
+			free(urls[i]);
+		}
+	}
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -262,6 +317,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(nonsense_instead_of_spdy, setup, teardown),
 		cmocka_unit_test_setup_teardown(messages_without_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(streams_that_come_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			clients_that_do_not_wait_for_the_answer, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
