@@ -1,5 +1,6 @@
 #include "cri-server/image/manifest.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -52,6 +53,37 @@ json_t *manifest_load(const char *what, const char *text, size_t len, struct err
 	err_set(err, -EBADMSG, "image %s: %s", what, json ? "it is not a JSON object" : error.text);
 	json_decref(json);
 	return NULL;
+}
+
+/* "s" may also be U+017F for Go, which knows no other letter of these names by two. */
+static bool folds_to(const char *key, const char *name)
+{
+	static const char long_s[] = "\xc5\xbf";
+	for (; *name; name++) {
+		bool is_long_s = *name == 's' && strncmp(key, long_s, strlen(long_s)) == 0;
+		if (!is_long_s && tolower((unsigned char)*key) != tolower((unsigned char)*name))
+			return false;
+		key += is_long_s ? strlen(long_s) : 1;
+	}
+	return !*key;
+}
+
+/*
+ * Go's decoder, with which skopeo reads the same text, takes a name in any case for the one that it
+ * looks for: it would bring other blobs than those that we look for, account and remove.
+ */
+static int check_names(const json_t *object, struct err *err)
+{
+	static const char *const names[] = {"config", "layers", "mediaType", "digest", "size"};
+	const char *key;
+	json_t *value;
+	json_object_foreach((json_t *)object, key, value) {
+		for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+			if (strcmp(key, names[i]) != 0 && folds_to(key, names[i]))
+				return err_set(err, -EBADMSG,
+					"image manifest: it says '%s' for '%s'", key, names[i]);
+	}
+	return 0;
 }
 
 static int get_digest(const json_t *object, const char *what, char ret[72], struct err *err)
@@ -119,7 +151,9 @@ static int parse_layers(const json_t *layers, struct manifest *m, struct err *er
 	for (; m->n_layers < n; m->n_layers++) {
 		const json_t *layer = json_array_get(layers, m->n_layers);
 		struct manifest_layer *to = &m->layers[m->n_layers];
-		int r = check_layer_type(layer, m->n_layers, &m->converted, err);
+		int r = check_names(layer, err);
+		if (r == 0)
+			r = check_layer_type(layer, m->n_layers, &m->converted, err);
 		if (r == 0)
 			r = get_digest(layer, "a layer", to->digest, err);
 		if (r == 0)
@@ -137,7 +171,11 @@ int manifest_parse(const char *text, size_t len, struct manifest *ret, struct er
 		return -EBADMSG;
 	struct manifest m = {0};
 	const json_t *config = json_object_get(json, "config");
-	int r = get_digest(config, "the config", m.config_digest, err);
+	int r = check_names(json, err);
+	if (r == 0)
+		r = check_names(config, err);
+	if (r == 0)
+		r = get_digest(config, "the config", m.config_digest, err);
 	if (r == 0)
 		r = get_size(config, "the config", &m.config_size, err);
 	if (r == 0)

@@ -119,6 +119,18 @@ static void test_wrong_manifests(void **state)
 		{WITH("{\"mediaType\":\"" GZIP "\\u0000\",\"digest\":\"" B "\",\"size\":1}"),
 			"NUL"},
 		{"{" CONFIG "," CONFIG ",\"layers\":[]}", "duplicate"},
+		/* Which of the two skopeo reads is not ours to guess. */
+		{"{" CONFIG ",\"layers\":[],\"Layers\":[" LAYER "]}", "'Layers' for 'layers'"},
+		{"{" CONFIG ",\"layer\u017f\":[" LAYER "],\"layers\":[]}", "for 'layers'"},
+		{"{" CONFIG ",\"CONFIG\":{},\"layers\":[]}", "'CONFIG' for 'config'"},
+		{"{\"config\":{\"digest\":\"" A "\",\"size\":5,\"Size\":6},\"layers\":[]}",
+			"'Size' for 'size'"},
+		{WITH("{\"mediaType\":\"" GZIP "\",\"digest\":\"" B "\",\"size\":1,"
+		      "\"Digest\":\"" A "\"}"),
+			"'Digest' for 'digest'"},
+		{WITH("{\"mediaType\":\"" GZIP "\",\"digest\":\"" B "\",\"size\":1,"
+		      "\"mediatype\":\"text/html\"}"),
+			"'mediatype' for 'mediaType'"},
 		{"{" CONFIG ",\"layers\":[]} trailing", "end of file expected"},
 		{"{" CONFIG ",\"layers\":[],\"x\":\"\xff\"}", "decode byte"},
 	};
