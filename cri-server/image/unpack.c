@@ -22,6 +22,8 @@
 /* Of what links have put in the place of names, in all: a few seconds. Two million names that each
  * go through a few honest links take a tenth of it. */
 #define WAYS_MAX (4ull << 30)
+/* Of one entry, those that are not kept too: each is looked for among those before. */
+#define XATTRS_MAX 256
 
 /* The blob, decompressed and hashed, as the tar reader's input. */
 struct source {
@@ -232,6 +234,9 @@ static int take_xattrs(struct archive_entry *entry, struct erofs_attrs *attrs, s
 	const char *name;
 	const void *value;
 	size_t size;
+	if (archive_entry_xattr_count(entry) > XATTRS_MAX)
+		return err_set(
+			err, -EBADMSG, "it has more than %d extended attributes", XATTRS_MAX);
 	archive_entry_xattr_reset(entry);
 	while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
 		bool directory = S_ISDIR(attrs->mode);

@@ -209,6 +209,24 @@ static void test_long_ways(void **state)
 	is_refused(l, -EFBIG, "symbolic links");
 }
 
+/* Each attribute is looked for among those before: what a header may hold of them takes long. */
+static void test_number_of_xattrs(void **state)
+{
+	struct layer *l = plain(state);
+	for (int i = 0; i < 20; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "f%d", i);
+		struct archive_entry *e = entry(name, S_IFREG | 0644);
+		for (int k = 0; k < 5000; k++) {
+			snprintf(name, sizeof(name), "user.%04d", k);
+			archive_entry_xattr_add_entry(e, name, "x", 1);
+		}
+		put(l, e, NULL);
+	}
+	l->limits.bytes = 100 << 20;
+	is_refused(l, -EBADMSG, "extended attributes");
+}
+
 /* ---- the stream ---- */
 
 static void write_blob(const struct layer *l, const void *data, size_t len)
@@ -326,6 +344,7 @@ int main(void)
 		layer_test(test_files_limit),
 		layer_test(test_files_limit_counts_parents),
 		layer_test(test_long_ways),
+		layer_test(test_number_of_xattrs),
 		layer_test(test_compressions_have_one_diff_id),
 		layer_test(test_empty_layer),
 		layer_test(test_not_a_tar),
