@@ -85,7 +85,7 @@ static int setup(void **state)
 	f->tar = archive_write_new();
 	archive_write_set_format_gnutar(f->tar);
 	archive_write_open_fd(f->tar, fileno(f->file));
-	f->in = (struct tar_in){.dir = f->dir, .from = "d", .to = "e", .bytes_max = 1000};
+	f->in = (struct tar_in){.dir = f->dir, .from = "d", .to = "e", .bytes_max = 1 << 20};
 	*state = f;
 	return 0;
 }
@@ -248,12 +248,36 @@ static void size_is_bounded(void **state)
 	char text[600];
 	memset(text, 'x', sizeof(text));
 	text[sizeof(text) - 1] = '\0';
+	f->in.bytes_max = 3 * TAR_IN_ENTRY_BYTES + 1000;
 	add(f, "d", AE_IFDIR, NULL);
 	add(f, "d/a", AE_IFREG, text);
 	add(f, "d/b", AE_IFREG, text);
 	assert_int_equal(extract(f), -EFBIG);
 	assert_true(is_there(f, "e/a"));
 	assert_false(is_there(f, "e/b"));
+}
+
+/* What has no bytes of its own costs the host's file system, or the time, all the same. */
+static void the_number_of_entries_is_bounded(void **state)
+{
+	static const unsigned types[] = {AE_IFREG, AE_IFDIR, AE_IFLNK, HARD_LINK};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		void *one = NULL;
+		setup(&one);
+		struct fixture *f = one;
+		f->in.bytes_max = 100 * TAR_IN_ENTRY_BYTES;
+		add(f, "d", AE_IFDIR, NULL);
+		add(f, "d/file", AE_IFREG, "");
+		for (int n = 0; n < 100; n++) {
+			char name[16];
+			snprintf(name, sizeof(name), "d/%d", n);
+			add(f, name, types[i], types[i] == AE_IFREG ? "" : "d/file");
+		}
+		assert_int_equal(extract(f), -EFBIG);
+		assert_false(is_there(f, "e/99"));
+		teardown(&one);
+	}
 }
 
 static void broken_archives_are_errors(void **state)
@@ -308,6 +332,7 @@ int main(void)
 		cmocka_unit_test(hard_links_stay_inside),
 		FIXTURE_TEST(files_are_replaced_not_written_into),
 		FIXTURE_TEST(size_is_bounded),
+		cmocka_unit_test(the_number_of_entries_is_bounded),
 		FIXTURE_TEST(broken_archives_are_errors),
 		FIXTURE_TEST(what_goes_out_comes_back),
 	};

@@ -156,16 +156,23 @@ static int write_data(struct reader *reader, int fd, int64_t size, struct err *e
 	return ftruncate(fd, size) < 0 ? err_errno(err, "set a file's size") : 0;
 }
 
+static int account(struct reader *reader, int64_t bytes, struct err *err)
+{
+	if (bytes < 0 || (uint64_t)bytes > reader->in->bytes_max - reader->bytes)
+		return err_set(err, -EFBIG, "the container sends more than %llu MiB",
+			(unsigned long long)(reader->in->bytes_max >> 20));
+	reader->bytes += (uint64_t)bytes;
+	return 0;
+}
+
 static int read_file(struct reader *reader, struct archive_entry *entry, const struct place *place,
 	struct err *err)
 {
 	int64_t size = archive_entry_size(entry);
-	if (size < 0 || (uint64_t)size > reader->in->bytes_max - reader->bytes)
-		return err_set(err, -EFBIG, "the container sends more than %llu MiB",
-			(unsigned long long)(reader->in->bytes_max >> 20));
-	reader->bytes += (uint64_t)size;
 	_cleanup_close_ int fd = -EBADF;
-	int r = make_file(place, &fd, err);
+	int r = account(reader, size, err);
+	if (r == 0)
+		r = make_file(place, &fd, err);
 	if (r == 0)
 		r = write_data(reader, fd, size, err);
 	if (r == 0 && fchmod(fd, archive_entry_perm(entry) & MODE_BITS) < 0)
@@ -197,7 +204,9 @@ static int read_entry(struct reader *reader, struct archive_entry *entry, struct
 {
 	_cleanup_(place_done) struct place place = {.parent = -EBADF};
 	const char *target = archive_entry_hardlink(entry);
-	int r = find_place(reader->in, archive_entry_pathname(entry), &place, err);
+	int r = account(reader, TAR_IN_ENTRY_BYTES, err);
+	if (r == 0)
+		r = find_place(reader->in, archive_entry_pathname(entry), &place, err);
 	if (r < 0)
 		return r;
 	if (target)

@@ -12,11 +12,14 @@
 
 #include "common/err.h"
 
+/* What an entry has in the archive at least, and nearly what an empty file takes of a disk. */
+#define TAR_IN_ENTRY_BYTES 512
+
 struct tar_in {
 	int dir;            /* where to; stays the caller's */
 	const char *from;   /* the name that all in the archive is, or is below */
 	const char *to;     /* its name in dir, one component */
-	uint64_t bytes_max; /* all files together */
+	uint64_t bytes_max; /* all files together, and TAR_IN_ENTRY_BYTES for each entry */
 	unsigned skipped;   /* symbolic links, devices and the like, which were left out */
 };
 

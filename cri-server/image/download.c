@@ -6,8 +6,9 @@
  * take, for a registry may send what it likes. What the store has is lent to the layout, by links
  * too.
  *
- * A blob that another pull is bringing is not asked for twice: the copy begins when that one has
- * it, has ended, or has not come on for a while.
+ * A blob that another pull is bringing from the same registry is not asked for twice: the copy
+ * begins when that one has it, has ended, or has not come on for a while. Of another registry
+ * nobody knows whether it has the blob that its manifest names, nor how long it takes over it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -63,12 +64,24 @@ static bool brings(const struct pull *other, const char *digest)
 	return false;
 }
 
+/* Up to the slash after the registry in "docker://r.test/a@sha256:…"; local sources have none. */
+static bool same_registry(const struct pull *one, const struct pull *other)
+{
+	static const char docker[] = "docker://";
+	size_t len = strlen(docker);
+	if (strncmp(one->pinned, docker, len) != 0)
+		return false;
+	len += strcspn(one->pinned + len, "/") + 1;
+	return strncmp(one->pinned, other->pinned, len) == 0;
+}
+
 static bool must_wait(const struct pull *p)
 {
 	const struct pull *other;
 	uint64_t now = ev_now_ms();
 	TAILQ_FOREACH(other, &p->img->pulls, link) {
-		if (other == p || other->copy != COPY_RUNS || now - other->moved_ms > STUCK_MS)
+		if (other == p || other->copy != COPY_RUNS || now - other->moved_ms > STUCK_MS ||
+			!same_registry(p, other))
 			continue;
 		for (size_t i = 0; i < p->manifest.n_layers; i++)
 			if (!p->layers[i].present && brings(other, p->manifest.layers[i].digest))

@@ -9,6 +9,7 @@
 struct blob {
 	char digest[72];
 	size_t size;
+	char diff_id[72]; /* of a layer */
 };
 
 /* ---- a store ---- */
@@ -92,15 +93,34 @@ static struct blob put_blob(const struct place *p, const void *data, size_t len)
 	struct blob blob = {.size = len};
 	char path[160];
 	digest_of(data, len, blob.digest);
-	snprintf(path, sizeof(path), "%s/layout/blobs/sha256/%s", p->dir, blob.digest + 7);
+	snprintf(path, sizeof(path), "%s/layout/blobs/sha256/%.64s", p->dir, blob.digest + 7);
 	assert_int_equal(fd_write_file(path, data, len, 0600, NULL), 0);
 	return blob;
 }
 
-static struct blob put_layer(const struct place *p, const char *const *paths)
+/* Packs in the one place what is in the other. */
+static size_t compress_layer(const char *tar, size_t len, char *out, size_t size)
 {
-	static char tar[65536];
 	size_t used;
+	struct archive *a = archive_write_new();
+	struct archive_entry *e = archive_entry_new();
+	archive_write_set_format_raw(a);
+	archive_write_add_filter_gzip(a);
+	assert_int_equal(archive_write_open_memory(a, out, size, &used), ARCHIVE_OK);
+	archive_entry_set_filetype(e, AE_IFREG);
+	assert_int_equal(archive_write_header(a, e), ARCHIVE_OK);
+	assert_int_equal(archive_write_data(a, tar, len), len);
+	archive_entry_free(e);
+	assert_int_equal(archive_write_close(a), ARCHIVE_OK);
+	archive_write_free(a);
+	return used;
+}
+
+static struct blob put_layer(const struct place *p, const char *const *paths, bool gzip)
+{
+	static char tar[65536], packed[65536];
+	size_t used;
+	char diff_id[72];
 	struct archive *a = archive_write_new();
 	archive_write_set_format_pax(a);
 	assert_int_equal(archive_write_open_memory(a, tar, sizeof(tar), &used), ARCHIVE_OK);
@@ -115,7 +135,12 @@ static struct blob put_layer(const struct place *p, const char *const *paths)
 	}
 	assert_int_equal(archive_write_close(a), ARCHIVE_OK);
 	archive_write_free(a);
-	return put_blob(p, tar, used);
+	digest_of(tar, used, diff_id);
+	if (gzip)
+		used = compress_layer(tar, used, packed, sizeof(packed));
+	struct blob blob = put_blob(p, gzip ? packed : tar, used);
+	memcpy(blob.diff_id, diff_id, sizeof(diff_id));
+	return blob;
 }
 
 static void write_in_layout(const struct place *p, const char *name, const char *text)
@@ -132,13 +157,15 @@ void make_layout(const struct place *p, const struct layout_options *o)
 	assert_int_equal(fd_mkdir_all(text, 0700, NULL), 0);
 	for (size_t i = 0; i < LAYERS_MAX && (o->layers[i] || (o->raw_layer && i == 0)); i++) {
 		struct blob blob = o->raw_layer ? put_blob(p, o->raw_layer, strlen(o->raw_layer))
-						: put_layer(p, o->layers[i]);
+						: put_layer(p, o->layers[i], o->gzip);
 		snprintf(layers + strlen(layers), sizeof(layers) - strlen(layers),
-			"%s{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar\","
+			"%s{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar%s\","
 			"\"digest\":\"%s\",\"size\":%zu}",
-			i ? "," : "", blob.digest, blob.size);
+			i ? "," : "", o->gzip ? "+gzip" : "", blob.digest, blob.size);
 		snprintf(ids + strlen(ids), sizeof(ids) - strlen(ids), "%s\"%s\"", i ? "," : "",
-			o->diff_id ? o->diff_id : blob.digest);
+			o->diff_id     ? o->diff_id
+			: o->raw_layer ? blob.digest
+				       : blob.diff_id);
 	}
 	snprintf(text, sizeof(text),
 		"{\"architecture\":\"%s\",\"os\":\"linux\",\"config\":{\"Env\":[\"%s\"]},"

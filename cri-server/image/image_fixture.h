@@ -54,6 +54,7 @@ struct layout_options {
 	const char *raw_layer;                 /* instead of a tar */
 	const char *raw_config;                /* instead of a configuration */
 	const char *env;
+	bool gzip; /* the layers are */
 };
 
 /* The layout then leads to this image; blobs of earlier ones stay in it. */

@@ -12,7 +12,7 @@ $(call unit_test,cri-server/image/manifest_test.c,image store common,jansson lib
 $(call unit_test,cri-server/image/platform_test.c,image store common,jansson libprotobuf-c)
 $(call unit_test,cri-server/image/skopeo_test.c,image store common,sqlite3 jansson libcrypto libprotobuf-c)
 $(call library,image-fixture,cri-server/image/image_fixture.c)
-$(foreach t,image collect pull,$(call unit_test,cri-server/image/$(t)_test.c,image-fixture image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c))
-$(foreach t,image collect pull,$(B)/cri-server/image/$(t)_test): | $(B)/cri-server/image/bulkhead-unpack
+$(foreach t,image collect pull pull_hostile,$(call unit_test,cri-server/image/$(t)_test.c,image-fixture image store common,sqlite3 jansson libarchive libcrypto libprotobuf-c))
+$(foreach t,image collect pull pull_hostile,$(B)/cri-server/image/$(t)_test): | $(B)/cri-server/image/bulkhead-unpack
 $(call fuzz_target,cri-server/image/manifest_fuzz.c,image store common,jansson libprotobuf-c)
 $(call fuzz_target,cri-server/image/unpack_fuzz.c,unpack common,libarchive libcrypto)

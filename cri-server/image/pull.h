@@ -76,6 +76,8 @@ struct pull {
 int transport_open(struct transport *t, struct img *img, const char *name,
 	const struct img_auth *auth, int cancel_fd, struct err *err);
 void transport_close(struct transport *t);
+/* Whether the reference names a registry on this host, by its name or a loopback address. */
+bool transport_is_local(const char *name);
 /* The raw manifest, or with `config` the raw configuration, that a source ("docker://…") has; into
  * out, which has its bound. */
 int transport_inspect(

@@ -3,6 +3,7 @@
  *
  * Credentials reach skopeo in a file of mode 0600 that exists as long as the pull.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -280,20 +281,25 @@ char *transport_blob_path(const struct transport *t, const char *digest)
 
 /* ---- open and close ---- */
 
-static bool local_host(const char *name)
+bool transport_is_local(const char *name)
 {
-	static const char *const prefixes[] = {"localhost/", "localhost:", "127.", "[::1]"};
-	for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++)
-		if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)
-			return true;
-	return false;
+	size_t len = strcspn(name, "/");
+	const char *end = memchr(name, ']', len); /* of an IPv6 address */
+	len = end ? (size_t)(end + 1 - name) : strcspn(name, ":/");
+	_cleanup_free_ char *host = strndup(name, len);
+	struct in_addr address;
+	if (!host)
+		return false;
+	if (inet_pton(AF_INET, host, &address) == 1)
+		return ntohl(address.s_addr) >> 24 == IN_LOOPBACKNET;
+	return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0;
 }
 
 int transport_open(struct transport *t, struct img *img, const char *name,
 	const struct img_auth *auth, int cancel_fd, struct err *err)
 {
 	*t = (struct transport){.img = img, .cancel_fd = cancel_fd};
-	t->tls_optional = name && local_host(name);
+	t->tls_optional = name && transport_is_local(name);
 	t->dir = str_printf("%s/pull-XXXXXX", img->tmp);
 	if (!t->dir)
 		return err_nomem(err);

@@ -71,11 +71,39 @@ static void test_malformed(void **state)
 	}
 }
 
+/* Only a registry on this host is asked without TLS, not one whose name looks like that. */
+static void test_registries_of_this_host(void **state)
+{
+	static const struct {
+		const char *name;
+		bool local;
+	} cases[] = {
+		{"localhost/a", true},
+		{"localhost:5000/a", true},
+		{"127.0.0.1/a", true},
+		{"127.0.0.1:5000/a", true},
+		{"127.255.3.4/a", true},
+		{"[::1]:5000/a", true},
+		{"[::1]/a", true},
+		{"127.evil.test/a", false},
+		{"127.0.0.1.evil.test:5000/a", false},
+		{"127.0.0.1evil.test/a", false},
+		{"localhost.evil.test/a", false},
+		{"r.test/localhost/a", false},
+		{"[::2]/a", false},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		if (transport_is_local(cases[i].name) != cases[i].local)
+			fail_msg("%s", cases[i].name);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_forms),
 		cmocka_unit_test(test_malformed),
+		cmocka_unit_test(test_registries_of_this_host),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,6 +19,11 @@
 #define OPAQUE    ".wh..wh..opq"
 #define BLOCK     (128u << 10)
 #define LINKS_MAX 40 /* on one way, as in the kernel */
+/* Of what links have put in the place of names, in all: a few seconds. Two million names that each
+ * go through a few honest links take a tenth of it. */
+#define WAYS_MAX (4ull << 30)
+/* Of one entry, those that are not kept too: each is looked for among those before. */
+#define XATTRS_MAX 256
 
 /* The blob, decompressed and hashed, as the tar reader's input. */
 struct source {
@@ -35,6 +40,7 @@ struct unpacking {
 	struct archive *tar;
 	const struct unpack_limits *limits;
 	uint64_t bytes, files;
+	uint64_t ways; /* of WAYS_MAX */
 	struct tree tree;
 	struct erofs image;
 };
@@ -180,6 +186,14 @@ static int step(struct unpacking *u, struct tree_dir **dir, const char *name, bo
 	return 0;
 }
 
+static int count_way(struct unpacking *u, const char *way, struct err *err)
+{
+	u->ways += strlen(way);
+	if (u->ways <= WAYS_MAX)
+		return 0;
+	return err_set(err, -EFBIG, "the layer's names lead a too long way through symbolic links");
+}
+
 /* The directory of a cleaned path, which is changed. */
 static int enter(
 	struct unpacking *u, const char *path, bool make, struct tree_dir **ret, struct err *err)
@@ -205,7 +219,7 @@ static int enter(
 		char *longer = str_printf("%s/%s", link, next);
 		free(rest);
 		rest = p = longer;
-		r = longer ? 0 : err_nomem(err);
+		r = longer ? count_way(u, longer, err) : err_nomem(err);
 	}
 	if (r == 0)
 		*ret = dir;
@@ -220,6 +234,9 @@ static int take_xattrs(struct archive_entry *entry, struct erofs_attrs *attrs, s
 	const char *name;
 	const void *value;
 	size_t size;
+	if (archive_entry_xattr_count(entry) > XATTRS_MAX)
+		return err_set(
+			err, -EBADMSG, "it has more than %d extended attributes", XATTRS_MAX);
 	archive_entry_xattr_reset(entry);
 	while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
 		bool directory = S_ISDIR(attrs->mode);

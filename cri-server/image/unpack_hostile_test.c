@@ -184,6 +184,49 @@ static void test_files_limit_counts_parents(void **state)
 	is_refused(l, -EFBIG, "images.layer_files_max");
 }
 
+/* Links that make a short name a long way, which a small layer can have taken two million times. */
+static void test_long_ways(void **state)
+{
+	struct layer *l = plain(state);
+	for (int i = 0; i < 39; i++) {
+		char name[16], target[4096];
+		snprintf(name, sizeof(name), "l%d", i);
+		if (i == 38)
+			target[0] = '\0';
+		else
+			snprintf(target, sizeof(target), "l%d/", i + 1);
+		while (strlen(target) < 4090)
+			append(target, sizeof(target), "./");
+		put_symlink(l, name, target);
+	}
+	for (int i = 0; i < 3000; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "l0/f%d", i);
+		put_file(l, name, NULL);
+	}
+	l->limits.files = 100000;
+	l->limits.bytes = 100 << 20;
+	is_refused(l, -EFBIG, "symbolic links");
+}
+
+/* Each attribute is looked for among those before: what a header may hold of them takes long. */
+static void test_number_of_xattrs(void **state)
+{
+	struct layer *l = plain(state);
+	for (int i = 0; i < 20; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "f%d", i);
+		struct archive_entry *e = entry(name, S_IFREG | 0644);
+		for (int k = 0; k < 5000; k++) {
+			snprintf(name, sizeof(name), "user.%04d", k);
+			archive_entry_xattr_add_entry(e, name, "x", 1);
+		}
+		put(l, e, NULL);
+	}
+	l->limits.bytes = 100 << 20;
+	is_refused(l, -EBADMSG, "extended attributes");
+}
+
 /* ---- the stream ---- */
 
 static void write_blob(const struct layer *l, const void *data, size_t len)
@@ -300,6 +343,8 @@ int main(void)
 		layer_test(test_bytes_limit_counts_the_stream),
 		layer_test(test_files_limit),
 		layer_test(test_files_limit_counts_parents),
+		layer_test(test_long_ways),
+		layer_test(test_number_of_xattrs),
 		layer_test(test_compressions_have_one_diff_id),
 		layer_test(test_empty_layer),
 		layer_test(test_not_a_tar),

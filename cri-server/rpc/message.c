@@ -165,8 +165,30 @@ static size_t bytes_cost(const ProtobufCFieldDescriptor *field, size_t len)
 	return VARINT_COST * len;
 }
 
+/* Fields of one message that came already, by their place in its descriptor. */
+typedef uint64_t seen_fields;
+
+/*
+ * What a message costs that is given again: protobuf-c merges it into the one before, for which it
+ * copies the lists of both. Those have come with what is parsed so far. A message's later fields
+ * than `seen` holds count as given again at once.
+ */
+static size_t merge_cost(seen_fields *seen, const ProtobufCMessageDescriptor *type,
+	const ProtobufCFieldDescriptor *field, size_t parsed)
+{
+	size_t place = (size_t)(field - type->fields);
+	if (field->type != PROTOBUF_C_TYPE_MESSAGE || field->label == PROTOBUF_C_LABEL_REPEATED)
+		return 0;
+	bool again = place >= 64 || *seen >> place & 1;
+	if (!again)
+		*seen |= UINT64_C(1) << place;
+	return again ? VARINT_COST * parsed : 0;
+}
+
 static int walk(struct walk *w, const ProtobufCMessageDescriptor *type, struct reader r, int depth)
 {
+	const uint8_t *begin = r.p;
+	seen_fields seen = 0;
 	if (depth > DEPTH_MAX)
 		return err_set(w->err, -EBADMSG, "%s: nested too deep", type->short_name);
 
@@ -182,6 +204,8 @@ static int walk(struct walk *w, const ProtobufCMessageDescriptor *type, struct r
 		size_t cost = FIELD_COST;
 		if ((tag & 7) == WIRE_BYTES)
 			cost += bytes_cost(field, (size_t)(payload.end - payload.p));
+		if ((tag & 7) == WIRE_BYTES && field)
+			cost += merge_cost(&seen, type, field, (size_t)(payload.end - begin));
 		int ret = charge(w, cost);
 		if (ret == 0 && field && (tag & 7) == WIRE_BYTES) {
 			if (field->type == PROTOBUF_C_TYPE_STRING)

@@ -83,6 +83,34 @@ static void test_amplification(void **state)
 	free(bytes);
 }
 
+/*
+ * protobuf merges a message that is given again into the one before, and protobuf-c copies all
+ * elements of a list for each that is added so. Here a list of 3 million numbers, and then a
+ * hundred thousand times one more.
+ */
+static void test_merging(void **state)
+{
+	static const uint8_t more[] = {0x12, 0x03, 0x2a, 0x01, 0x01};
+	const ProtobufCMessageDescriptor *type = &runtime__v1__linux_pod_sandbox_config__descriptor;
+	const size_t numbers = 3000000, again = 100000, head = 10;
+	uint8_t *bytes = calloc(1, head + numbers + again * sizeof(more));
+	(void)state;
+	assert_non_null(bytes);
+	/* security_context.supplemental_groups, packed: lengths in four bytes of seven bits. */
+	const uint8_t begin[] = {0x12, 0x80 | ((numbers + 5) & 0x7f),
+		0x80 | ((numbers + 5) >> 7 & 0x7f), 0x80 | ((numbers + 5) >> 14 & 0x7f),
+		(numbers + 5) >> 21, 0x2a, 0x80 | (numbers & 0x7f), 0x80 | (numbers >> 7 & 0x7f),
+		0x80 | (numbers >> 14 & 0x7f), numbers >> 21};
+	memcpy(bytes, begin, head);
+	for (size_t i = 0; i < again; i++)
+		memcpy(bytes + head + numbers + i * sizeof(more), more, sizeof(more));
+	const char *text = (const char *)bytes;
+	assert_int_equal(check(type, text, head + numbers), 0);
+	assert_int_equal(check(type, text, head + numbers + sizeof(more)), 0);
+	assert_int_equal(check(type, text, head + numbers + again * sizeof(more)), -ENOBUFS);
+	free(bytes);
+}
+
 static void test_scrub(void **state)
 {
 	(void)state;
@@ -197,6 +225,7 @@ int main(void)
 		cmocka_unit_test(test_strings),
 		cmocka_unit_test(test_malformed),
 		cmocka_unit_test(test_amplification),
+		cmocka_unit_test(test_merging),
 		cmocka_unit_test(test_scrub),
 		cmocka_unit_test(test_scrub_lengths),
 		cmocka_unit_test(test_shared_answer),

@@ -29,7 +29,7 @@ static const char *const names[CHANNELS] = {"stdin", "stdout", "stderr", "error"
 struct channel {
 	uint32_t id;
 	bool wanted;
-	bool open;
+	bool open; /* once: one that was reset does not come again, for the process began with it */
 };
 
 struct remote {
@@ -357,10 +357,9 @@ static void on_end(void *userdata, uint32_t id, bool reset)
 {
 	struct remote *remote = userdata;
 	int i = channel_of(remote, id);
+	(void)reset; /* what is sent on it then, SPDY drops */
 	if (i == IN && remote->pumps[IN] && !session_ends(&remote->session))
 		pump_client_end(remote->pumps[IN]);
-	if (reset && i >= 0)
-		remote->channels[i].open = i == IN;
 }
 
 static void on_room(void *userdata)

@@ -27,6 +27,7 @@ struct connection {
 	TAILQ_ENTRY(connection) link;
 	int fd;
 	uint64_t until_ms;
+	struct upgrade *upgrade; /* under way; NULL: none. libmicrohttpd's thread alone */
 };
 
 struct stream_server {
@@ -47,7 +48,10 @@ struct stream_server {
 	bool stops;
 };
 
-/* An upgrade that is under way, from the handshake's answer to the socket. */
+/*
+ * An upgrade that is under way, from the handshake's answer to the socket. Where the client goes
+ * away in between, libmicrohttpd never calls on_upgrade(): it ends with the connection.
+ */
 struct upgrade {
 	struct stream_server *server;
 	struct stream_request request;
@@ -58,6 +62,13 @@ struct upgrade {
 static void release(void *connection)
 {
 	MHD_upgrade_action(connection, MHD_UPGRADE_ACTION_CLOSE);
+}
+
+static struct connection *connection_of(struct MHD_Connection *connection)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+	return info ? info->socket_context : NULL;
 }
 
 static void on_upgrade(void *userdata, struct MHD_Connection *connection, void *con_cls,
@@ -75,12 +86,10 @@ static void on_upgrade(void *userdata, struct MHD_Connection *connection, void *
 		.release = release,
 		.connection = handle};
 	struct err err = ERR_INIT;
-	const union MHD_ConnectionInfo *info =
-		MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-	struct connection *c = info ? info->socket_context : NULL;
+	struct connection *c = connection_of(connection);
+	c->upgrade = NULL;
 	pthread_mutex_lock(&server->lock);
-	if (c)
-		c->fd = -EBADF; /* no deadline any more */
+	c->fd = -EBADF; /* no deadline any more */
 	if (server->stops) {
 		upgrade->request.ops->end(upgrade->request.target);
 		release(handle);
@@ -112,7 +121,8 @@ static enum MHD_Result answer_upgrade(struct stream_server *server,
 	struct MHD_Connection *connection, const struct stream_request *request,
 	const struct handshake_answer *answer)
 {
-	struct upgrade *upgrade = calloc(1, sizeof(*upgrade));
+	struct connection *c = connection_of(connection);
+	struct upgrade *upgrade = c ? calloc(1, sizeof(*upgrade)) : NULL;
 	struct MHD_Response *response =
 		upgrade ? MHD_create_response_for_upgrade(on_upgrade, upgrade) : NULL;
 	enum MHD_Result result = MHD_NO;
@@ -121,10 +131,13 @@ static enum MHD_Result answer_upgrade(struct stream_server *server,
 		for (unsigned i = 0; i < answer->n_headers; i++)
 			MHD_add_response_header(
 				response, answer->headers[i].name, answer->headers[i].value);
+		c->upgrade = upgrade;
 		result = MHD_queue_response(connection, 101, response);
 		MHD_destroy_response(response);
 	}
 	if (result == MHD_NO) {
+		if (c)
+			c->upgrade = NULL;
 		free(upgrade);
 		request->ops->end(request->target);
 	}
@@ -230,6 +243,9 @@ static void on_connection(void *userdata, struct MHD_Connection *connection, voi
 		pthread_mutex_lock(&server->lock);
 		TAILQ_REMOVE(&server->connections, c, link);
 		pthread_mutex_unlock(&server->lock);
+		if (c->upgrade)
+			c->upgrade->request.ops->end(c->upgrade->request.target);
+		free(c->upgrade);
 		free(c);
 		*socket_context = NULL;
 	}

@@ -25,6 +25,7 @@ static int target_start(
 	struct target *target = userdata;
 	int pairs[3][2];
 	atomic_store(&target->columns, start->columns);
+	atomic_fetch_add(&target->starts, 1);
 	if (!target->command)
 		return err_set(err, -ENOENT, "no such program");
 	for (int i = 0; i < 3; i++)

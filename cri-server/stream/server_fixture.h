@@ -19,6 +19,7 @@ struct target {
 	pid_t pid;
 	atomic_bool ended; /* end() returned */
 	atomic_uint columns;
+	atomic_uint starts; /* calls of start() */
 };
 
 extern const struct stream_ops fixture_ops;

@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 
 #include "common/fd.h"
 #include "cri-server/stream/server_fixture.h"
+#include "cri-server/stream/spdy.h"
 #include "cri-server/stream/spdy_dictionary.h"
 
 #define ROUNDS     20
@@ -167,6 +169,146 @@ static void messages_without_end(void **state)
 	attack(*state, FIXTURE_WEBSOCKET, frames, sizeof(frames));
 }
 
+/* ---- streams that come again ---- */
+
+struct spdy_client {
+	int fd;
+	struct spdy *spdy;
+	uint32_t awaited;
+	bool refused; /* the awaited one */
+};
+
+static void on_write(void *userdata, const void *data, size_t len)
+{
+	send_all(((struct spdy_client *)userdata)->fd, data, len);
+}
+
+static void on_data(void *userdata, uint32_t id, const void *data, size_t len)
+{
+	const struct spdy_client *client = userdata;
+	(void)data;
+	spdy_took(client->spdy, id, len);
+}
+
+static void on_end(void *userdata, uint32_t id, bool reset)
+{
+	struct spdy_client *client = userdata;
+	client->refused |= reset && id == client->awaited;
+}
+
+static void on_room(void *userdata)
+{
+	(void)userdata;
+}
+
+static uint32_t open_stream(const struct spdy_client *client, const char *type)
+{
+	const struct stream_open open = {type, "", ""};
+	uint32_t id;
+	assert_int_equal(spdy_open(client->spdy, &open, false, &id, NULL), 0);
+	return id;
+}
+
+static void await_refusal(struct spdy_client *client)
+{
+	while (!client->refused) {
+		char data[4096];
+		struct pollfd readable = {.fd = client->fd, .events = POLLIN};
+		assert_int_equal(poll(&readable, 1, FIXTURE_WAIT_MS), 1);
+		ssize_t n = recv(client->fd, data, sizeof(data), 0);
+		assert_true(n > 0);
+		assert_int_equal(spdy_feed(client->spdy, data, (size_t)n, NULL), 0);
+	}
+}
+
+static const char *const types[] = {"error", "stdin", "stdout", "stderr"};
+
+/* A process is started once, and each of its streams has one end at the client's. */
+static void a_stream_that_comes_again(const struct fixture *fixture, const char *type)
+{
+	static const struct stream_handler handler = {
+		.on_data = on_data, .on_end = on_end, .on_room = on_room};
+	struct target target = {.command = "cat"};
+	struct spdy_client client = {.fd = -EBADF};
+	char answer[2048];
+	uint32_t first = 0;
+	_cleanup_free_ char *url = fixture_url(fixture->server, &target, false);
+	client.fd = fixture_request(url, FIXTURE_SPDY, answer, sizeof(answer));
+	assert_int_equal(
+		spdy_new_client(on_write, &client, &handler, &client, &client.spdy, NULL), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		uint32_t id = open_stream(&client, types[i]);
+		first = strcmp(types[i], type) == 0 ? id : first;
+	}
+	spdy_reset(client.spdy, first);
+	client.awaited = open_stream(&client, type);
+	await_refusal(&client);
+	fd_close(client.fd);
+	fixture_await(&target.ended);
+	spdy_free(client.spdy);
+	assert_int_equal(atomic_load(&target.starts), 1);
+}
+
+static void streams_that_come_again(void **state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		a_stream_that_comes_again(*state, types[i]);
+}
+
+/* ---- clients that go away before they are answered ---- */
+
+#define HASTY 64
+
+/* Connects and asks; the answer is not waited for. */
+static int ask(const char *url)
+{
+	unsigned port;
+	int path;
+	assert_int_equal(sscanf(url, "http://127.0.0.1:%u%n", &port, &path), 1);
+	const struct sockaddr_in address = {.sin_family = AF_INET,
+		.sin_port = htons((uint16_t)port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
+	_cleanup_free_ char *text =
+		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n" FIXTURE_SPDY "\r\n", url + path);
+	send_all(fd, text, strlen(text));
+	return fd;
+}
+
+/*
+ * A connection that is reset after its request was read and before the answer is sent becomes no
+ * session; what its token stood for ends all the same. Many at once, so that it happens to some:
+ * the server learns of their requests together, and comes to most of them when they are gone.
+ */
+static void clients_that_do_not_wait_for_the_answer(void **state)
+{
+	static struct target targets[HASTY];
+	const struct linger reset = {.l_onoff = 1};
+	const struct fixture *fixture = *state;
+	for (int round = 0; round < ROUNDS; round++) {
+		char *urls[HASTY], answer[2048];
+		int fds[HASTY];
+		for (int i = 0; i < HASTY; i++) {
+			targets[i] = (struct target){.command = "true"};
+			urls[i] = fixture_url(fixture->server, &targets[i], false);
+		}
+		for (int i = 0; i < HASTY; i++)
+			fds[i] = ask(urls[i]);
+		for (int i = 0; i < HASTY; i++) {
+			setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+			fd_close(fds[i]);
+		}
+		for (int i = 0; i < HASTY; i++) {
+			/* Its token is still good where nothing was read of the request. */
+			int fd = fixture_request(urls[i], FIXTURE_SPDY, answer, sizeof(answer));
+			fd_close(fd);
+			fixture_await(&targets[i].ended);
+			free(urls[i]);
+		}
+	}
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -174,6 +316,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(a_bomb_in_spdy_headers, setup, teardown),
 		cmocka_unit_test_setup_teardown(nonsense_instead_of_spdy, setup, teardown),
 		cmocka_unit_test_setup_teardown(messages_without_end, setup, teardown),
+		cmocka_unit_test_setup_teardown(streams_that_come_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			clients_that_do_not_wait_for_the_answer, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
