@@ -437,6 +437,29 @@ serve_files() {
 	[ "$(find "$D/state/images/layers" -type f | wc -l)" -eq 4 ]
 }
 
+# Of the slow registry's pull as much has come as is more than anything else that it may bring.
+most_has_come() {
+	pulls | jq -e --arg ref "$SLOW/large:1" '.[] | select(.reference == $ref) | .bytesDone > 20000000' >/dev/null
+}
+
+@test "a layer that another registry has brought meanwhile may come to its end" {
+	umoci new --image "$FT/layers:large"
+	mkdir "$FT/tree"
+	head -c 30000000 /dev/urandom >"$FT/tree/large"
+	tar_tree "$FT/tree" "$FT/large.tar"
+	rm -r "$FT/tree"
+	add_layer "$FT/layers:large" "$FT/large.tar"
+	push_image "$FT/layers:large" "$SLOW/large:1"
+	push_image "$FT/layers:large" "$PLAIN/large:1"
+	rate 50mbit
+	start_pull "$SLOW/large:1"
+	eventually 30 most_has_come
+	rate 1mbit
+	ctl pull "$PLAIN/large:1"
+	rate 400mbit
+	pull_succeeded "$PID"
+}
+
 @test "while more pulls run than there are workers, what needs no waiting is answered at once" {
 	rate 100kbit
 	for ((i = 0; i < 34; i++)); do
