@@ -29,8 +29,8 @@ struct transport {
 };
 
 struct pull_layer {
-	bool present; /* its blob is whole */
-	bool lent;    /* to the copy, which need not bring it */
+	bool present;                  /* its blob is whole */
+	bool lent;                     /* to the copy, which need not bring it */
 	struct conversion *conversion; /* NULL: not begun */
 };
 
