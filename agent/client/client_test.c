@@ -23,6 +23,7 @@
 #include "agent/client/check.h"
 #include "agent/client/client.h"
 #include "agent/client/clock.h"
+#include "agent/proto/ports.h"
 #include "agent/test_server.h"
 #include "common/fd.h"
 #include "common/ttrpc.h"
@@ -220,6 +221,62 @@ static void test_errors(void **state)
 	open.container_id = (char *)"nobody";
 	assert_int_equal(
 		agent_stream_open(context->agent, &open, CALL_MS, &fd, NULL, &err), -ENOENT);
+}
+
+#define DRIP_US 20000
+
+/* A guest that answers in time, byte by byte, and never ends. */
+static void *drip(void *userdata)
+{
+	const int *fd = userdata;
+	const uint8_t length[] = {0, 0, AGENT_STREAM_HEADER_MAX >> 8, 0};
+	size_t i = 0;
+	do
+		usleep(DRIP_US);
+	while (send(*fd, i < sizeof(length) ? &length[i] : length, 1, MSG_NOSIGNAL) == 1 &&
+		++i < AGENT_STREAM_HEADER_MAX);
+	return NULL;
+}
+
+struct dripping {
+	struct context *context;
+	int theirs;
+	pthread_t thread;
+};
+
+static int connect_dripping(
+	void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
+{
+	struct dripping *dripping = userdata;
+	int fds[2];
+	if (port != AGENT_STREAM_PORT)
+		return connect_server(dripping->context, port, timeout_ms, ret_fd, err);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	dripping->theirs = fds[1];
+	*ret_fd = fds[0];
+	return pthread_create(&dripping->thread, NULL, drip, &dripping->theirs) ? -EAGAIN : 0;
+}
+
+/* The time is for the whole answer: who calls may hold the pod's lock. */
+static void test_stream_answer_that_drips(void **state)
+{
+	struct context *context = *state;
+	struct dripping dripping = {.context = context};
+	struct err err = ERR_INIT;
+	int fd;
+	context->transport =
+		(struct agent_transport){.connect = connect_dripping, .userdata = &dripping};
+	assert_int_equal(open_agent(context, &err), 0);
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	open.container_id = (char *)"any";
+	uint64_t begin = ev_now_ms();
+	int r = agent_stream_open(context->agent, &open, 500, &fd, NULL, &err);
+	uint64_t took_ms = ev_now_ms() - begin;
+	pthread_join(dripping.thread, NULL);
+	close(dripping.theirs);
+	context->agent = agent_close(context->agent);
+	assert_int_equal(r, -ETIMEDOUT);
+	assert_in_range(took_ms, 500, 5000);
 }
 
 /* Neither answered nor refused, as in a long poll. */
@@ -605,6 +662,7 @@ int main(void)
 		CLIENT_TEST(test_machine_ends),
 		CLIENT_TEST(test_nobody_there),
 		CLIENT_TEST(test_errors),
+		CLIENT_TEST(test_stream_answer_that_drips),
 		CLIENT_TEST(test_bad_hello),
 		CLIENT_TEST(test_events_in_order),
 		CLIENT_TEST(test_clock_behind),
