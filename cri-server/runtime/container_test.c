@@ -245,37 +245,52 @@ static Bulkhead__Store__Volume *record_secret(struct fixture *f, const char *pat
 	return volume;
 }
 
-static void test_volume_that_one_begins_to_write(void **state)
+/* Of a directory that is made for it. */
+static void ask_for_mount(struct container *c, const char *path)
 {
-	struct fixture *f = *state;
-	Runtime__V1__ContainerConfig *config = f->lives->config;
+	Runtime__V1__ContainerConfig *config = c->config;
 	Runtime__V1__Mount *mount = calloc(1, sizeof(*mount));
-	_cleanup_free_ char *path = str_printf("%s/volumes/kubernetes.io~secret/v", f->dir);
-	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
-	struct err err = ERR_INIT;
-	pthread_t thread;
 
 	config->mounts = calloc(1, sizeof(*config->mounts));
 	assert_non_null(mount);
 	assert_non_null(config->mounts);
 	runtime__v1__mount__init(mount);
 	config->mounts[config->n_mounts++] = mount;
-	assert_int_equal(fd_mkdir_all(path, 0755, &err), 0);
-	assert_int_equal(message_set_string(&mount->host_path, path, &err), 0);
-	assert_int_equal(message_set_string(&mount->container_path, "/v", &err), 0);
+	assert_int_equal(fd_mkdir_all(path, 0755, NULL), 0);
+	assert_int_equal(message_set_string(&mount->host_path, path, NULL), 0);
+	assert_int_equal(message_set_string(&mount->container_path, "/v", NULL), 0);
+}
+
+/* As CreateContainer does it. */
+static int attach_volumes(struct container *c, struct machine *machine, struct err *err)
+{
+	Bulkhead__Agent__CreateContainerRequest *request = calloc(1, sizeof(*request));
+
+	assert_non_null(request);
+	bulkhead__agent__create_container_request__init(request);
+	int r = volumes_attach(c, machine, request, err);
+	bulkhead__agent__create_container_request__free_unpacked(request, NULL);
+	return r;
+}
+
+static void test_volume_that_one_begins_to_write(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *path = str_printf("%s/volumes/kubernetes.io~secret/v", f->dir);
+	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
+	struct err err = ERR_INIT;
+	pthread_t thread;
+
+	ask_for_mount(f->lives, path);
 	assert_int_equal(store_open(database, &f->rt.store, &err), 0);
 	Bulkhead__Store__Volume *volume = record_secret(f, path);
 	assert_int_equal(pthread_create(&thread, NULL, read_as_a_save_does, f), 0);
 	for (int i = 0; i < SAVES; i++) {
-		Bulkhead__Agent__CreateContainerRequest request =
-			BULKHEAD__AGENT__CREATE_CONTAINER_REQUEST__INIT;
 		pthread_mutex_lock(&f->rt.lock);
 		volume->writable = false;
 		volume->flags = HV_BIND_READ_ONLY;
 		pthread_mutex_unlock(&f->rt.lock);
-		assert_int_equal(volumes_attach(f->lives, NULL, &request, &err), 0);
-		bulkhead__agent__mount__free_unpacked(request.mounts[0], NULL);
-		free(request.mounts);
+		assert_int_equal(attach_volumes(f->lives, NULL, &err), 0);
 		assert_true(volume->writable);
 	}
 	atomic_store_explicit(&f->enough, true, memory_order_relaxed);
@@ -418,6 +433,47 @@ static int tell_exit(struct fixture *f)
 	return container_exited(f->sandbox, &event);
 }
 
+/* Whoever asks again must not be given one that cannot be written. */
+static void test_volume_that_does_not_become_writable(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *path = str_printf("%s/volume", f->dir);
+	struct hv_vm vm = {.dir = f->dir}; /* without a share */
+	struct machine machine = {.vm = &vm};
+	struct err err = ERR_INIT;
+
+	open_parts(f);
+	ask_for_mount(f->lives, path);
+	Bulkhead__Store__Volume *volume = record_secret(f, path);
+	volume->kind = BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND;
+	volume->flags = HV_BIND_READ_ONLY;
+	assert_true(attach_volumes(f->lives, &machine, &err) < 0);
+	assert_true(attach_volumes(f->lives, &machine, &err) < 0);
+	assert_false(volume->writable);
+	close_parts(f);
+}
+
+/* Nor one that never was. In memory, it would be kept as long as the pod. */
+static void test_volume_that_cannot_be_recorded(void **state)
+{
+	struct fixture *f = *state;
+	char shm[] = "/dev/shm/container-test-XXXXXX";
+	struct err err = ERR_INIT;
+
+	assert_non_null(mkdtemp(shm));
+	_cleanup_free_ char *path = str_printf("%s/volumes/kubernetes.io~empty-dir/v", shm);
+	open_parts(f);
+	ask_for_mount(f->lives, path);
+	alter(f, FULL("true"));
+	assert_true(attach_volumes(f->lives, NULL, &err) < 0);
+	assert_non_null(strstr(err.msg, "no room"));
+	volumes_release(f->sandbox, NULL, f->lives);
+	size_t left = f->sandbox->record->n_volumes;
+	close_parts(f);
+	assert_int_equal(fd_remove_tree(shm, NULL), 0);
+	assert_int_equal(left, 0);
+}
+
 /* It is known at once; the guest tells of it again until it is recorded, and no end of its machine
  * comes before that. */
 static void test_exit_that_cannot_be_recorded(void **state)
@@ -500,6 +556,10 @@ int main(void)
 			test_call_before_its_pod_is_found_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_volume_that_one_begins_to_write, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_volume_that_does_not_become_writable, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_volume_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_exit_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_death_that_cannot_be_recorded, setup, teardown),

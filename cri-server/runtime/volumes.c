@@ -132,13 +132,18 @@ static Volume *find_volume(
 	return NULL;
 }
 
-/* Made for containers that only read it, now one writes. */
+/* Made for containers that only read it, now one writes: as it is by now. */
 static int record_writable(struct sandbox *sandbox, Volume *volume, struct err *err)
 {
+	uint32_t flags = volume->flags;
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	volume->writable = true;
 	volume->flags &= ~(unsigned)HV_BIND_READ_ONLY;
 	int r = sandbox_save_locked(sandbox, err);
+	if (r < 0) {
+		volume->writable = false;
+		volume->flags = flags;
+	}
 	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return r;
 }
@@ -179,8 +184,13 @@ static int record_volume(struct sandbox *sandbox, const struct volume_source *so
 	if (volumes) {
 		volume->id = ++record->last_volume;
 		record->volumes = volumes;
-		record->volumes[record->n_volumes++] = *ret = TAKE_PTR(volume);
+		record->volumes[record->n_volumes++] = volume;
 		r = sandbox_save_locked(sandbox, err);
+		/* It is not made then, and must not be found. */
+		if (r < 0)
+			record->n_volumes--;
+		else
+			*ret = TAKE_PTR(volume);
 	} else if (r == 0) {
 		r = err_nomem(err);
 	}
@@ -268,10 +278,12 @@ static int get_volume(struct sandbox *sandbox, struct machine *machine,
 			*ret = volume;
 			return 0;
 		}
-		int r = record_writable(sandbox, volume, err);
-		if (r == 0 && volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND &&
-			!source->read_only)
+		int r = 0;
+		/* Before it is recorded: what is on record as writable is not made so again. */
+		if (volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND && !source->read_only)
 			r = hv_vm_bind_writable(machine->vm, name, err);
+		if (r == 0)
+			r = record_writable(sandbox, volume, err);
 		*ret = volume;
 		return r;
 	}
