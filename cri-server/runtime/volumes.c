@@ -518,5 +518,7 @@ int volumes_resume(struct sandbox *sandbox, struct machine *machine, struct err 
 				"volume not watched any more", "pod", sandbox->id, "volume",
 				volume->source, "err", failure.msg, NULL);
 	}
+	if (r == 0)
+		mirror_settle(sandbox->mirror);
 	return r;
 }
