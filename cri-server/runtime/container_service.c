@@ -42,7 +42,7 @@ METHOD(container_service_create)
 	sandbox_lock(sandbox);
 	r = sandbox_check_found(sandbox, err);
 	if (r == 0)
-		r = container_create(sandbox, req->config, id, err);
+		r = container_create(call, sandbox, req->config, id, err);
 	pthread_mutex_unlock(&sandbox->op);
 	sandbox_unref(sandbox);
 	if (r < 0)

@@ -268,7 +268,7 @@ static int attach_volumes(struct container *c, struct machine *machine, struct e
 
 	assert_non_null(request);
 	bulkhead__agent__create_container_request__init(request);
-	int r = volumes_attach(c, machine, request, err);
+	int r = volumes_attach(c, machine, request, NULL, err);
 	bulkhead__agent__create_container_request__free_unpacked(request, NULL);
 	return r;
 }

@@ -279,10 +279,10 @@ int devices_attach(struct container *c, struct machine *machine,
 /*
  * Makes the volumes that the container's mounts ask for, unless its pod has them, and adds to the
  * request how the agent mounts them. What was made when it fails is volumes_release()'s to take
- * away.
+ * away. It ends between two mounts when the call, which may be NULL, is cancelled.
  */
 int volumes_attach(struct container *c, struct machine *machine,
-	Bulkhead__Agent__CreateContainerRequest *request, struct err *err);
+	Bulkhead__Agent__CreateContainerRequest *request, struct rpc_call *call, struct err *err);
 /*
  * Before the container is recorded: notes in its configuration what digests its image volumes have,
  * and in its record their layers, which are held and attached with its root's.
@@ -332,8 +332,8 @@ int containers_each(struct sandbox *sandbox, int (*fn)(struct container *, void 
 int container_image_error(int r, struct err *err);
 
 /* container_create.c; `op` of its sandbox is held for all of them */
-int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
-	char ret_id[ID_LEN + 1], struct err *err);
+int container_create(struct rpc_call *call, struct sandbox *sandbox,
+	const Runtime__V1__ContainerConfig *config, char ret_id[ID_LEN + 1], struct err *err);
 /* Adds an image's layers to those that are held and attached for the container. */
 int container_add_layers(
 	struct container *container, const Bulkhead__Store__Image *image, struct err *err);

@@ -255,15 +255,17 @@ static int unmake_volume(
 	return agent_call(machine->agent, "RemoveVolumes", &request.base, CALL_MS, NULL, err);
 }
 
-static void drop_volume(struct sandbox *sandbox, struct machine *machine, Volume *volume)
+static int drop_volume(struct sandbox *sandbox, struct machine *machine, Volume *volume)
 {
 	struct err err = ERR_INIT;
-	if (unmake_volume(sandbox, machine, volume, &err) < 0)
+	int r = unmake_volume(sandbox, machine, volume, &err);
+	if (r < 0)
 		/* It stays recorded and is tried again; the machine's end ends it anyway. */
 		log_event(sandbox->runtime->log, LOG_LEVEL_WARNING, "volume stays in its machine",
 			"pod", sandbox->id, "volume", volume->source, "err", err.msg, NULL);
 	else
 		forget_volume(sandbox, volume);
+	return r;
 }
 
 /* Finds or makes the volume; *ret is the record's. */
@@ -429,7 +431,7 @@ static int attach_mount(struct container *c, struct machine *machine,
 }
 
 int volumes_attach(struct container *c, struct machine *machine,
-	Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
+	Bulkhead__Agent__CreateContainerRequest *request, struct rpc_call *call, struct err *err)
 {
 	const Runtime__V1__ContainerConfig *config = c->config;
 	if (limit_layer(c, request, err) < 0)
@@ -438,6 +440,9 @@ int volumes_attach(struct container *c, struct machine *machine,
 	if (!request->mounts)
 		return err_nomem(err);
 	for (size_t i = 0; i < config->n_mounts; i++) {
+		if (call && rpc_call_cancelled(call))
+			return err_set(err, -ECANCELED, "the caller went away before mount '%s'",
+				config->mounts[i]->container_path);
 		Bulkhead__Agent__Mount *mount = calloc(1, sizeof(*mount));
 		if (!mount)
 			return err_nomem(err);
@@ -473,8 +478,10 @@ void volumes_release(
 		/* What is in memory lives as long as the pod: a container that starts again finds
 		 * it. */
 		if (volume->kind != BULKHEAD__STORE__VOLUME_KIND__VOLUME_MEMORY &&
-			!volume_needed(sandbox, volume->id, except))
-			drop_volume(sandbox, machine, volume);
+			!volume_needed(sandbox, volume->id, except) &&
+			drop_volume(sandbox, machine, volume) == -ETIMEDOUT)
+			/* Each of the others would take as long. */
+			break;
 	}
 }
 
