@@ -13,17 +13,29 @@ static char *log_state_path(const struct container *c)
 	return str_printf("%s/logs/%s", c->runtime->config->state_dir, c->id);
 }
 
-static int follow_stream(struct container *c, struct machine *machine, struct log_writer *writer,
-	Bulkhead__Agent__Stream stream, struct err *err)
+struct opening {
+	struct container *container;
+	struct machine *machine;
+	struct log_writer *writer;
+	uint64_t until_ms;
+};
+
+static int follow_stream(
+	const struct opening *opening, Bulkhead__Agent__Stream stream, struct err *err)
 {
+	uint64_t now = ev_now_ms();
+	uint64_t left = opening->until_ms > now ? opening->until_ms - now : 0;
+	if (!left)
+		return err_set(err, -ETIMEDOUT, "the guest took all of the time for other logs");
 	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
-	open.container_id = c->id;
+	open.container_id = opening->container->id;
 	open.stream = stream;
-	open.offset = log_writer_offset(writer, stream);
+	open.offset = log_writer_offset(opening->writer, stream);
 	int fd;
 	uint64_t offset; /* later than asked where nothing was kept: a container without a log */
-	int r = agent_stream_open(machine->agent, &open, CALL_MS, &fd, &offset, err);
-	return r < 0 ? r : log_writer_follow(writer, stream, fd, offset, err);
+	int r = agent_stream_open(
+		opening->machine->agent, &open, left < CALL_MS ? left : CALL_MS, &fd, &offset, err);
+	return r < 0 ? r : log_writer_follow(opening->writer, stream, fd, offset, err);
 }
 
 static void tee(void *userdata, Bulkhead__Agent__Stream stream, const void *data, size_t len)
@@ -31,7 +43,8 @@ static void tee(void *userdata, Bulkhead__Agent__Stream stream, const void *data
 	fanout_write(userdata, stream, data, len);
 }
 
-int container_open_log(struct container *c, struct machine *machine, struct err *err)
+int container_resume_log(
+	struct container *c, struct machine *machine, uint64_t until_ms, struct err *err)
 {
 	_cleanup_free_ char *state_path = log_state_path(c);
 	if (!state_path)
@@ -41,9 +54,10 @@ int container_open_log(struct container *c, struct machine *machine, struct err 
 	if (r < 0)
 		return r;
 	log_writer_tee(writer, tee, c->fanout);
-	r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDOUT, err);
+	const struct opening opening = {c, machine, writer, until_ms};
+	r = follow_stream(&opening, BULKHEAD__AGENT__STREAM__STDOUT, err);
 	if (r == 0 && !c->config->tty)
-		r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDERR, err);
+		r = follow_stream(&opening, BULKHEAD__AGENT__STREAM__STDERR, err);
 	if (r < 0) {
 		log_writer_unref(writer);
 		return r;
@@ -52,6 +66,11 @@ int container_open_log(struct container *c, struct machine *machine, struct err 
 	c->log = writer;
 	pthread_mutex_unlock(&c->runtime->lock);
 	return 0;
+}
+
+int container_open_log(struct container *c, struct machine *machine, struct err *err)
+{
+	return container_resume_log(c, machine, UINT64_MAX, err);
 }
 
 void container_close_log(struct container *c)

@@ -21,6 +21,7 @@
 #include <sqlite3.h>
 
 #include "common/fd.h"
+#include "cri-server/config.h"
 #include "cri-server/daemon.h"
 #include "cri-server/rpc/call.h"
 #include "cri-server/runtime/events.h"
@@ -33,6 +34,8 @@
 #define SAVES 100
 /* In which a call that does not wait for a pod would have been answered. */
 #define FOUND_AFTER_US 200000
+
+static const struct log silent = {.fd = -EBADF};
 
 #define RUNNING BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING
 #define EXITED  BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED
@@ -318,6 +321,54 @@ static void *read_states(void *userdata)
 	return NULL;
 }
 
+/* In the places of the client's: of a guest that takes connections and does not answer. */
+static atomic_uint streams_asked_for;
+
+int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *open,
+	uint64_t timeout_ms, int *ret_fd, uint64_t *ret_offset, struct err *err)
+{
+	(void)agent;
+	(void)open;
+	(void)ret_fd;
+	(void)ret_offset;
+	atomic_fetch_add(&streams_asked_for, 1);
+	usleep((useconds_t)timeout_ms * 1000);
+	return err_set(err, -ETIMEDOUT, "no answer");
+}
+
+int agent_stream_ack(int fd, uint64_t offset, struct err *err)
+{
+	(void)fd;
+	(void)offset;
+	(void)err;
+	return 0;
+}
+
+#define LOGS_MS 300
+
+/* At a start, which has other pods to look after: the time is for all of a pod's. */
+static void test_logs_of_a_guest_that_hangs(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *logs = str_printf("%s/logs", f->dir);
+	struct config config = {.state_dir = f->dir};
+	struct machine machine = {.vcpus = 1};
+	struct err err = ERR_INIT;
+
+	f->rt.config = &config;
+	f->rt.log = &silent;
+	assert_int_equal(fd_mkdir_all(logs, 0755, &err), 0);
+	assert_int_equal(logs_open(f->rt.log, &f->rt.logs, &err), 0);
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(
+		container_resume_log(f->ends, &machine, begin + LOGS_MS, &err), -ETIMEDOUT);
+	assert_int_equal(
+		container_resume_log(f->lives, &machine, begin + LOGS_MS, &err), -ETIMEDOUT);
+	assert_in_range(ev_now_ms() - begin, LOGS_MS, 10 * LOGS_MS);
+	assert_int_equal(streams_asked_for, 1);
+	assert_null(f->ends->log);
+}
+
 static void open_log(struct fixture *f, struct container *c)
 {
 	_cleanup_free_ char *path = str_printf("%s/log", f->dir);
@@ -331,8 +382,6 @@ static void open_log(struct fixture *f, struct container *c)
 	assert_int_equal(log_writer_follow(c->log, out, fds[0], 0, &err), 0);
 	f->output = fds[1];
 }
-
-static const struct log silent = {.fd = -EBADF};
 
 /* What records, and who tells of it. */
 static void open_parts(struct fixture *f)
@@ -560,6 +609,7 @@ int main(void)
 			test_volume_that_does_not_become_writable, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_volume_that_cannot_be_recorded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_logs_of_a_guest_that_hangs, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_exit_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_death_that_cannot_be_recorded, setup, teardown),

@@ -343,6 +343,9 @@ int container_remove_in_guest(struct machine *machine, const char *id, struct er
 /* container_log.c */
 /* Opens the log and the streams of a container that starts or runs. */
 int container_open_log(struct container *container, struct machine *machine, struct err *err);
+/* The same, where no stream is asked for any more from until_ms on. */
+int container_resume_log(
+	struct container *container, struct machine *machine, uint64_t until_ms, struct err *err);
 /* Waits for the end of its streams in its log; false when that took too long. */
 bool container_drain_log(struct container *container);
 /* Lets go of the log, if it is open. */
