@@ -192,7 +192,8 @@ static void test_call_before_its_pod_is_found_again(void **state)
 	struct fixture *f = *state;
 	struct daemon daemon = {.runtime = &f->rt};
 	struct rpc_transport transport = {.userdata = &daemon};
-	struct rpc_call call = {.transport = &transport};
+	struct rpc_call call = {
+		.transport = &transport, .details.deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC)};
 	Runtime__V1__StartContainerRequest request = RUNTIME__V1__START_CONTAINER_REQUEST__INIT;
 	struct rpc_answer answer = {0};
 	struct err err = ERR_INIT;
@@ -207,6 +208,56 @@ static void test_call_before_its_pod_is_found_again(void **state)
 	assert_non_null(strstr(err.msg, "was started before"));
 	pthread_join(thread, NULL);
 	pthread_cond_destroy(&f->rt.recovered);
+}
+
+struct asking {
+	struct fixture *f;
+	struct rpc_call call;
+	atomic_bool answered;
+	int result;
+};
+
+static void *ask_for_start(void *userdata)
+{
+	struct asking *asking = userdata;
+	Runtime__V1__StartContainerRequest request = RUNTIME__V1__START_CONTAINER_REQUEST__INIT;
+	struct rpc_answer answer = {0};
+	struct err err = ERR_INIT;
+
+	request.container_id = asking->f->lives->id;
+	asking->result = container_service_start(&asking->call, &request.base, &answer, &err);
+	asking->answered = true;
+	return NULL;
+}
+
+/* For hours a pod may be at something that its guest draws out; workers are few. */
+static void test_caller_that_does_not_wait_for_its_pod(void **state)
+{
+	struct fixture *f = *state;
+	struct daemon daemon = {.runtime = &f->rt};
+	struct rpc_transport transport = {.userdata = &daemon};
+	struct asking asking = {.f = f,
+		.call = {.transport = &transport,
+			.details.deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC)}};
+	pthread_t thread;
+
+	pthread_mutex_init(&asking.call.lock, NULL);
+	pthread_mutex_lock(&f->sandbox->op);
+	assert_int_equal(pthread_create(&thread, NULL, ask_for_start, &asking), 0);
+	usleep(FOUND_AFTER_US);
+	bool early = asking.answered;
+	pthread_mutex_lock(&asking.call.lock);
+	asking.call.cancelled = true;
+	pthread_mutex_unlock(&asking.call.lock);
+	for (int i = 0; i < 3000 && !asking.answered; i++)
+		usleep(1000);
+	bool answered = asking.answered;
+	pthread_mutex_unlock(&f->sandbox->op);
+	pthread_join(thread, NULL);
+	pthread_mutex_destroy(&asking.call.lock);
+	assert_false(early);
+	assert_true(answered);
+	assert_int_equal(asking.result, -ECANCELED);
 }
 
 /* As a save reads it: what it counts first and packs then must be the same. */
@@ -610,6 +661,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_volume_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_logs_of_a_guest_that_hangs, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_caller_that_does_not_wait_for_its_pod, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_exit_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_death_that_cannot_be_recorded, setup, teardown),

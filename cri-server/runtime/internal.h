@@ -231,8 +231,11 @@ int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
  * no `op`, for what they look at is settled then.
  */
 void sandbox_await_recovery(struct sandbox *sandbox);
-/* Then takes `op`: for calls, which may come before the start has taken it. */
-void sandbox_lock(struct sandbox *sandbox);
+/*
+ * Then takes `op`: for calls, which may come before the start has taken it. -ECANCELED when the
+ * caller has gone away before, and `op` is not taken.
+ */
+int sandbox_lock(struct sandbox *sandbox, struct rpc_call *call, struct err *err);
 /*
  * The machine with a reference, or NULL with -EBADFD: the pod does not run. -EAGAIN: it does, but a
  * start has not reached it yet for want of something.
