@@ -5,8 +5,7 @@
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
-#define CALL_MS      10000
-#define LOG_DRAIN_MS 5000 /* from the exit to its output's last byte */
+#define CALL_MS 10000
 
 static char *log_state_path(const struct container *c)
 {
@@ -81,12 +80,13 @@ void container_close_log(struct container *c)
 	log_writer_unref(writer);
 }
 
-bool container_drain_log(struct container *c)
+bool container_drain_log(struct container *c, uint64_t until_ms)
 {
+	uint64_t now = ev_now_ms();
 	pthread_mutex_lock(&c->runtime->lock);
 	struct log_writer *writer = c->log ? log_writer_ref(c->log) : NULL;
 	pthread_mutex_unlock(&c->runtime->lock);
-	bool drained = !writer || log_writer_wait(writer, LOG_DRAIN_MS);
+	bool drained = !writer || log_writer_wait(writer, until_ms > now ? until_ms - now : 0);
 	log_writer_unref(writer);
 	return drained;
 }

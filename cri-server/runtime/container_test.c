@@ -427,11 +427,29 @@ static void open_log(struct fixture *f, struct container *c)
 	struct err err = ERR_INIT;
 	int fds[2];
 
-	assert_int_equal(logs_open(f->rt.log, &f->rt.logs, &err), 0);
+	if (!f->rt.logs)
+		assert_int_equal(logs_open(f->rt.log, &f->rt.logs, &err), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	assert_int_equal(log_writer_new(f->rt.logs, NULL, path, &c->log, &err), 0);
 	assert_int_equal(log_writer_follow(c->log, out, fds[0], 0, &err), 0);
 	f->output = fds[1];
+}
+
+/* One whose log cannot be written costs a pod's end some seconds, and all together no more. */
+static void test_outputs_that_do_not_end(void **state)
+{
+	struct fixture *f = *state;
+	int first;
+
+	f->rt.log = &silent;
+	open_log(f, f->ends);
+	first = f->output;
+	open_log(f, f->lives);
+	uint64_t begin = ev_now_ms();
+	containers_drain(f->sandbox);
+	assert_in_range(ev_now_ms() - begin, 5000, 8000);
+	fd_close(first);
+	f->output = fd_close(f->output);
 }
 
 /* What records, and who tells of it. */
@@ -663,6 +681,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_logs_of_a_guest_that_hangs, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_caller_that_does_not_wait_for_its_pod, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_outputs_that_do_not_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_exit_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_death_that_cannot_be_recorded, setup, teardown),

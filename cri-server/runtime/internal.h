@@ -349,8 +349,8 @@ int container_open_log(struct container *container, struct machine *machine, str
 /* The same, where no stream is asked for any more from until_ms on. */
 int container_resume_log(
 	struct container *container, struct machine *machine, uint64_t until_ms, struct err *err);
-/* Waits for the end of its streams in its log; false when that took too long. */
-bool container_drain_log(struct container *container);
+/* Waits until then for the end of its streams in its log; false when that took too long. */
+bool container_drain_log(struct container *container, uint64_t until_ms);
 /* Lets go of the log, if it is open. */
 void container_close_log(struct container *container);
 /* The same, and forgets how far it was written; the log itself is kubelet's and stays. */
@@ -370,7 +370,10 @@ int container_stop(
 int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 /* Writes the exit down, where that failed. */
 int container_save_exit(struct container *container, struct err *err);
-/* Waits for what the sandbox's containers wrote to be in their logs: its machine has ended. */
+/*
+ * Waits for what the sandbox's containers wrote to be in their logs, some seconds for all:
+ * its machine has ended.
+ */
 void containers_drain(struct sandbox *sandbox);
 /*
  * Then: records every unfinished one as ended with it, and the exits that could not be written.
