@@ -25,6 +25,7 @@ $(call unit_test,cri-server/runtime/logs_test.c,runtime agent-client common,libp
 $(call unit_test,cri-server/runtime/process_test.c,runtime seccomp image cri-proto store agent-client common,sqlite3 libcap libseccomp jansson libprotobuf-c)
 $(call unit_test,cri-server/runtime/mirror_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/mirror_watch_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
+$(call unit_test,cri-server/runtime/volumes_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/container_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 
 $(call library,seccomp,$(addprefix cri-server/seccomp/,parse.c compile.c default.c cache.c))

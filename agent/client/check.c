@@ -2,13 +2,17 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <net/if.h>
 #include <stdbool.h>
 #include <string.h>
 
 #define ID_LENGTH_MAX 128
 #define EXIT_CODE_MAX 255
 #define EVENTS_MAX    65536
-#define MESSAGE_DEPTH 8
+/* Those of the agent, in agent/stats.c and agent/registry.h, and some more. */
+#define INTERFACES_MAX 64
+#define CONTAINERS_MAX 1024
+#define MESSAGE_DEPTH  8
 
 /*
  * The length of the valid, printable UTF-8 sequence at s, or 0. Shortest forms only, no surrogates,
@@ -94,15 +98,35 @@ static int check_at_depth(const ProtobufCMessage *message, int depth, struct err
 	return 0;
 }
 
-int check_message(const ProtobufCMessage *message, struct err *err)
-{
-	return check_at_depth(message, 0, err);
-}
-
 static bool id_is_valid(const char *id, bool may_be_empty)
 {
 	size_t len = strlen(id);
 	return (len || may_be_empty) && len <= ID_LENGTH_MAX && !strpbrk(id, "/ \"'");
+}
+
+/* All pods' are in one answer, which has no room for what no guest has. */
+static int check_stats(const Bulkhead__Agent__StatsResponse *response, struct err *err)
+{
+	if (response->n_interfaces > INTERFACES_MAX || response->n_containers > CONTAINERS_MAX)
+		return err_set(err, -EPROTO,
+			"the agent sent statistics of %zu interfaces and %zu containers",
+			response->n_interfaces, response->n_containers);
+	for (size_t i = 0; i < response->n_interfaces; i++)
+		if (strlen(response->interfaces[i]->name) >= IF_NAMESIZE)
+			return err_set(err, -EPROTO,
+				"the agent sent statistics of an interface of no possible name");
+	for (size_t i = 0; i < response->n_containers; i++)
+		if (!id_is_valid(response->containers[i]->container_id, false))
+			return err_set(err, -EPROTO, "the agent sent statistics of no possible id");
+	return 0;
+}
+
+int check_message(const ProtobufCMessage *message, struct err *err)
+{
+	int r = check_at_depth(message, 0, err);
+	if (r == 0 && message->descriptor == &bulkhead__agent__stats_response__descriptor)
+		r = check_stats((const void *)message, err);
+	return r;
 }
 
 int check_events(

@@ -8,7 +8,10 @@
 #include "agent/proto/agent.pb-c.h"
 #include "common/err.h"
 
-/* -EPROTO when a string anywhere in the message is not UTF-8 or has control characters. */
+/*
+ * -EPROTO when a string anywhere in the message is not UTF-8 or has control characters, or when it
+ * has statistics of more than a guest can have.
+ */
 int check_message(const ProtobufCMessage *message, struct err *err);
 
 /* Replaces every byte that check_message() would refuse by '?'. */

@@ -74,7 +74,7 @@ int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *
 /*
  * Opens a stream of a process, or a connection to a port inside the pod. The fd is a blocking
  * socket that carries what agent.proto says after the StreamOpened; *ret_offset is where its bytes
- * begin (may be NULL). -ENOENT: no such process or stream.
+ * begin (may be NULL). timeout_ms is for all of it. -ENOENT: no such process or stream.
  */
 int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *open,
 	uint64_t timeout_ms, int *ret_fd, uint64_t *ret_offset, struct err *err);

@@ -23,6 +23,7 @@
 #include "agent/client/check.h"
 #include "agent/client/client.h"
 #include "agent/client/clock.h"
+#include "agent/proto/ports.h"
 #include "agent/test_server.h"
 #include "common/fd.h"
 #include "common/ttrpc.h"
@@ -47,6 +48,8 @@ struct liar {
 	unsigned hangs_until;     /* after its first hello it hangs, until it is said this one */
 	unsigned n_hellos;
 	atomic_int n_clock_calls;
+	size_t n_interfaces, n_containers; /* of its statistics */
+	const char *name;                  /* of each of these */
 	struct ev_loop *loop;
 	struct ttrpc_service service;
 	struct ttrpc_call *waiting[LIAR_MAX];
@@ -222,6 +225,62 @@ static void test_errors(void **state)
 		agent_stream_open(context->agent, &open, CALL_MS, &fd, NULL, &err), -ENOENT);
 }
 
+#define DRIP_US 20000
+
+/* A guest that answers in time, byte by byte, and never ends. */
+static void *drip(void *userdata)
+{
+	const int *fd = userdata;
+	const uint8_t length[] = {0, 0, AGENT_STREAM_HEADER_MAX >> 8, 0};
+	size_t i = 0;
+	do
+		usleep(DRIP_US);
+	while (send(*fd, i < sizeof(length) ? &length[i] : length, 1, MSG_NOSIGNAL) == 1 &&
+		++i < AGENT_STREAM_HEADER_MAX);
+	return NULL;
+}
+
+struct dripping {
+	struct context *context;
+	int theirs;
+	pthread_t thread;
+};
+
+static int connect_dripping(
+	void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
+{
+	struct dripping *dripping = userdata;
+	int fds[2];
+	if (port != AGENT_STREAM_PORT)
+		return connect_server(dripping->context, port, timeout_ms, ret_fd, err);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	dripping->theirs = fds[1];
+	*ret_fd = fds[0];
+	return pthread_create(&dripping->thread, NULL, drip, &dripping->theirs) ? -EAGAIN : 0;
+}
+
+/* The time is for the whole answer: who calls may hold the pod's lock. */
+static void test_stream_answer_that_drips(void **state)
+{
+	struct context *context = *state;
+	struct dripping dripping = {.context = context};
+	struct err err = ERR_INIT;
+	int fd;
+	context->transport =
+		(struct agent_transport){.connect = connect_dripping, .userdata = &dripping};
+	assert_int_equal(open_agent(context, &err), 0);
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	open.container_id = (char *)"any";
+	uint64_t begin = ev_now_ms();
+	int r = agent_stream_open(context->agent, &open, 500, &fd, NULL, &err);
+	uint64_t took_ms = ev_now_ms() - begin;
+	pthread_join(dripping.thread, NULL);
+	close(dripping.theirs);
+	context->agent = agent_close(context->agent);
+	assert_int_equal(r, -ETIMEDOUT);
+	assert_in_range(took_ms, 500, 5000);
+}
+
 /* Neither answered nor refused, as in a long poll. */
 static void liar_keep(struct liar *liar, struct ttrpc_call *call)
 {
@@ -293,11 +352,36 @@ static void liar_clock(void *userdata, struct ttrpc_call *call, const ProtobufCM
 	atomic_fetch_add(&liar->n_clock_calls, 1);
 }
 
+static void liar_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	const struct liar *liar = userdata;
+	_cleanup_free_ Bulkhead__Agent__InterfaceUsage **interfaces =
+		calloc(liar->n_interfaces + 1, sizeof(*interfaces));
+	_cleanup_free_ Bulkhead__Agent__Usage **containers =
+		calloc(liar->n_containers + 1, sizeof(*containers));
+	Bulkhead__Agent__InterfaceUsage interface = BULKHEAD__AGENT__INTERFACE_USAGE__INIT;
+	Bulkhead__Agent__Usage container = BULKHEAD__AGENT__USAGE__INIT;
+	Bulkhead__Agent__StatsResponse response = BULKHEAD__AGENT__STATS_RESPONSE__INIT;
+	(void)msg;
+	interface.name = (char *)liar->name;
+	container.container_id = (char *)liar->name;
+	for (size_t i = 0; i < liar->n_interfaces; i++)
+		interfaces[i] = &interface;
+	for (size_t i = 0; i < liar->n_containers; i++)
+		containers[i] = &container;
+	response.interfaces = interfaces;
+	response.n_interfaces = liar->n_interfaces;
+	response.containers = containers;
+	response.n_containers = liar->n_containers;
+	ttrpc_reply(call, &response.base);
+}
+
 static const struct ttrpc_method liar_methods[] = {
 	{"Hello", liar_hello},
 	{"NextEvents", liar_events},
 	{"ListContainers", liar_list},
 	{"AdjustClock", liar_clock},
+	{"Stats", liar_stats},
 };
 
 struct liar_connection {
@@ -549,6 +633,41 @@ static void test_false_events(void **state)
 	assert_int_equal(atomic_load(&context->n_events), 0);
 }
 
+/* All pods' figures go into one answer of limited size, which one guest must not fill. */
+static void test_false_stats(void **state)
+{
+	struct context *context = *state;
+	struct liar *liar = use_liar(context);
+	struct err err = ERR_INIT;
+	char *long_name = malloc(1 << 20);
+	memset(long_name, 'x', (1 << 20) - 1);
+	long_name[(1 << 20) - 1] = '\0';
+	const struct {
+		size_t n_interfaces, n_containers;
+		const char *name;
+		int result;
+	} rows[] = {
+		{0, 0, "", 0},
+		{32, 0, "of_fifteen_char", 0},
+		{0, 256, "00112233445566778899aabbccddeeff", 0},
+		{100000, 0, "e", -EPROTO},
+		{0, 100000, "c", -EPROTO},
+		{1, 0, long_name, -EPROTO},
+		{0, 1, long_name, -EPROTO},
+	};
+	assert_int_equal(open_agent(context, &err), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		Bulkhead__Agent__StatsRequest request = BULKHEAD__AGENT__STATS_REQUEST__INIT;
+		liar->n_interfaces = rows[i].n_interfaces;
+		liar->n_containers = rows[i].n_containers;
+		liar->name = rows[i].name;
+		assert_int_equal(
+			agent_call(context->agent, "Stats", &request.base, CALL_MS, NULL, &err),
+			rows[i].result);
+	}
+	free(long_name);
+}
+
 static void test_check_events(void **state)
 {
 	(void)state;
@@ -605,6 +724,7 @@ int main(void)
 		CLIENT_TEST(test_machine_ends),
 		CLIENT_TEST(test_nobody_there),
 		CLIENT_TEST(test_errors),
+		CLIENT_TEST(test_stream_answer_that_drips),
 		CLIENT_TEST(test_bad_hello),
 		CLIENT_TEST(test_events_in_order),
 		CLIENT_TEST(test_clock_behind),
@@ -618,6 +738,7 @@ int main(void)
 		CLIENT_TEST(test_hangs),
 		CLIENT_TEST(test_hangs_for_a_while),
 		CLIENT_TEST(test_false_events),
+		CLIENT_TEST(test_false_stats),
 		cmocka_unit_test(test_check_events),
 		cmocka_unit_test(test_check_text),
 	};

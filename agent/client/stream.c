@@ -6,32 +6,40 @@
 #include <endian.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 
 #include "agent/client/check.h"
 #include "agent/client/client.h"
 #include "agent/client/client_internal.h"
 #include "common/fd.h"
 
-/* 0: no limit, as SO_RCVTIMEO has it. */
-static int set_timeout(int fd, uint64_t timeout_ms, struct err *err)
+/*
+ * Until the descriptor is ready. The deadline is for all that is said until the stream is open: a
+ * guest that answers byte by byte holds up nobody for longer.
+ */
+static int await(int fd, short events, uint64_t until_ms, struct err *err)
 {
-	struct timeval timeout = {.tv_sec = (time_t)(timeout_ms / 1000),
-		.tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0 ||
-		setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout)) < 0)
-		return err_errno(err, "limit the time of a stream's connection");
-	return 0;
+	struct pollfd poll_fd = {.fd = fd, .events = events};
+	uint64_t now = ev_now_ms();
+	uint64_t left = until_ms > now ? until_ms - now : 0;
+	int n = poll(&poll_fd, 1, left < INT_MAX ? (int)left : INT_MAX);
+	if (n < 0 && errno != EINTR)
+		return err_errno(err, "wait for the agent");
+	return n ? 0 : err_set(err, -ETIMEDOUT, "the agent did not answer in time");
 }
 
-static int send_all(int fd, const void *data, size_t len, struct err *err)
+static int send_all(int fd, const void *data, size_t len, uint64_t until_ms, struct err *err)
 {
 	while (len) {
-		ssize_t n = send(fd, data, len, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
+		int r = await(fd, POLLOUT, until_ms, err);
+		if (r < 0)
+			return r;
+		ssize_t n = send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n < 0)
 			return err_errno(err, "send to the agent");
@@ -41,7 +49,27 @@ static int send_all(int fd, const void *data, size_t len, struct err *err)
 	return 0;
 }
 
-static int send_open(int fd, const Bulkhead__Agent__StreamOpen *open, struct err *err)
+static int receive_all(int fd, void *data, size_t len, uint64_t until_ms, struct err *err)
+{
+	for (size_t got = 0; got < len;) {
+		int r = await(fd, POLLIN, until_ms, err);
+		if (r < 0)
+			return r;
+		ssize_t n = recv(fd, (char *)data + got, len - got, MSG_DONTWAIT);
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
+			continue;
+		if (n < 0)
+			return err_errno(err, "read the agent's answer");
+		if (n == 0)
+			return err_set(err, -ENODATA,
+				"the agent's answer ended after %zu of %zu bytes", got, len);
+		got += (size_t)n;
+	}
+	return 0;
+}
+
+static int send_open(
+	int fd, const Bulkhead__Agent__StreamOpen *open, uint64_t until_ms, struct err *err)
 {
 	uint8_t frame[sizeof(uint32_t) + AGENT_STREAM_HEADER_MAX];
 	size_t len = bulkhead__agent__stream_open__get_packed_size(open);
@@ -50,20 +78,21 @@ static int send_open(int fd, const Bulkhead__Agent__StreamOpen *open, struct err
 	uint32_t length = htonl((uint32_t)len);
 	memcpy(frame, &length, sizeof(length));
 	bulkhead__agent__stream_open__pack(open, frame + sizeof(length));
-	return send_all(fd, frame, sizeof(length) + len, err);
+	return send_all(fd, frame, sizeof(length) + len, until_ms, err);
 }
 
-static int receive_opened(int fd, Bulkhead__Agent__StreamOpened **ret, struct err *err)
+static int receive_opened(
+	int fd, uint64_t until_ms, Bulkhead__Agent__StreamOpened **ret, struct err *err)
 {
 	uint8_t data[AGENT_STREAM_HEADER_MAX];
 	uint32_t length;
-	int r = fd_read_exact(fd, &length, sizeof(length), err);
+	int r = receive_all(fd, &length, sizeof(length), until_ms, err);
 	if (r < 0)
 		return r;
 	length = ntohl(length);
 	if (length > sizeof(data))
 		return err_set(err, -EPROTO, "the agent answered with %" PRIu32 " bytes", length);
-	r = fd_read_exact(fd, data, length, err);
+	r = receive_all(fd, data, length, until_ms, err);
 	if (r < 0)
 		return r;
 	*ret = bulkhead__agent__stream_opened__unpack(NULL, length, data);
@@ -87,16 +116,15 @@ static int check_opened(const Bulkhead__Agent__StreamOpened *opened,
 	return 0;
 }
 
-static int handshake(
-	int fd, const Bulkhead__Agent__StreamOpen *open, uint64_t *ret_offset, struct err *err)
+static int handshake(int fd, const Bulkhead__Agent__StreamOpen *open, uint64_t until_ms,
+	uint64_t *ret_offset, struct err *err)
 {
 	Bulkhead__Agent__StreamOpened *opened = NULL;
-	int r = send_open(fd, open, err);
+	int r = send_open(fd, open, until_ms, err);
 	if (r == 0)
-		r = receive_opened(fd, &opened, err);
+		r = receive_opened(fd, until_ms, &opened, err);
 	if (r != 0)
-		return r == -EAGAIN ? err_set(err, -ETIMEDOUT, "the agent did not answer in time")
-				    : r;
+		return r;
 	r = check_opened(opened, open, err);
 	if (r == 0 && ret_offset)
 		*ret_offset = opened->offset;
@@ -109,13 +137,10 @@ int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *op
 {
 	const struct agent_transport *transport = agent_transport_of(agent);
 	_cleanup_close_ int fd = -EBADF;
+	uint64_t until_ms = ev_now_ms() + timeout_ms;
 	int r = transport->connect(transport->userdata, AGENT_STREAM_PORT, timeout_ms, &fd, err);
 	if (r == 0)
-		r = set_timeout(fd, timeout_ms, err);
-	if (r == 0)
-		r = handshake(fd, open, ret_offset, err);
-	if (r == 0)
-		r = set_timeout(fd, 0, err);
+		r = handshake(fd, open, until_ms, ret_offset, err);
 	if (r < 0 && open->stream == BULKHEAD__AGENT__STREAM__FORWARD)
 		return err_wrap(err, "connect to port %" PRIu32 " inside the pod", open->port);
 	if (r < 0)

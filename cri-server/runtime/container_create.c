@@ -13,6 +13,7 @@
 #define ROOM_LEAST_BYTES (1u << 20)
 
 struct creation {
+	struct rpc_call *call;
 	struct sandbox *sandbox;
 	struct container *container;
 	struct machine *machine;
@@ -221,7 +222,7 @@ static void layers_undo(void *subject)
 static int volumes_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
-	return volumes_attach(cr->container, cr->machine, cr->request, err);
+	return volumes_attach(cr->container, cr->machine, cr->request, cr->call, err);
 }
 
 static void volumes_undo(void *subject)
@@ -318,6 +319,12 @@ static int reserve(struct runtime *rt, struct container *container, struct err *
 	return r;
 }
 
+static bool caller_gone(void *subject)
+{
+	struct creation *cr = subject;
+	return rpc_call_cancelled(cr->call);
+}
+
 static int run_creation(struct creation *cr, struct err *err)
 {
 	const char *reference = cr->container->config->image->image;
@@ -330,15 +337,15 @@ static int run_creation(struct creation *cr, struct err *err)
 	cr->machine = sandbox_machine(cr->sandbox, err);
 	if (!cr->machine)
 		return err->code = -ENOENT; /* as containerd, which finds no task */
-	return steps_run(&create_table, cr, NULL, NULL, err);
+	return steps_run(&create_table, cr, caller_gone, NULL, err);
 }
 
-int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
-	char ret_id[ID_LEN + 1], struct err *err)
+int container_create(struct rpc_call *call, struct sandbox *sandbox,
+	const Runtime__V1__ContainerConfig *config, char ret_id[ID_LEN + 1], struct err *err)
 {
 	char id[ID_LEN + 1];
 	make_id(id);
-	struct creation cr = {.sandbox = sandbox};
+	struct creation cr = {.call = call, .sandbox = sandbox};
 	cr.container = container_new(sandbox, id, config, err);
 	if (!cr.container)
 		return -ENOMEM;

@@ -5,25 +5,36 @@
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
-#define CALL_MS      10000
-#define LOG_DRAIN_MS 5000 /* from the exit to its output's last byte */
+#define CALL_MS 10000
 
 static char *log_state_path(const struct container *c)
 {
 	return str_printf("%s/logs/%s", c->runtime->config->state_dir, c->id);
 }
 
-static int follow_stream(struct container *c, struct machine *machine, struct log_writer *writer,
-	Bulkhead__Agent__Stream stream, struct err *err)
+struct opening {
+	struct container *container;
+	struct machine *machine;
+	struct log_writer *writer;
+	uint64_t until_ms;
+};
+
+static int follow_stream(
+	const struct opening *opening, Bulkhead__Agent__Stream stream, struct err *err)
 {
+	uint64_t now = ev_now_ms();
+	uint64_t left = opening->until_ms > now ? opening->until_ms - now : 0;
+	if (!left)
+		return err_set(err, -ETIMEDOUT, "the guest took all of the time for other logs");
 	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
-	open.container_id = c->id;
+	open.container_id = opening->container->id;
 	open.stream = stream;
-	open.offset = log_writer_offset(writer, stream);
+	open.offset = log_writer_offset(opening->writer, stream);
 	int fd;
 	uint64_t offset; /* later than asked where nothing was kept: a container without a log */
-	int r = agent_stream_open(machine->agent, &open, CALL_MS, &fd, &offset, err);
-	return r < 0 ? r : log_writer_follow(writer, stream, fd, offset, err);
+	int r = agent_stream_open(
+		opening->machine->agent, &open, left < CALL_MS ? left : CALL_MS, &fd, &offset, err);
+	return r < 0 ? r : log_writer_follow(opening->writer, stream, fd, offset, err);
 }
 
 static void tee(void *userdata, Bulkhead__Agent__Stream stream, const void *data, size_t len)
@@ -31,7 +42,8 @@ static void tee(void *userdata, Bulkhead__Agent__Stream stream, const void *data
 	fanout_write(userdata, stream, data, len);
 }
 
-int container_open_log(struct container *c, struct machine *machine, struct err *err)
+int container_resume_log(
+	struct container *c, struct machine *machine, uint64_t until_ms, struct err *err)
 {
 	_cleanup_free_ char *state_path = log_state_path(c);
 	if (!state_path)
@@ -41,9 +53,10 @@ int container_open_log(struct container *c, struct machine *machine, struct err 
 	if (r < 0)
 		return r;
 	log_writer_tee(writer, tee, c->fanout);
-	r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDOUT, err);
+	const struct opening opening = {c, machine, writer, until_ms};
+	r = follow_stream(&opening, BULKHEAD__AGENT__STREAM__STDOUT, err);
 	if (r == 0 && !c->config->tty)
-		r = follow_stream(c, machine, writer, BULKHEAD__AGENT__STREAM__STDERR, err);
+		r = follow_stream(&opening, BULKHEAD__AGENT__STREAM__STDERR, err);
 	if (r < 0) {
 		log_writer_unref(writer);
 		return r;
@@ -54,6 +67,11 @@ int container_open_log(struct container *c, struct machine *machine, struct err 
 	return 0;
 }
 
+int container_open_log(struct container *c, struct machine *machine, struct err *err)
+{
+	return container_resume_log(c, machine, UINT64_MAX, err);
+}
+
 void container_close_log(struct container *c)
 {
 	pthread_mutex_lock(&c->runtime->lock);
@@ -62,12 +80,13 @@ void container_close_log(struct container *c)
 	log_writer_unref(writer);
 }
 
-bool container_drain_log(struct container *c)
+bool container_drain_log(struct container *c, uint64_t until_ms)
 {
+	uint64_t now = ev_now_ms();
 	pthread_mutex_lock(&c->runtime->lock);
 	struct log_writer *writer = c->log ? log_writer_ref(c->log) : NULL;
 	pthread_mutex_unlock(&c->runtime->lock);
-	bool drained = !writer || log_writer_wait(writer, LOG_DRAIN_MS);
+	bool drained = !writer || log_writer_wait(writer, until_ms > now ? until_ms - now : 0);
 	log_writer_unref(writer);
 	return drained;
 }

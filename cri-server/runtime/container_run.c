@@ -10,6 +10,7 @@
 #include "cri-server/runtime/signals.h"
 
 #define CALL_MS      10000
+#define LOG_DRAIN_MS 5000 /* from the exit, or the machine's end, to its output's last byte */
 #define START_MS     60000
 #define KILLED_MS    10000 /* from SIGKILL to the exit's record */
 #define START_FAILED 128   /* exit code of what never ran, as containerd has it */
@@ -212,7 +213,7 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 	struct err err = ERR_INIT;
 
 	/* All that it wrote is in its log before its exit is known to anybody. */
-	bool drained = container_drain_log(c);
+	bool drained = container_drain_log(c, ev_now_ms() + LOG_DRAIN_MS);
 	if (!drained)
 		log_event(rt->log, LOG_LEVEL_WARNING, "log not complete at exit", "container",
 			c->id, NULL);
@@ -235,15 +236,16 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 
 static int drain(struct container *c, void *userdata, struct err *err)
 {
-	(void)userdata;
+	const uint64_t *until_ms = userdata;
 	(void)err;
-	container_drain_log(c);
+	container_drain_log(c, *until_ms);
 	return 0;
 }
 
 void containers_drain(struct sandbox *sandbox)
 {
-	containers_each(sandbox, drain, NULL, NULL);
+	uint64_t until_ms = ev_now_ms() + LOG_DRAIN_MS;
+	containers_each(sandbox, drain, &until_ms, NULL);
 }
 
 int containers_lost_locked(struct sandbox *sandbox, const char *reason, struct err *err)

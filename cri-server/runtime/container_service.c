@@ -39,11 +39,13 @@ METHOD(container_service_create)
 	if (!sandbox)
 		return err->code;
 	char id[ID_LEN + 1];
-	sandbox_lock(sandbox);
-	r = sandbox_check_found(sandbox, err);
-	if (r == 0)
-		r = container_create(sandbox, req->config, id, err);
-	pthread_mutex_unlock(&sandbox->op);
+	r = sandbox_lock(sandbox, call, err);
+	if (r == 0) {
+		r = sandbox_check_found(sandbox, err);
+		if (r == 0)
+			r = container_create(call, sandbox, req->config, id, err);
+		pthread_mutex_unlock(&sandbox->op);
+	}
 	sandbox_unref(sandbox);
 	if (r < 0)
 		return r;
@@ -69,11 +71,13 @@ METHOD(container_service_start)
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (!c)
 		return err->code;
-	sandbox_lock(c->sandbox);
-	int r = check_found(c, err);
-	if (r == 0)
-		r = container_start(c, err);
-	pthread_mutex_unlock(&c->sandbox->op);
+	int r = sandbox_lock(c->sandbox, call, err);
+	if (r == 0) {
+		r = check_found(c, err);
+		if (r == 0)
+			r = container_start(c, err);
+		pthread_mutex_unlock(&c->sandbox->op);
+	}
 	container_unref(c);
 	if (r < 0)
 		return r;
@@ -103,17 +107,15 @@ METHOD(container_service_stop)
 
 METHOD(container_service_remove)
 {
-	struct runtime *rt = call_runtime(call);
 	const Runtime__V1__RemoveContainerRequest *req =
 		(const Runtime__V1__RemoveContainerRequest *)request;
-	struct container *c = container_find(rt, req->container_id, err);
+	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (c) {
-		sandbox_lock(c->sandbox);
-		pthread_mutex_lock(&rt->lock);
-		bool gone = c->gone;
-		pthread_mutex_unlock(&rt->lock);
-		int r = gone ? 0 : container_remove(c, err);
-		pthread_mutex_unlock(&c->sandbox->op);
+		int r = sandbox_lock(c->sandbox, call, err);
+		if (r == 0) {
+			r = check_found(c, NULL) < 0 ? 0 : container_remove(c, err);
+			pthread_mutex_unlock(&c->sandbox->op);
+		}
 		container_unref(c);
 		if (r < 0)
 			return r;
@@ -157,9 +159,11 @@ METHOD(container_service_reopen_log)
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (!c)
 		return err->code;
-	sandbox_lock(c->sandbox);
-	int r = reopen_log(c, err);
-	pthread_mutex_unlock(&c->sandbox->op);
+	int r = sandbox_lock(c->sandbox, call, err);
+	if (r == 0) {
+		r = reopen_log(c, err);
+		pthread_mutex_unlock(&c->sandbox->op);
+	}
 	container_unref(c);
 	if (r < 0)
 		return r;

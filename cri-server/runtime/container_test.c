@@ -21,6 +21,7 @@
 #include <sqlite3.h>
 
 #include "common/fd.h"
+#include "cri-server/config.h"
 #include "cri-server/daemon.h"
 #include "cri-server/rpc/call.h"
 #include "cri-server/runtime/events.h"
@@ -33,6 +34,8 @@
 #define SAVES 100
 /* In which a call that does not wait for a pod would have been answered. */
 #define FOUND_AFTER_US 200000
+
+static const struct log silent = {.fd = -EBADF};
 
 #define RUNNING BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING
 #define EXITED  BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED
@@ -189,7 +192,8 @@ static void test_call_before_its_pod_is_found_again(void **state)
 	struct fixture *f = *state;
 	struct daemon daemon = {.runtime = &f->rt};
 	struct rpc_transport transport = {.userdata = &daemon};
-	struct rpc_call call = {.transport = &transport};
+	struct rpc_call call = {
+		.transport = &transport, .details.deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC)};
 	Runtime__V1__StartContainerRequest request = RUNTIME__V1__START_CONTAINER_REQUEST__INIT;
 	struct rpc_answer answer = {0};
 	struct err err = ERR_INIT;
@@ -204,6 +208,56 @@ static void test_call_before_its_pod_is_found_again(void **state)
 	assert_non_null(strstr(err.msg, "was started before"));
 	pthread_join(thread, NULL);
 	pthread_cond_destroy(&f->rt.recovered);
+}
+
+struct asking {
+	struct fixture *f;
+	struct rpc_call call;
+	atomic_bool answered;
+	int result;
+};
+
+static void *ask_for_start(void *userdata)
+{
+	struct asking *asking = userdata;
+	Runtime__V1__StartContainerRequest request = RUNTIME__V1__START_CONTAINER_REQUEST__INIT;
+	struct rpc_answer answer = {0};
+	struct err err = ERR_INIT;
+
+	request.container_id = asking->f->lives->id;
+	asking->result = container_service_start(&asking->call, &request.base, &answer, &err);
+	asking->answered = true;
+	return NULL;
+}
+
+/* For hours a pod may be at something that its guest draws out; workers are few. */
+static void test_caller_that_does_not_wait_for_its_pod(void **state)
+{
+	struct fixture *f = *state;
+	struct daemon daemon = {.runtime = &f->rt};
+	struct rpc_transport transport = {.userdata = &daemon};
+	struct asking asking = {.f = f,
+		.call = {.transport = &transport,
+			.details.deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC)}};
+	pthread_t thread;
+
+	pthread_mutex_init(&asking.call.lock, NULL);
+	pthread_mutex_lock(&f->sandbox->op);
+	assert_int_equal(pthread_create(&thread, NULL, ask_for_start, &asking), 0);
+	usleep(FOUND_AFTER_US);
+	bool early = asking.answered;
+	pthread_mutex_lock(&asking.call.lock);
+	asking.call.cancelled = true;
+	pthread_mutex_unlock(&asking.call.lock);
+	for (int i = 0; i < 3000 && !asking.answered; i++)
+		usleep(1000);
+	bool answered = asking.answered;
+	pthread_mutex_unlock(&f->sandbox->op);
+	pthread_join(thread, NULL);
+	pthread_mutex_destroy(&asking.call.lock);
+	assert_false(early);
+	assert_true(answered);
+	assert_int_equal(asking.result, -ECANCELED);
 }
 
 /* As a save reads it: what it counts first and packs then must be the same. */
@@ -245,37 +299,52 @@ static Bulkhead__Store__Volume *record_secret(struct fixture *f, const char *pat
 	return volume;
 }
 
-static void test_volume_that_one_begins_to_write(void **state)
+/* Of a directory that is made for it. */
+static void ask_for_mount(struct container *c, const char *path)
 {
-	struct fixture *f = *state;
-	Runtime__V1__ContainerConfig *config = f->lives->config;
+	Runtime__V1__ContainerConfig *config = c->config;
 	Runtime__V1__Mount *mount = calloc(1, sizeof(*mount));
-	_cleanup_free_ char *path = str_printf("%s/volumes/kubernetes.io~secret/v", f->dir);
-	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
-	struct err err = ERR_INIT;
-	pthread_t thread;
 
 	config->mounts = calloc(1, sizeof(*config->mounts));
 	assert_non_null(mount);
 	assert_non_null(config->mounts);
 	runtime__v1__mount__init(mount);
 	config->mounts[config->n_mounts++] = mount;
-	assert_int_equal(fd_mkdir_all(path, 0755, &err), 0);
-	assert_int_equal(message_set_string(&mount->host_path, path, &err), 0);
-	assert_int_equal(message_set_string(&mount->container_path, "/v", &err), 0);
+	assert_int_equal(fd_mkdir_all(path, 0755, NULL), 0);
+	assert_int_equal(message_set_string(&mount->host_path, path, NULL), 0);
+	assert_int_equal(message_set_string(&mount->container_path, "/v", NULL), 0);
+}
+
+/* As CreateContainer does it. */
+static int attach_volumes(struct container *c, struct machine *machine, struct err *err)
+{
+	Bulkhead__Agent__CreateContainerRequest *request = calloc(1, sizeof(*request));
+
+	assert_non_null(request);
+	bulkhead__agent__create_container_request__init(request);
+	int r = volumes_attach(c, machine, request, NULL, err);
+	bulkhead__agent__create_container_request__free_unpacked(request, NULL);
+	return r;
+}
+
+static void test_volume_that_one_begins_to_write(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *path = str_printf("%s/volumes/kubernetes.io~secret/v", f->dir);
+	_cleanup_free_ char *database = str_printf("%s/state.db", f->dir);
+	struct err err = ERR_INIT;
+	pthread_t thread;
+
+	ask_for_mount(f->lives, path);
 	assert_int_equal(store_open(database, &f->rt.store, &err), 0);
 	Bulkhead__Store__Volume *volume = record_secret(f, path);
 	assert_int_equal(pthread_create(&thread, NULL, read_as_a_save_does, f), 0);
 	for (int i = 0; i < SAVES; i++) {
-		Bulkhead__Agent__CreateContainerRequest request =
-			BULKHEAD__AGENT__CREATE_CONTAINER_REQUEST__INIT;
 		pthread_mutex_lock(&f->rt.lock);
 		volume->writable = false;
 		volume->flags = HV_BIND_READ_ONLY;
 		pthread_mutex_unlock(&f->rt.lock);
-		assert_int_equal(volumes_attach(f->lives, NULL, &request, &err), 0);
-		bulkhead__agent__mount__free_unpacked(request.mounts[0], NULL);
-		free(request.mounts);
+		assert_int_equal(attach_volumes(f->lives, NULL, &err), 0);
 		assert_true(volume->writable);
 	}
 	atomic_store_explicit(&f->enough, true, memory_order_relaxed);
@@ -303,6 +372,54 @@ static void *read_states(void *userdata)
 	return NULL;
 }
 
+/* In the places of the client's: of a guest that takes connections and does not answer. */
+static atomic_uint streams_asked_for;
+
+int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *open,
+	uint64_t timeout_ms, int *ret_fd, uint64_t *ret_offset, struct err *err)
+{
+	(void)agent;
+	(void)open;
+	(void)ret_fd;
+	(void)ret_offset;
+	atomic_fetch_add(&streams_asked_for, 1);
+	usleep((useconds_t)timeout_ms * 1000);
+	return err_set(err, -ETIMEDOUT, "no answer");
+}
+
+int agent_stream_ack(int fd, uint64_t offset, struct err *err)
+{
+	(void)fd;
+	(void)offset;
+	(void)err;
+	return 0;
+}
+
+#define LOGS_MS 300
+
+/* At a start, which has other pods to look after: the time is for all of a pod's. */
+static void test_logs_of_a_guest_that_hangs(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *logs = str_printf("%s/logs", f->dir);
+	struct config config = {.state_dir = f->dir};
+	struct machine machine = {.vcpus = 1};
+	struct err err = ERR_INIT;
+
+	f->rt.config = &config;
+	f->rt.log = &silent;
+	assert_int_equal(fd_mkdir_all(logs, 0755, &err), 0);
+	assert_int_equal(logs_open(f->rt.log, &f->rt.logs, &err), 0);
+	uint64_t begin = ev_now_ms();
+	assert_int_equal(
+		container_resume_log(f->ends, &machine, begin + LOGS_MS, &err), -ETIMEDOUT);
+	assert_int_equal(
+		container_resume_log(f->lives, &machine, begin + LOGS_MS, &err), -ETIMEDOUT);
+	assert_in_range(ev_now_ms() - begin, LOGS_MS, 10 * LOGS_MS);
+	assert_int_equal(streams_asked_for, 1);
+	assert_null(f->ends->log);
+}
+
 static void open_log(struct fixture *f, struct container *c)
 {
 	_cleanup_free_ char *path = str_printf("%s/log", f->dir);
@@ -310,14 +427,30 @@ static void open_log(struct fixture *f, struct container *c)
 	struct err err = ERR_INIT;
 	int fds[2];
 
-	assert_int_equal(logs_open(f->rt.log, &f->rt.logs, &err), 0);
+	if (!f->rt.logs)
+		assert_int_equal(logs_open(f->rt.log, &f->rt.logs, &err), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	assert_int_equal(log_writer_new(f->rt.logs, NULL, path, &c->log, &err), 0);
 	assert_int_equal(log_writer_follow(c->log, out, fds[0], 0, &err), 0);
 	f->output = fds[1];
 }
 
-static const struct log silent = {.fd = -EBADF};
+/* One whose log cannot be written costs a pod's end some seconds, and all together no more. */
+static void test_outputs_that_do_not_end(void **state)
+{
+	struct fixture *f = *state;
+	int first;
+
+	f->rt.log = &silent;
+	open_log(f, f->ends);
+	first = f->output;
+	open_log(f, f->lives);
+	uint64_t begin = ev_now_ms();
+	containers_drain(f->sandbox);
+	assert_in_range(ev_now_ms() - begin, 5000, 8000);
+	fd_close(first);
+	f->output = fd_close(f->output);
+}
 
 /* What records, and who tells of it. */
 static void open_parts(struct fixture *f)
@@ -418,6 +551,47 @@ static int tell_exit(struct fixture *f)
 	return container_exited(f->sandbox, &event);
 }
 
+/* Whoever asks again must not be given one that cannot be written. */
+static void test_volume_that_does_not_become_writable(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *path = str_printf("%s/volume", f->dir);
+	struct hv_vm vm = {.dir = f->dir}; /* without a share */
+	struct machine machine = {.vm = &vm};
+	struct err err = ERR_INIT;
+
+	open_parts(f);
+	ask_for_mount(f->lives, path);
+	Bulkhead__Store__Volume *volume = record_secret(f, path);
+	volume->kind = BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND;
+	volume->flags = HV_BIND_READ_ONLY;
+	assert_true(attach_volumes(f->lives, &machine, &err) < 0);
+	assert_true(attach_volumes(f->lives, &machine, &err) < 0);
+	assert_false(volume->writable);
+	close_parts(f);
+}
+
+/* Nor one that never was. In memory, it would be kept as long as the pod. */
+static void test_volume_that_cannot_be_recorded(void **state)
+{
+	struct fixture *f = *state;
+	char shm[] = "/dev/shm/container-test-XXXXXX";
+	struct err err = ERR_INIT;
+
+	assert_non_null(mkdtemp(shm));
+	_cleanup_free_ char *path = str_printf("%s/volumes/kubernetes.io~empty-dir/v", shm);
+	open_parts(f);
+	ask_for_mount(f->lives, path);
+	alter(f, FULL("true"));
+	assert_true(attach_volumes(f->lives, NULL, &err) < 0);
+	assert_non_null(strstr(err.msg, "no room"));
+	volumes_release(f->sandbox, NULL, f->lives);
+	size_t left = f->sandbox->record->n_volumes;
+	close_parts(f);
+	assert_int_equal(fd_remove_tree(shm, NULL), 0);
+	assert_int_equal(left, 0);
+}
+
 /* It is known at once; the guest tells of it again until it is recorded, and no end of its machine
  * comes before that. */
 static void test_exit_that_cannot_be_recorded(void **state)
@@ -500,6 +674,14 @@ int main(void)
 			test_call_before_its_pod_is_found_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_volume_that_one_begins_to_write, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_volume_that_does_not_become_writable, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_volume_that_cannot_be_recorded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_logs_of_a_guest_that_hangs, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_caller_that_does_not_wait_for_its_pod, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_outputs_that_do_not_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_exit_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_death_that_cannot_be_recorded, setup, teardown),

@@ -231,8 +231,11 @@ int sandbox_record_stray(struct sandbox *sandbox, uint64_t sequence);
  * no `op`, for what they look at is settled then.
  */
 void sandbox_await_recovery(struct sandbox *sandbox);
-/* Then takes `op`: for calls, which may come before the start has taken it. */
-void sandbox_lock(struct sandbox *sandbox);
+/*
+ * Then takes `op`: for calls, which may come before the start has taken it. -ECANCELED when the
+ * caller has gone away before, and `op` is not taken.
+ */
+int sandbox_lock(struct sandbox *sandbox, struct rpc_call *call, struct err *err);
 /*
  * The machine with a reference, or NULL with -EBADFD: the pod does not run. -EAGAIN: it does, but a
  * start has not reached it yet for want of something.
@@ -279,10 +282,10 @@ int devices_attach(struct container *c, struct machine *machine,
 /*
  * Makes the volumes that the container's mounts ask for, unless its pod has them, and adds to the
  * request how the agent mounts them. What was made when it fails is volumes_release()'s to take
- * away.
+ * away. It ends between two mounts when the call, which may be NULL, is cancelled.
  */
 int volumes_attach(struct container *c, struct machine *machine,
-	Bulkhead__Agent__CreateContainerRequest *request, struct err *err);
+	Bulkhead__Agent__CreateContainerRequest *request, struct rpc_call *call, struct err *err);
 /*
  * Before the container is recorded: notes in its configuration what digests its image volumes have,
  * and in its record their layers, which are held and attached with its root's.
@@ -332,8 +335,8 @@ int containers_each(struct sandbox *sandbox, int (*fn)(struct container *, void 
 int container_image_error(int r, struct err *err);
 
 /* container_create.c; `op` of its sandbox is held for all of them */
-int container_create(struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
-	char ret_id[ID_LEN + 1], struct err *err);
+int container_create(struct rpc_call *call, struct sandbox *sandbox,
+	const Runtime__V1__ContainerConfig *config, char ret_id[ID_LEN + 1], struct err *err);
 /* Adds an image's layers to those that are held and attached for the container. */
 int container_add_layers(
 	struct container *container, const Bulkhead__Store__Image *image, struct err *err);
@@ -343,8 +346,11 @@ int container_remove_in_guest(struct machine *machine, const char *id, struct er
 /* container_log.c */
 /* Opens the log and the streams of a container that starts or runs. */
 int container_open_log(struct container *container, struct machine *machine, struct err *err);
-/* Waits for the end of its streams in its log; false when that took too long. */
-bool container_drain_log(struct container *container);
+/* The same, where no stream is asked for any more from until_ms on. */
+int container_resume_log(
+	struct container *container, struct machine *machine, uint64_t until_ms, struct err *err);
+/* Waits until then for the end of its streams in its log; false when that took too long. */
+bool container_drain_log(struct container *container, uint64_t until_ms);
 /* Lets go of the log, if it is open. */
 void container_close_log(struct container *container);
 /* The same, and forgets how far it was written; the log itself is kubelet's and stays. */
@@ -364,7 +370,10 @@ int container_stop(
 int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *event);
 /* Writes the exit down, where that failed. */
 int container_save_exit(struct container *container, struct err *err);
-/* Waits for what the sandbox's containers wrote to be in their logs: its machine has ended. */
+/*
+ * Waits for what the sandbox's containers wrote to be in their logs, some seconds for all:
+ * its machine has ended.
+ */
 void containers_drain(struct sandbox *sandbox);
 /*
  * Then: records every unfinished one as ended with it, and the exits that could not be written.

@@ -303,27 +303,37 @@ static int format_batch(struct log_stream *s, bool at_end, struct buf *out, size
 	return r;
 }
 
-/* Writes a batch with its note before it. On failure the file is as before. */
-static int write_batch(struct log_writer *w, size_t stream, const struct buf *batch, size_t used)
+/* That so many bytes of the stream are to become `len` bytes at the end of the log file. */
+static int write_note(
+	struct log_writer *w, const struct stat *file, size_t stream, size_t used, size_t len)
 {
-	struct stat st;
-	if (fstat(w->fd, &st) < 0)
-		return -errno;
 	struct note note = {
 		.magic = NOTE_MAGIC,
-		.device = st.st_dev,
-		.inode = st.st_ino,
-		.size_before = (uint64_t)st.st_size,
-		.size_after = (uint64_t)st.st_size + batch->len,
+		.device = file->st_dev,
+		.inode = file->st_ino,
+		.size_before = (uint64_t)file->st_size,
+		.size_after = (uint64_t)file->st_size + len,
 	};
 	for (size_t i = 0; i < STREAMS; i++) {
 		note.before[i] = w->streams[i].written;
 		note.after[i] = w->streams[i].written + (i == stream ? used : 0);
 	}
 	ssize_t n = pwrite(w->state_fd, &note, sizeof(note), 0);
-	if (n != (ssize_t)sizeof(note))
-		return n < 0 ? -errno : -EIO;
-	int r = fd_write_all(w->fd, batch->data, batch->len, NULL);
+	if (n == (ssize_t)sizeof(note))
+		return 0;
+	return n < 0 ? -errno : -EIO;
+}
+
+/* Writes a batch with its note before it. On failure the file is as before. */
+static int write_batch(struct log_writer *w, size_t stream, const struct buf *batch, size_t used)
+{
+	struct stat st;
+	if (fstat(w->fd, &st) < 0)
+		return -errno;
+	int r = write_note(w, &st, stream, used, batch->len);
+	if (r < 0)
+		return r;
+	r = fd_write_all(w->fd, batch->data, batch->len, NULL);
 	if (r < 0 && ftruncate(w->fd, st.st_size) < 0)
 		return -errno;
 	return r;
@@ -472,19 +482,39 @@ void log_writer_tee(struct log_writer *w, log_tee_fn fn, void *userdata)
 	w->tee_userdata = userdata;
 }
 
+/*
+ * While the last batch could not be written, its note names the old file. A crash would find
+ * another and take the batch for rotated away: so the note must name the new one before that is
+ * written to.
+ */
+static int note_pending(struct log_writer *w, int fd, struct err *err)
+{
+	struct stat st;
+	if (!w->broken)
+		return 0;
+	if (fstat(fd, &st) < 0)
+		return err_errno(err, "stat the log %s", w->path);
+	int r = write_note(w, &st, 0, 0, 0);
+	return r < 0 ? err_set(err, r, "note where the log %s goes on: %s", w->path, strerror(-r))
+		     : 0;
+}
+
 int log_writer_reopen(struct log_writer *w, struct err *err)
 {
 	if (!w->path)
 		return 0;
-	int fd = open_log(w->path, err);
+	_cleanup_close_ int fd = open_log(w->path, err);
 	if (fd < 0)
 		return fd;
 	pthread_mutex_lock(&w->lock);
-	int old = w->fd;
-	w->fd = fd;
+	int r = note_pending(w, fd, err);
+	if (r == 0) {
+		int old = w->fd;
+		w->fd = TAKE_FD(fd);
+		fd = old;
+	}
 	pthread_mutex_unlock(&w->lock);
-	fd_close(old);
-	return 0;
+	return r;
 }
 
 bool log_writer_wait(struct log_writer *w, uint64_t timeout_ms)

@@ -296,6 +296,32 @@ static void waits_while_the_disk_is_full_and_loses_nothing(void **state)
 	log_writer_unref(w);
 }
 
+/* And the process dies before it is tried again. */
+static void a_rotation_while_the_disk_is_full_loses_nothing(void **state)
+{
+	struct place *p = *state;
+	const struct rlimit full = {.rlim_cur = 256, .rlim_max = p->file_size.rlim_max};
+	signal(SIGXFSZ, SIG_IGN);
+	struct log_writer *w = new_writer(p);
+	int out = follow(w, OUT);
+	say(out, "one\n");
+	wait_ack(out, 4);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
+	char line[302];
+	memset(line, 'x', 300);
+	memcpy(line + 300, "\n", sizeof("\n"));
+	say(out, line);
+	wait_read(out);
+	assert_int_equal(rename(p->path, p->rotated), 0);
+	assert_int_equal(log_writer_reopen(w, NULL), 0);
+	log_writer_unref(w);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &p->file_size), 0);
+	close(out);
+	w = new_writer(p);
+	assert_int_equal(log_writer_offset(w, OUT), 4);
+	log_writer_unref(w);
+}
+
 /* A guest that never reads holds up itself alone. */
 static void writes_on_where_acknowledgements_are_not_read(void **state)
 {
@@ -335,6 +361,7 @@ int main(void)
 		TEST(reopening_follows_a_rotation),
 		TEST(without_a_path_it_only_drains),
 		TEST(waits_while_the_disk_is_full_and_loses_nothing),
+		TEST(a_rotation_while_the_disk_is_full_loses_nothing),
 		TEST(writes_on_where_acknowledgements_are_not_read),
 		TEST(refuses_what_is_no_regular_file),
 	};

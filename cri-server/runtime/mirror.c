@@ -15,6 +15,8 @@
 
 #define CALL_MS 5000
 #define RETRY_S 1
+/* A start waits so long for a pod's volumes to be written; its thread goes on with the rest. */
+#define RESUME_MS 5000
 /* The kubelet's changes of one update come together. */
 #define QUIET_MS       20
 #define QUIET_PATIENCE 10
@@ -30,6 +32,7 @@ struct entry {
 	atomic_bool changed; /* since it was read last */
 	bool dirty;          /* it was not written since a change */
 	bool failed;         /* the last time that it was written, which was logged */
+	unsigned pass;       /* in which the thread looked at it last */
 	bool mapped;         /* its ids, to `map` */
 	struct userns_map map;
 	struct entry *next;
@@ -43,8 +46,11 @@ struct mirror {
 	int changed;          /* one of the entries was */
 	int retry;            /* a timer: something is dirty still */
 	int share;            /* a pidfd; negative once its end was told of */
-	pthread_mutex_t lock; /* protects the list, also across a call to the agent */
+	unsigned pass;        /* of the thread over the list */
+	pthread_mutex_t lock; /* protects what follows; not held across a call to the agent */
+	pthread_cond_t moved; /* `busy` changed */
 	struct entry *entries;
+	struct entry *busy; /* which the thread is writing; it stays until that is over */
 };
 
 static struct entry *entry_free(struct entry *entry)
@@ -73,7 +79,7 @@ static void map_ids(
 	}
 }
 
-/* Watches it from before it is read on, so that no change falls in between. The lock is held. */
+/* Watches it from before it is read on, so that no change falls in between. */
 static int push(struct mirror *mirror, struct entry *entry, struct err *err)
 {
 	Bulkhead__Agent__WriteVolumeRequest *request;
@@ -94,7 +100,7 @@ static int push(struct mirror *mirror, struct entry *entry, struct err *err)
 	return r;
 }
 
-/* The lock is held. */
+/* On the thread. */
 static void push_or_log(struct mirror *mirror, struct entry *entry)
 {
 	struct err err = ERR_INIT;
@@ -111,13 +117,40 @@ static void push_or_log(struct mirror *mirror, struct entry *entry)
 			mirror->retry, 0, &(struct itimerspec){.it_value.tv_sec = RETRY_S}, NULL);
 }
 
+static bool is_stopping(const struct mirror *mirror)
+{
+	struct pollfd stop = {.fd = mirror->stop, .events = POLLIN};
+	return poll(&stop, 1, 0) > 0;
+}
+
+/* The next one of this pass, each of which is looked at once. The lock is held. */
+static struct entry *take_dirty(struct mirror *mirror)
+{
+	for (struct entry *entry = mirror->entries; entry; entry = entry->next) {
+		if (entry->pass == mirror->pass)
+			continue;
+		entry->pass = mirror->pass;
+		if (atomic_exchange(&entry->changed, false) || entry->dirty)
+			return entry;
+	}
+	return NULL;
+}
+
+/* A guest that does not answer holds up its pod's end for one call, however many volumes it has. */
 static void push_dirty(struct mirror *mirror)
 {
+	struct entry *entry;
 	pthread_mutex_lock(&mirror->lock);
 	timerfd_settime(mirror->retry, 0, &(struct itimerspec){0}, NULL);
-	for (struct entry *entry = mirror->entries; entry; entry = entry->next)
-		if (atomic_exchange(&entry->changed, false) || entry->dirty)
-			push_or_log(mirror, entry);
+	mirror->pass++;
+	while (!is_stopping(mirror) && (entry = take_dirty(mirror))) {
+		mirror->busy = entry;
+		pthread_mutex_unlock(&mirror->lock);
+		push_or_log(mirror, entry);
+		pthread_mutex_lock(&mirror->lock);
+		mirror->busy = NULL;
+		pthread_cond_broadcast(&mirror->moved);
+	}
 	pthread_mutex_unlock(&mirror->lock);
 }
 
@@ -168,6 +201,16 @@ static void *mirror_main(void *arg)
 	return NULL;
 }
 
+static void init_sync(struct mirror *mirror)
+{
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&mirror->moved, &attr);
+	pthread_condattr_destroy(&attr);
+	pthread_mutex_init(&mirror->lock, NULL);
+}
+
 int mirror_new(
 	struct sandbox *sandbox, struct machine *machine, struct mirror **ret, struct err *err)
 {
@@ -179,7 +222,7 @@ int mirror_new(
 	mirror->stop = eventfd(0, EFD_CLOEXEC);
 	mirror->changed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	mirror->retry = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	pthread_mutex_init(&mirror->lock, NULL);
+	init_sync(mirror);
 	int r = 0;
 	if (mirror->stop < 0 || mirror->changed < 0 || mirror->retry < 0)
 		r = err_errno(err, "watch the pod's volumes");
@@ -199,6 +242,7 @@ int mirror_new(
 	fd_close(mirror->changed);
 	fd_close(mirror->retry);
 	fd_close(mirror->share);
+	pthread_cond_destroy(&mirror->moved);
 	pthread_mutex_destroy(&mirror->lock);
 	free(mirror);
 	return r;
@@ -219,6 +263,7 @@ struct mirror *mirror_free(struct mirror *mirror)
 	fd_close(mirror->changed);
 	fd_close(mirror->retry);
 	fd_close(mirror->share);
+	pthread_cond_destroy(&mirror->moved);
 	pthread_mutex_destroy(&mirror->lock);
 	machine_unref(mirror->machine);
 	free(mirror);
@@ -254,27 +299,35 @@ static int entry_new(struct mirror *mirror, const char *name, const char *path,
 	return 0;
 }
 
-/* The lock is held. */
 static void enter(struct mirror *mirror, struct entry *entry)
 {
+	pthread_mutex_lock(&mirror->lock);
 	entry->next = mirror->entries;
 	mirror->entries = entry;
+	pthread_mutex_unlock(&mirror->lock);
 }
 
 int mirror_add(struct mirror *mirror, const char *name, const char *path,
 	const struct userns_map *map, struct err *err)
 {
-	pthread_mutex_lock(&mirror->lock);
 	struct entry *entry = NULL;
-	int r = *find_entry(mirror, name) ? 0 : entry_new(mirror, name, path, map, &entry, err);
-	if (entry)
-		r = push(mirror, entry, err);
-	if (entry && r < 0)
-		unwatch(entry);
-	else if (entry)
-		enter(mirror, entry);
+	pthread_mutex_lock(&mirror->lock);
+	bool known = *find_entry(mirror, name);
 	pthread_mutex_unlock(&mirror->lock);
-	return r;
+	int r = known ? 0 : entry_new(mirror, name, path, map, &entry, err);
+	if (!entry)
+		return r;
+	/* Before the thread knows of it. */
+	r = push(mirror, entry, err);
+	if (r < 0) {
+		unwatch(entry);
+		return r;
+	}
+	enter(mirror, entry);
+	/* What has changed in between. */
+	if (entry->changed)
+		on_changed(entry);
+	return 0;
 }
 
 int mirror_resume(struct mirror *mirror, const char *name, const char *path,
@@ -284,11 +337,33 @@ int mirror_resume(struct mirror *mirror, const char *name, const char *path,
 	int r = entry_new(mirror, name, path, map, &entry, err);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&mirror->lock);
+	entry->changed = true;
 	enter(mirror, entry);
-	push_or_log(mirror, entry);
-	pthread_mutex_unlock(&mirror->lock);
+	on_changed(entry);
 	return 0;
+}
+
+/* The lock is held. */
+static bool is_settled(const struct mirror *mirror)
+{
+	const struct entry *entry = mirror->entries;
+	while (entry && !entry->changed)
+		entry = entry->next;
+	return !entry && !mirror->busy;
+}
+
+void mirror_settle(struct mirror *mirror)
+{
+	uint64_t at = ev_now_ms() + RESUME_MS;
+	const struct timespec deadline = {
+		.tv_sec = (time_t)(at / 1000),
+		.tv_nsec = (long)(at % 1000) * 1000000,
+	};
+	int r = 0;
+	pthread_mutex_lock(&mirror->lock);
+	while (r == 0 && !is_settled(mirror))
+		r = pthread_cond_timedwait(&mirror->moved, &mirror->lock, &deadline);
+	pthread_mutex_unlock(&mirror->lock);
 }
 
 void mirror_remove(struct mirror *mirror, const char *name)
@@ -296,9 +371,11 @@ void mirror_remove(struct mirror *mirror, const char *name)
 	pthread_mutex_lock(&mirror->lock);
 	struct entry **link = find_entry(mirror, name);
 	struct entry *entry = *link;
-	if (entry) {
+	if (entry)
 		*link = entry->next;
-		unwatch(entry);
-	}
+	while (entry && mirror->busy == entry)
+		pthread_cond_wait(&mirror->moved, &mirror->lock);
 	pthread_mutex_unlock(&mirror->lock);
+	if (entry)
+		unwatch(entry);
 }

@@ -41,11 +41,14 @@ struct mirror *mirror_free(struct mirror *mirror);
 int mirror_add(struct mirror *mirror, const char *name, const char *path,
 	const struct userns_map *map, struct err *err);
 /*
- * The same of a volume that the guest has had, for a mirror that is new: what cannot be watched or
- * written is logged, and tried again until it can. Only -ENOMEM is an error.
+ * The same of a volume that the guest has had, for a mirror that is new, and by its thread: what
+ * cannot be watched or written is logged, and tried again until it can. Only -ENOMEM is an error.
  */
 int mirror_resume(struct mirror *mirror, const char *name, const char *path,
 	const struct userns_map *map, struct err *err);
+/* Waits until each of these was tried once, for some seconds at most however many there are. */
+void mirror_settle(struct mirror *mirror);
+/* Waits for a call to the agent that is about it. */
 void mirror_remove(struct mirror *mirror, const char *name);
 
 /*

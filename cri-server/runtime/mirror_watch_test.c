@@ -22,16 +22,19 @@
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/mirror.h"
 
-#define VOLUMES    2
+#define VOLUMES    8
+#define HANG_MS    500 /* of each write to a guest that hangs */
 #define PATIENCE_S 60
 
-/* What the guest was told of volumes "0" and "1"; for all tests, as agent_call() knows none. */
+/* What the guest was told of volumes "0" to "7"; for all tests, as agent_call() knows none. */
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t told;
 	int refusals[VOLUMES]; /* so many writes fail first */
 	unsigned writes[VOLUMES];
 	size_t entries[VOLUMES]; /* at the last write */
+	bool hangs;
+	unsigned hung; /* so many writes began while it did */
 } guest = {.lock = PTHREAD_MUTEX_INITIALIZER, .told = PTHREAD_COND_INITIALIZER};
 
 /* In the places of the client's, the machine's and the sandbox's. */
@@ -48,6 +51,13 @@ int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *
 	assert_string_equal(method, "WriteVolume");
 	assert_true(i < VOLUMES);
 	pthread_mutex_lock(&guest.lock);
+	if (guest.hangs) {
+		guest.hung++;
+		pthread_cond_broadcast(&guest.told);
+		pthread_mutex_unlock(&guest.lock);
+		usleep(HANG_MS * 1000);
+		return err_set(err, -ETIMEDOUT, "no answer");
+	}
 	if (guest.refusals[i] > 0 && guest.refusals[i]--) {
 		r = err_set(err, -ETIMEDOUT, "no answer");
 	} else {
@@ -118,6 +128,8 @@ static int setup(void **state)
 	memset(guest.refusals, 0, sizeof(guest.refusals));
 	memset(guest.writes, 0, sizeof(guest.writes));
 	memset(guest.entries, 0, sizeof(guest.entries));
+	guest.hangs = false;
+	guest.hung = 0;
 	assert_int_equal(ev_loop_new(&f->loop, &err), 0);
 	assert_int_equal(dir_watcher_new(f->loop, &f->runtime.volume_watcher, &err), 0);
 	assert_int_equal(pthread_create(&f->thread, NULL, run_loop, f->loop), 0);
@@ -275,6 +287,64 @@ static void watches_a_directory_that_two_volumes_show(void **state)
 	wait_for(0, 3);
 }
 
+static void hang(bool hangs)
+{
+	pthread_mutex_lock(&guest.lock);
+	guest.hangs = hangs;
+	pthread_mutex_unlock(&guest.lock);
+}
+
+static const char *const names[VOLUMES] = {"0", "1", "2", "3", "4", "5", "6", "7"};
+
+/* A pod's end, and another volume's, wait for the call that is under way and for no other. */
+static void ends_beside_a_guest_that_hangs(void **state)
+{
+	struct fixture *f = *state;
+	struct err err = ERR_INIT;
+
+	for (unsigned i = 0; i < VOLUMES; i++)
+		assert_int_equal(mirror_add(f->mirror, names[i], f->path, NULL, &err), 0);
+	hang(true);
+	write_file(f, "a");
+	pthread_mutex_lock(&guest.lock);
+	while (!guest.hung)
+		pthread_cond_wait(&guest.told, &guest.lock);
+	pthread_mutex_unlock(&guest.lock);
+	uint64_t begin = ev_now_ms();
+	mirror_remove(f->mirror, names[VOLUMES - 1]);
+	mirror_remove(f->mirror, names[0]);
+	f->mirror = mirror_free(f->mirror);
+	assert_in_range(ev_now_ms() - begin, 0, (VOLUMES / 2) * HANG_MS);
+}
+
+/* A start has other pods to look after. */
+static void resumes_beside_a_guest_that_hangs(void **state)
+{
+	struct fixture *f = *state;
+
+	hang(true);
+	uint64_t begin = ev_now_ms();
+	for (unsigned i = 0; i < VOLUMES; i++)
+		resume(f, names[i]);
+	assert_in_range(ev_now_ms() - begin, 0, (VOLUMES / 2) * HANG_MS);
+	hang(false);
+	for (unsigned i = 0; i < VOLUMES; i++)
+		wait_for(i, 0);
+}
+
+static void is_settled_when_all_were_written(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned i = 0; i < VOLUMES; i++)
+		resume(f, names[i]);
+	mirror_settle(f->mirror);
+	pthread_mutex_lock(&guest.lock);
+	for (unsigned i = 0; i < VOLUMES; i++)
+		assert_int_equal(guest.writes[i], 1);
+	pthread_mutex_unlock(&guest.lock);
+}
+
 /* A user may have 128 by default, and so may all that root runs. */
 static unsigned count_inotify_instances(void)
 {
@@ -325,6 +395,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			watches_a_directory_that_two_volumes_show, setup, teardown),
 		cmocka_unit_test_setup_teardown(pods_share_an_instance, setup, teardown),
+		cmocka_unit_test_setup_teardown(ends_beside_a_guest_that_hangs, setup, teardown),
+		cmocka_unit_test_setup_teardown(resumes_beside_a_guest_that_hangs, setup, teardown),
+		cmocka_unit_test_setup_teardown(is_settled_when_all_were_written, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

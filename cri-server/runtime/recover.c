@@ -24,6 +24,7 @@
 
 #define CONNECT_MS  15000 /* to an agent that was up before */
 #define CALL_MS     10000
+#define LOGS_MS     20000 /* for all containers' logs of a pod */
 #define DISCARD_MS  20000 /* for all in a guest that nobody knows; one may take 10 s to end */
 #define SERVE_MS    5000 /* for all pods; then those that are left are gone on with while we serve */
 #define THREADS_MAX 32
@@ -31,11 +32,17 @@
 
 /* ---- a sandbox whose machine lives ---- */
 
+struct settling {
+	struct machine *machine;
+	const Bulkhead__Agent__ListContainersResponse *list;
+	uint64_t until_ms;
+};
+
 /* The agent knows of a start that was recorded, or it never happened: then it may be repeated. */
-static int settle_container(struct container *c,
-	const Bulkhead__Agent__ListContainersResponse *list, struct machine *machine,
-	struct err *err)
+static int settle(struct container *c, void *userdata, struct err *err)
 {
+	const struct settling *settling = userdata;
+	const Bulkhead__Agent__ListContainersResponse *list = settling->list;
 	if (container_state(c) != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING)
 		return 0;
 	for (size_t i = 0; i < list->n_processes; i++) {
@@ -44,7 +51,8 @@ static int settle_container(struct container *c,
 			continue;
 		if (info->state == BULKHEAD__AGENT__PROCESS_STATE__PROCESS_CREATED)
 			break;
-		if (container_open_log(c, machine, err) < 0) /* ReopenContainerLog tries again */
+		/* ReopenContainerLog tries again. */
+		if (container_resume_log(c, settling->machine, settling->until_ms, err) < 0)
 			start_complain(c->runtime, "log not resumed", c->id, err);
 		return 0;
 	}
@@ -56,17 +64,6 @@ static int settle_container(struct container *c,
 	if (r < 0) /* the next start, which finds it so again, comes to the same */
 		start_complain(c->runtime, "start that never was not taken back", c->id, err);
 	return 0;
-}
-
-struct settling {
-	struct machine *machine;
-	const Bulkhead__Agent__ListContainersResponse *list;
-};
-
-static int settle(struct container *c, void *userdata, struct err *err)
-{
-	const struct settling *settling = userdata;
-	return settle_container(c, settling->list, settling->machine, err);
 }
 
 static int discard_exec(
@@ -136,7 +133,7 @@ static int reconnect(struct sandbox *sandbox, struct machine *machine, struct er
 	if (r < 0)
 		return r;
 	const Bulkhead__Agent__ListContainersResponse *list = (void *)response;
-	struct settling settling = {machine, list};
+	struct settling settling = {machine, list, ev_now_ms() + LOGS_MS};
 	r = containers_each(sandbox, settle, &settling, err);
 	if (r == 0)
 		discard_unknown(sandbox, machine, list);

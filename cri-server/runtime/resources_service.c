@@ -174,13 +174,13 @@ METHOD(resources_service_container)
 	struct container *c = container_find(call_runtime(call), req->container_id, err);
 	if (!c)
 		return err->code;
-	sandbox_lock(c->sandbox);
-	int r = c->gone ? err_set(err, -ENOENT, "container '%s' not found", c->id) : 0;
-	if (r == 0 && !req->linux)
-		r = err_set(err, -EINVAL, "resources of Linux are needed");
-	if (r == 0)
-		r = update(c, req->linux, err);
-	pthread_mutex_unlock(&c->sandbox->op);
+	int r = req->linux ? sandbox_lock(c->sandbox, call, err)
+			   : err_set(err, -EINVAL, "resources of Linux are needed");
+	if (r == 0) {
+		r = c->gone ? err_set(err, -ENOENT, "container '%s' not found", c->id)
+			    : update(c, req->linux, err);
+		pthread_mutex_unlock(&c->sandbox->op);
+	}
 	container_unref(c);
 	if (r < 0)
 		return err_wrap(err, "update container resources");
@@ -196,15 +196,17 @@ METHOD(resources_service_sandbox)
 	struct sandbox *sandbox = sandbox_find(call_runtime(call), req->pod_sandbox_id, err);
 	if (!sandbox)
 		return err->code;
-	sandbox_lock(sandbox);
-	int r = sandbox_check_found(sandbox, err);
-	if (r == 0 && req->resources)
-		r = resources_check(req->resources, err);
-	if (r == 0 && req->overhead)
-		r = resources_check(req->overhead, err);
-	if (r == 0)
-		r = update_pod(sandbox, req, err);
-	pthread_mutex_unlock(&sandbox->op);
+	int r = sandbox_lock(sandbox, call, err);
+	if (r == 0) {
+		r = sandbox_check_found(sandbox, err);
+		if (r == 0)
+			r = resources_check(req->resources, err);
+		if (r == 0)
+			r = resources_check(req->overhead, err);
+		if (r == 0)
+			r = update_pod(sandbox, req, err);
+		pthread_mutex_unlock(&sandbox->op);
+	}
 	sandbox_unref(sandbox);
 	if (r < 0)
 		return err_wrap(err, "update pod sandbox resources");

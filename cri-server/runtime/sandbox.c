@@ -23,6 +23,7 @@
 #define RELEASE_TRIES 5
 #define POWEROFF_MS   3000 /* for the guest to end by itself */
 #define BUSY_MS       20   /* until a pod that somebody changes is looked at again */
+#define LOOK_MS       200  /* between looks at whether a caller has gone away */
 
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,
 	const Runtime__V1__PodSandboxConfig *config, struct err *err)
@@ -169,10 +170,36 @@ void sandbox_await_recovery(struct sandbox *sandbox)
 	pthread_mutex_unlock(&rt->lock);
 }
 
-void sandbox_lock(struct sandbox *sandbox)
+static bool lock_for_a_while(pthread_mutex_t *mutex)
 {
-	sandbox_await_recovery(sandbox);
-	pthread_mutex_lock(&sandbox->op);
+	struct timespec until;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += LOOK_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	return pthread_mutex_timedlock(mutex, &until) == 0;
+}
+
+/*
+ * A caller that has gone away waits for nothing: it would keep a worker, for as long as the pod's
+ * guest draws out what is being done.
+ */
+int sandbox_lock(struct sandbox *sandbox, struct rpc_call *call, struct err *err)
+{
+	struct runtime *rt = sandbox->runtime;
+	bool locked = false;
+	while (!locked && !rpc_call_cancelled(call)) {
+		pthread_mutex_lock(&rt->lock);
+		if (sandbox->recovering)
+			wait_until(rt, &rt->recovered, ev_now_ms() + LOOK_MS);
+		bool recovering = sandbox->recovering;
+		pthread_mutex_unlock(&rt->lock);
+		locked = !recovering && lock_for_a_while(&sandbox->op);
+	}
+	return locked ? 0
+		      : err_set(err, -ECANCELED,
+				"the caller went away while sandbox %s was being changed",
+				sandbox->id);
 }
 
 static bool is_ready(const struct sandbox *sandbox)

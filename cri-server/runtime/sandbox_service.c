@@ -100,15 +100,17 @@ METHOD(sandbox_service_run)
 }
 
 /* Runs fn with the sandbox's `op`. One that is not there is success: these calls are repeated. */
-static int with_sandbox(struct runtime *rt, const char *id,
+static int with_sandbox(struct rpc_call *call, const char *id,
 	int (*fn)(struct sandbox *, struct err *), struct err *err)
 {
-	struct sandbox *sandbox = sandbox_find(rt, id, err);
+	struct sandbox *sandbox = sandbox_find(call_runtime(call), id, err);
 	if (!sandbox)
 		return err->code == -ENOENT ? 0 : err->code;
-	sandbox_lock(sandbox);
-	int r = sandbox_check_found(sandbox, NULL) < 0 ? 0 : fn(sandbox, err);
-	pthread_mutex_unlock(&sandbox->op);
+	int r = sandbox_lock(sandbox, call, err);
+	if (r == 0) {
+		r = sandbox_check_found(sandbox, NULL) < 0 ? 0 : fn(sandbox, err);
+		pthread_mutex_unlock(&sandbox->op);
+	}
 	sandbox_unref(sandbox);
 	return r;
 }
@@ -117,7 +119,7 @@ METHOD(sandbox_service_stop)
 {
 	const Runtime__V1__StopPodSandboxRequest *req =
 		(const Runtime__V1__StopPodSandboxRequest *)request;
-	int r = with_sandbox(call_runtime(call), req->pod_sandbox_id, sandbox_stop, err);
+	int r = with_sandbox(call, req->pod_sandbox_id, sandbox_stop, err);
 	if (r < 0)
 		return err_wrap(err, "stop sandbox");
 	Runtime__V1__StopPodSandboxResponse response = RUNTIME__V1__STOP_POD_SANDBOX_RESPONSE__INIT;
@@ -128,7 +130,7 @@ METHOD(sandbox_service_remove)
 {
 	const Runtime__V1__RemovePodSandboxRequest *req =
 		(const Runtime__V1__RemovePodSandboxRequest *)request;
-	int r = with_sandbox(call_runtime(call), req->pod_sandbox_id, sandbox_remove, err);
+	int r = with_sandbox(call, req->pod_sandbox_id, sandbox_remove, err);
 	if (r < 0)
 		return err_wrap(err, "remove sandbox");
 	/* Of all calls it leaves most in pieces that only the allocator could use again. */

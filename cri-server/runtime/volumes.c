@@ -132,13 +132,18 @@ static Volume *find_volume(
 	return NULL;
 }
 
-/* Made for containers that only read it, now one writes. */
+/* Made for containers that only read it, now one writes: as it is by now. */
 static int record_writable(struct sandbox *sandbox, Volume *volume, struct err *err)
 {
+	uint32_t flags = volume->flags;
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	volume->writable = true;
 	volume->flags &= ~(unsigned)HV_BIND_READ_ONLY;
 	int r = sandbox_save_locked(sandbox, err);
+	if (r < 0) {
+		volume->writable = false;
+		volume->flags = flags;
+	}
 	pthread_mutex_unlock(&sandbox->runtime->lock);
 	return r;
 }
@@ -179,8 +184,13 @@ static int record_volume(struct sandbox *sandbox, const struct volume_source *so
 	if (volumes) {
 		volume->id = ++record->last_volume;
 		record->volumes = volumes;
-		record->volumes[record->n_volumes++] = *ret = TAKE_PTR(volume);
+		record->volumes[record->n_volumes++] = volume;
 		r = sandbox_save_locked(sandbox, err);
+		/* It is not made then, and must not be found. */
+		if (r < 0)
+			record->n_volumes--;
+		else
+			*ret = TAKE_PTR(volume);
 	} else if (r == 0) {
 		r = err_nomem(err);
 	}
@@ -245,15 +255,17 @@ static int unmake_volume(
 	return agent_call(machine->agent, "RemoveVolumes", &request.base, CALL_MS, NULL, err);
 }
 
-static void drop_volume(struct sandbox *sandbox, struct machine *machine, Volume *volume)
+static int drop_volume(struct sandbox *sandbox, struct machine *machine, Volume *volume)
 {
 	struct err err = ERR_INIT;
-	if (unmake_volume(sandbox, machine, volume, &err) < 0)
+	int r = unmake_volume(sandbox, machine, volume, &err);
+	if (r < 0)
 		/* It stays recorded and is tried again; the machine's end ends it anyway. */
 		log_event(sandbox->runtime->log, LOG_LEVEL_WARNING, "volume stays in its machine",
 			"pod", sandbox->id, "volume", volume->source, "err", err.msg, NULL);
 	else
 		forget_volume(sandbox, volume);
+	return r;
 }
 
 /* Finds or makes the volume; *ret is the record's. */
@@ -268,10 +280,12 @@ static int get_volume(struct sandbox *sandbox, struct machine *machine,
 			*ret = volume;
 			return 0;
 		}
-		int r = record_writable(sandbox, volume, err);
-		if (r == 0 && volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND &&
-			!source->read_only)
+		int r = 0;
+		/* Before it is recorded: what is on record as writable is not made so again. */
+		if (volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND && !source->read_only)
 			r = hv_vm_bind_writable(machine->vm, name, err);
+		if (r == 0)
+			r = record_writable(sandbox, volume, err);
 		*ret = volume;
 		return r;
 	}
@@ -417,7 +431,7 @@ static int attach_mount(struct container *c, struct machine *machine,
 }
 
 int volumes_attach(struct container *c, struct machine *machine,
-	Bulkhead__Agent__CreateContainerRequest *request, struct err *err)
+	Bulkhead__Agent__CreateContainerRequest *request, struct rpc_call *call, struct err *err)
 {
 	const Runtime__V1__ContainerConfig *config = c->config;
 	if (limit_layer(c, request, err) < 0)
@@ -426,6 +440,9 @@ int volumes_attach(struct container *c, struct machine *machine,
 	if (!request->mounts)
 		return err_nomem(err);
 	for (size_t i = 0; i < config->n_mounts; i++) {
+		if (call && rpc_call_cancelled(call))
+			return err_set(err, -ECANCELED, "the caller went away before mount '%s'",
+				config->mounts[i]->container_path);
 		Bulkhead__Agent__Mount *mount = calloc(1, sizeof(*mount));
 		if (!mount)
 			return err_nomem(err);
@@ -461,8 +478,10 @@ void volumes_release(
 		/* What is in memory lives as long as the pod: a container that starts again finds
 		 * it. */
 		if (volume->kind != BULKHEAD__STORE__VOLUME_KIND__VOLUME_MEMORY &&
-			!volume_needed(sandbox, volume->id, except))
-			drop_volume(sandbox, machine, volume);
+			!volume_needed(sandbox, volume->id, except) &&
+			drop_volume(sandbox, machine, volume) == -ETIMEDOUT)
+			/* Each of the others would take as long. */
+			break;
 	}
 }
 
@@ -506,5 +525,7 @@ int volumes_resume(struct sandbox *sandbox, struct machine *machine, struct err 
 				"volume not watched any more", "pod", sandbox->id, "volume",
 				volume->source, "err", failure.msg, NULL);
 	}
+	if (r == 0)
+		mirror_settle(sandbox->mirror);
 	return r;
 }
