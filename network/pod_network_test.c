@@ -51,6 +51,16 @@
 	"[ \"$CNI_COMMAND\" = ADD ] && exec sed 's/.*\"prevResult\"://; s/}$//'\n"                 \
 	"echo '{\"code\": 11, \"msg\": \"later\"}'; exit 1\n"
 
+/* Passes on the result, and makes one more interface, in the same subnets. */
+#define TWIN_PLUGIN                                                                                \
+	"#!/bin/sh\n"                                                                              \
+	"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n"                                                   \
+	"nsenter --net=$CNI_NETNS /bin/sh -e -c \""                                                \
+	"ip link add eth1 type veth peer name twin netns $$; ip link set eth1 up;"                 \
+	"ip address add 10.213.0.77/24 dev eth1; ip address add fd13::77/64 dev eth1;"             \
+	"ip route append default dev eth1\" >&2 || exit 1\n"                                       \
+	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
+
 #define HOST_DEVICE_CONF                                                                           \
 	"{\"cniVersion\": \"%s\", \"name\": \"bhdevice\", \"type\": \"host-device\","              \
 	" \"device\": \"bhdev0\", \"ipam\": {\"type\": \"static\","                                \
@@ -327,6 +337,29 @@ static void write_config_with_plugin(struct room *room, const char *type, const 
 	assert_non_null(longer);
 	testing_write(room->conf, "00-first.conflist", longer, 0644);
 	testing_write(room->bin, type, script, 0755);
+}
+
+/* Routes of both that differ in nothing but their link. */
+static void test_two_interfaces_of_one_subnet(void **state)
+{
+	struct room *room = *state;
+	struct net_interface *eth1;
+	struct net_pod_info *info;
+
+	need_plugins();
+	write_config_with_plugin(room, "twin", TWIN_PLUGIN);
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->n_interfaces, 2);
+	assert_string_equal(info->interfaces[0].addresses[0], "10.213.0.2/24");
+	assert_true(has_route(&info->interfaces[0], "0.0.0.0/0", "10.213.0.1"));
+	eth1 = &info->interfaces[1];
+	assert_string_equal(eth1->name, "eth1");
+	assert_int_equal(eth1->n_addresses, 2);
+	assert_string_equal(eth1->addresses[0], "10.213.0.77/24");
+	assert_string_equal(eth1->addresses[1], "fd13::77/64");
+	assert_true(has_route(eth1, "0.0.0.0/0", ""));
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
 }
 
 static void test_failed_add_is_undone(void **state)
@@ -742,6 +775,7 @@ int main(void)
 		POD_TEST(test_bridge),
 		POD_TEST(test_old_version),
 		POD_TEST(test_ptp),
+		POD_TEST(test_two_interfaces_of_one_subnet),
 		POD_TEST(test_leaves_nothing),
 		POD_TEST(test_host_port),
 		POD_TEST(test_failed_add_is_undone),
