@@ -6,12 +6,16 @@
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -22,6 +26,8 @@
 #include "network/testing.h"
 
 #define PLUGIN_DIR "/usr/lib/cni"
+#define NOBODY     65534
+#define WAIT_S     30
 
 /* A bridge with IPv4 and IPv6, host ports, and DNS; "%s" is where host-local keeps its leases. */
 #define BRIDGE_CONFLIST                                                                            \
@@ -459,6 +465,57 @@ static void test_teardown_of_half_a_pod(void **state)
 	assert_int_equal(access(path, F_OK), -1);
 }
 
+/* Another user, as QEMU's is, waits for nothing but a lock that it may not have. */
+static pid_t start_lock_holder(const char *dir, int *ret_ready)
+{
+	int ready[2];
+	pid_t pid;
+
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int fd = setgid(NOBODY) == 0 && setuid(NOBODY) == 0
+				 ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+				 : -EBADF;
+
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || (fd >= 0 && flock(fd, LOCK_EX) < 0))
+			_exit(1);
+		close(ready[1]);
+		pause();
+		_exit(0);
+	}
+	close(ready[1]);
+	*ret_ready = ready[0];
+	return pid;
+}
+
+static void test_nobody_else_can_lock(void **state)
+{
+	struct room *room = *state;
+	_cleanup_free_ char *netns = str_printf("%s/netns", room->dir);
+	_cleanup_close_ int ready = -EBADF;
+	struct err err = ERR_INIT;
+	char byte;
+	pid_t pid;
+
+	if (!is_isolated) {
+		print_message("skipped: needs root\n");
+		skip();
+	}
+	assert_int_equal(chmod(room->dir, 0711), 0);
+	assert_int_equal(netns_create(netns, "bh-pod1", &err), 0);
+	pid = start_lock_holder(netns, &ready);
+	assert_int_equal(read(ready, &byte, 1), 0);
+	alarm(WAIT_S); /* one that waits for ever fails */
+	assert_int_equal(netns_create(netns, "bh-pod2", &err), 0);
+	alarm(0);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	must_tear_down(room, "pod1");
+	must_tear_down(room, "pod2");
+}
+
 static int count_pod(void *userdata, const char *id)
 {
 	int *seen = userdata;
@@ -782,6 +839,7 @@ int main(void)
 		POD_TEST(test_failed_del_can_be_repeated),
 		POD_TEST(test_teardown_without_configuration),
 		POD_TEST(test_teardown_of_half_a_pod),
+		POD_TEST(test_nobody_else_can_lock),
 		POD_TEST(test_each_pod),
 		POD_TEST(test_damaged_cache),
 		POD_TEST(test_ids),
