@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -272,6 +273,25 @@ static void test_end_without_descriptors(void **state)
 	}
 }
 
+/* Who holds the lock for ever does not hold up who reads. */
+static void test_console_is_read_though_locked(void **state)
+{
+	_cleanup_free_ char *file = str_printf("%s/console", dir);
+	_cleanup_free_ char *tail = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(fd_write_file(file, "a line\n", 7, 0600, &err), 0);
+	fd = open(file, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	alarm(SOON_MS / 1000);
+	assert_int_equal(console_tail(dir, 100, &tail, &err), 0);
+	alarm(0);
+	assert_string_equal(tail, "a line\n");
+	assert_int_equal(unlink(file), 0);
+}
+
 /* bulkhead-console is built into a folder beside this test. */
 static char *find_console(void)
 {
@@ -344,6 +364,7 @@ int main(void)
 		cmocka_unit_test(test_waits_with_nothing_open),
 		cmocka_unit_test(test_reused_pid_is_spared),
 		cmocka_unit_test(test_end_without_descriptors),
+		cmocka_unit_test(test_console_is_read_though_locked),
 		cmocka_unit_test(test_console_keeps_the_end),
 	};
 
