@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -22,6 +23,7 @@
 
 #include "common/fd.h"
 #include "common/loop.h"
+#include "network/internal.h"
 #include "network/netns.h"
 #include "network/testing.h"
 
@@ -736,6 +738,20 @@ static void test_attach_tap(void **state)
 	net_pod_info_free(info);
 }
 
+static int remove_taps_without_descriptors(const char *id)
+{
+	struct rlimit limit, none;
+	struct err err = ERR_INIT;
+	int r;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = (struct rlimit){.rlim_cur = 0, .rlim_max = limit.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	r = net_remove_taps(id, &err);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	return r;
+}
+
 /* As after a crash before the tap was attached: it must not stay on what DEL gives back. */
 static void test_teardown_removes_a_tap(void **state)
 {
@@ -757,6 +773,7 @@ static void test_teardown_removes_a_tap(void **state)
 	free(testing_output(macvtap));
 	assert_int_not_equal(if_nametoindex(name), 0);
 	net_pod_info_free(info);
+	assert_true(remove_taps_without_descriptors("pod1") < 0);
 	must_tear_down(room, "pod1");
 	assert_int_not_equal(if_nametoindex("bhdev0"), 0);
 	assert_int_equal(if_nametoindex(name), 0);
