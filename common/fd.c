@@ -268,10 +268,10 @@ static int unix_socket(const char *path, int flags, struct sockaddr_un *ret_addr
 	return fd;
 }
 
-int fd_unix_connect(const char *path, int *ret_fd, struct err *err)
+static int unix_connect(const char *path, int flags, int *ret_fd, struct err *err)
 {
 	struct sockaddr_un addr;
-	_cleanup_close_ int fd = unix_socket(path, 0, &addr, err);
+	_cleanup_close_ int fd = unix_socket(path, flags, &addr, err);
 	if (fd < 0)
 		return fd;
 	int r;
@@ -282,6 +282,16 @@ int fd_unix_connect(const char *path, int *ret_fd, struct err *err)
 		return err_errno(err, "connect to %s", path);
 	*ret_fd = TAKE_FD(fd);
 	return 0;
+}
+
+int fd_unix_connect(const char *path, int *ret_fd, struct err *err)
+{
+	return unix_connect(path, 0, ret_fd, err);
+}
+
+int fd_unix_try_connect(const char *path, int *ret_fd, struct err *err)
+{
+	return unix_connect(path, SOCK_NONBLOCK, ret_fd, err);
 }
 
 /* Removes a socket file that nobody listens on. */

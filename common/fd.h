@@ -107,8 +107,14 @@ int fd_open_no_links(const char *path, int flags, struct err *err);
  */
 int fd_remove_tree(const char *path, struct err *err);
 
-/* Connects to the Unix stream socket at path; the descriptor is close-on-exec and blocking. */
+/*
+ * Connects to the Unix stream socket at path; the descriptor is close-on-exec and blocking. Waits
+ * without end for a listener that has as many as it takes, and accepts none.
+ */
 int fd_unix_connect(const char *path, int *ret_fd, struct err *err);
+
+/* Likewise at once, or -EAGAIN where that would wait; the descriptor is non-blocking. */
+int fd_unix_try_connect(const char *path, int *ret_fd, struct err *err);
 
 /*
  * Listens on a Unix stream socket at path with the mode. A socket file that nobody answers on is

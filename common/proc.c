@@ -12,10 +12,12 @@ int proc_start_time(pid_t pid, uint64_t *ret)
 	_cleanup_free_ char *stat = NULL;
 	char path[32];
 	const char *p;
+	int r;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (fd_read_file(path, 4096, &stat, NULL, NULL) < 0)
-		return -ESRCH;
+	r = fd_read_file(path, 4096, &stat, NULL, NULL);
+	if (r < 0)
+		return r == -ENOENT ? -ESRCH : r;
 	/* The second field, the name in parentheses, may itself hold blanks and parentheses. */
 	p = strrchr(stat, ')');
 	for (int field = 2; p && field < 22; field++)

@@ -6,10 +6,28 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "common/log.h"
+
+#define LOCK_TRIES    100
+#define LOCK_PAUSE_NS 10000000
+
+/*
+ * The helper has the lock for moments. One that stands still, or that its guest has taken over, may
+ * have it for ever; then what is read may be out of order.
+ */
+static int lock(int fd, const char *path, struct err *err)
+{
+	for (int i = 0; flock(fd, LOCK_SH | LOCK_NB) < 0 && i < LOCK_TRIES; i++) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return err_errno(err, "Lock %s", path);
+		nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
+	}
+	return 0;
+}
 
 int console_tail(const char *dir, size_t max, char **ret, struct err *err)
 {
@@ -18,6 +36,7 @@ int console_tail(const char *dir, size_t max, char **ret, struct err *err)
 	_cleanup_close_ int fd = -EBADF;
 	ssize_t n = 0;
 	off_t size;
+	int r;
 
 	if (!path || !text)
 		return err_nomem(err);
@@ -25,8 +44,9 @@ int console_tail(const char *dir, size_t max, char **ret, struct err *err)
 	if (fd < 0 && errno != ENOENT)
 		return err_errno(err, "Open %s", path);
 	if (fd >= 0) {
-		if (flock(fd, LOCK_SH) < 0)
-			return err_errno(err, "Lock %s", path);
+		r = lock(fd, path, err);
+		if (r < 0)
+			return r;
 		size = lseek(fd, 0, SEEK_END);
 		n = pread(fd, text, max, size > (off_t)max ? size - (off_t)max : 0);
 		if (n < 0)

@@ -10,7 +10,7 @@
 
 /*
  * The last bytes, at most max, in a new string that the caller frees; NULs in it become '.'.
- * No file is "".
+ * No file is "". Waits a second at most for the helper, which may stand still.
  */
 int console_tail(const char *dir, size_t max, char **ret, struct err *err);
 

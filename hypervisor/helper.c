@@ -216,23 +216,35 @@ int helper_start(const struct helper *helper, struct err *err)
 	return r < 0 ? fail_start(helper, log_path, r, err) : 0;
 }
 
-/* A pidfd of the recorded process; -ESRCH when it is gone or there is no record. */
+/*
+ * A pidfd of the recorded process; -ESRCH when it is gone, or the record is none; another error
+ * when that cannot be told, for lack of descriptors or memory.
+ */
 static int open_recorded(const char *record, pid_t *ret_pid)
 {
 	_cleanup_close_ int pidfd = -EBADF;
 	uint64_t recorded, actual;
-	int pid;
+	int pid, r;
 
 	if (sscanf(record, "%d %" SCNu64, &pid, &recorded) != 2 || pid <= 1)
 		return -ESRCH;
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	/* Of other errors there are those of an id that is a thread's now. */
 	if (pidfd < 0)
-		return -ESRCH;
+		return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? -errno : -ESRCH;
 	/* Read after the pidfd was opened: from here on it cannot come to mean another process. */
-	if (proc_start_time(pid, &actual) < 0 || actual != recorded)
+	r = proc_start_time(pid, &actual);
+	if (r < 0)
+		return r;
+	if (actual != recorded)
 		return -ESRCH;
 	*ret_pid = pid;
 	return TAKE_FD(pidfd);
+}
+
+static int fail_find(const char *name, int code, struct err *err)
+{
+	return err_set(err, code, "Look for %s: %s", name, strerror(-code));
 }
 
 int helper_find(const char *dir, const char *name, pid_t *ret_pid, int *ret_pidfd, struct err *err)
@@ -243,14 +255,16 @@ int helper_find(const char *dir, const char *name, pid_t *ret_pid, int *ret_pidf
 
 	if (!path)
 		return err_nomem(err);
-	if (fd_read_file(path, 64, &record, NULL, NULL) == 0) {
+	r = fd_read_file(path, 64, &record, NULL, err);
+	if (r == 0)
 		r = open_recorded(record, ret_pid);
-		if (r >= 0) {
-			*ret_pidfd = r;
-			return 0;
-		}
+	if (r >= 0) {
+		*ret_pidfd = r;
+		return 0;
 	}
-	return err_set(err, -ESRCH, "%s does not run", name);
+	if (r == -ESRCH || r == -ENOENT)
+		return err_set(err, -ESRCH, "%s does not run", name);
+	return fail_find(name, r, err);
 }
 
 int helper_kill(int pidfd, const char *what, struct err *err)
@@ -279,6 +293,8 @@ int helper_end(const char *dir, const char *name, struct err *err)
 	if (r < 0)
 		return r;
 	pidfd = open_recorded(record, &pid);
+	if (pidfd < 0 && pidfd != -ESRCH)
+		return fail_find(name, pidfd, err);
 	if (pidfd >= 0) {
 		r = helper_kill(pidfd, name, err);
 		if (r < 0)

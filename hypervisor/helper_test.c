@@ -17,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,6 +28,8 @@
 #include "hypervisor/cgroup.h"
 #include "hypervisor/console.h"
 #include "hypervisor/helper.h"
+
+#define FDS_LIMIT 64
 
 static char dir[] = "/tmp/helper-test-XXXXXX";
 
@@ -228,6 +232,66 @@ static void test_reused_pid_is_spared(void **state)
 	assert_int_equal(recorded_pid(), 0);
 }
 
+/* All that are left but `free` of them. */
+static int take_descriptors(int free, int fds[FDS_LIMIT])
+{
+	int n = 0, fd;
+
+	while ((fd = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+		fds[n++] = fd;
+	assert_int_equal(errno, EMFILE);
+	for (; free > 0 && n > 0; free--)
+		close(fds[--n]);
+	return n;
+}
+
+/* Without the descriptors to look for it, it is not known to be gone: its record stays. */
+static void test_end_without_descriptors(void **state)
+{
+	struct rlimit limit, few;
+	struct err err = ERR_INIT;
+	int fds[FDS_LIMIT];
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	few = (struct rlimit){.rlim_cur = FDS_LIMIT, .rlim_max = limit.rlim_max};
+	for (int free = 0; free < 4; free++) {
+		assert_int_equal(start_shell("echo ready; exec sleep 100", &err), 0);
+		int pid = recorded_pid();
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+		int n = take_descriptors(free, fds);
+		int r = helper_end(dir, "x", &err);
+		while (n > 0)
+			close(fds[--n]);
+		assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+		bool lives = kill(pid, 0) == 0;
+		if (lives && !recorded_pid())
+			kill(pid, SIGKILL);
+		assert_int_equal(lives, r < 0);
+		assert_int_equal(helper_end(dir, "x", &err), 0);
+		assert_int_equal(kill(pid, 0), -1);
+	}
+}
+
+/* Who holds the lock for ever does not hold up who reads. */
+static void test_console_is_read_though_locked(void **state)
+{
+	_cleanup_free_ char *file = str_printf("%s/console", dir);
+	_cleanup_free_ char *tail = NULL;
+	_cleanup_close_ int fd = -EBADF;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	assert_int_equal(fd_write_file(file, "a line\n", 7, 0600, &err), 0);
+	fd = open(file, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(flock(fd, LOCK_EX), 0);
+	alarm(SOON_MS / 1000);
+	assert_int_equal(console_tail(dir, 100, &tail, &err), 0);
+	alarm(0);
+	assert_string_equal(tail, "a line\n");
+	assert_int_equal(unlink(file), 0);
+}
+
 /* bulkhead-console is built into a folder beside this test. */
 static char *find_console(void)
 {
@@ -299,6 +363,8 @@ int main(void)
 		cmocka_unit_test(test_failure_waits_for_no_other_child),
 		cmocka_unit_test(test_waits_with_nothing_open),
 		cmocka_unit_test(test_reused_pid_is_spared),
+		cmocka_unit_test(test_end_without_descriptors),
+		cmocka_unit_test(test_console_is_read_though_locked),
 		cmocka_unit_test(test_console_keeps_the_end),
 	};
 

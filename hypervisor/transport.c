@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/vhost.h>
 #include <poll.h>
 #include <pwd.h>
@@ -87,38 +88,48 @@ static int user_prepare(const struct transport_machine *machine, char **ret, str
 	return 0;
 }
 
+static void wait_readable(int fd, uint64_t deadline_ms)
+{
+	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+	uint64_t now = ev_now_ms(), left = deadline_ms > now ? deadline_ms - now : 0;
+
+	(void)poll(&pollfd, 1, left < INT_MAX ? (int)left : INT_MAX);
+}
+
 /*
- * Byte by byte: what follows the line is the stream's. Positive 1: the helper closed or said no.
- * Where this process was stopped for a while, a read that has a time-out ends, and goes on.
+ * Byte by byte: what follows the line is the stream's. Positive 1: the helper closed, said no, or
+ * said too little by the deadline.
  */
 static int read_reply(int fd, uint64_t deadline_ms, struct err *err)
 {
 	char reply[REPLY_MAX];
+	size_t len = 0;
 
-	for (size_t len = 0; len < sizeof(reply); len++) {
-		ssize_t n;
+	while (len < sizeof(reply)) {
+		ssize_t n = recv(fd, reply + len, 1, MSG_DONTWAIT);
 
-		do
-			n = read(fd, reply + len, 1);
-		while (n < 0 && errno == EINTR && ev_now_ms() < deadline_ms);
-		if (n < 0 && (errno == EAGAIN || errno == ECONNRESET || errno == EINTR))
+		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+			if (ev_now_ms() >= deadline_ms)
+				return 1;
+			wait_readable(fd, deadline_ms);
+			continue;
+		}
+		if (n == 0 || (n < 0 && errno == ECONNRESET))
 			return 1;
 		if (n < 0)
 			return err_errno(err, "Read from bulkhead-vsock");
-		if (n == 0)
-			return 1;
-		if (reply[len] == '\n')
-			return len >= 3 && memcmp(reply, "OK ", 3) == 0 ? 0 : 1;
+		if (reply[len++] == '\n')
+			return len > 3 && memcmp(reply, "OK ", 3) == 0 ? 0 : 1;
 	}
 	return err_set(err, -EPROTO, "bulkhead-vsock answered with a line of more than %d bytes",
 		REPLY_MAX);
 }
 
+/* A helper that its guest has taken over may neither accept nor answer: no call here blocks. */
 static int user_connect(const struct transport_machine *machine, uint32_t port, uint64_t timeout_ms,
 	int *ret_fd, struct err *err)
 {
 	_cleanup_free_ char *path = str_printf("%s/vsock.sock", machine->dir);
-	struct timeval timeout = to_timeval(timeout_ms ? timeout_ms : 1);
 	uint64_t deadline_ms = ev_now_ms() + timeout_ms;
 	_cleanup_close_ int fd = -EBADF;
 	char line[32];
@@ -126,22 +137,19 @@ static int user_connect(const struct transport_machine *machine, uint32_t port, 
 
 	if (!path)
 		return err_nomem(err);
-	r = fd_unix_connect(path, &fd, err);
+	r = fd_unix_try_connect(path, &fd, err);
 	if (r < 0)
 		/* The helper ends with QEMU: whether the machine is gone is the caller's to find
 		 * out. */
-		return r == -ECONNREFUSED || r == -ENOENT ? 1 : r;
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0)
-		return err_errno(err, "Set a receive timeout");
+		return r == -ECONNREFUSED || r == -ENOENT || r == -EAGAIN ? 1 : r;
 	len = snprintf(line, sizeof(line), "CONNECT %u\n", port);
 	if (send(fd, line, (size_t)len, MSG_NOSIGNAL) != len)
 		return 1;
 	r = read_reply(fd, deadline_ms, err);
 	if (r != 0)
 		return r;
-	timeout = to_timeval(0);
-	if (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout)) < 0)
-		return err_errno(err, "Clear the receive timeout");
+	if (fcntl(fd, F_SETFL, 0) < 0)
+		return err_errno(err, "Make the connection to bulkhead-vsock blocking");
 	*ret_fd = TAKE_FD(fd);
 	return 0;
 }

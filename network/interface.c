@@ -25,16 +25,16 @@
 struct state {
 	struct nl_cache *links;
 	struct nl_cache *addresses;
-	struct nl_cache *routes;
 	struct nl_cache *neighbors;
+	struct netlink_routes routes;
 };
 
 static void state_done(struct state *state)
 {
 	nl_cache_free(state->links);
 	nl_cache_free(state->addresses);
-	nl_cache_free(state->routes);
 	nl_cache_free(state->neighbors);
+	netlink_routes_done(&state->routes);
 }
 
 static void link_putp(struct rtnl_link **link)
@@ -52,13 +52,10 @@ static int state_read(struct nl_sock *sock, struct state *state, struct err *err
 	r = rtnl_addr_alloc_cache(sock, &state->addresses);
 	if (r < 0)
 		return netlink_error(err, r, "list the pod's addresses");
-	r = rtnl_route_alloc_cache(sock, AF_UNSPEC, 0, &state->routes);
-	if (r < 0)
-		return netlink_error(err, r, "list the pod's routes");
 	r = rtnl_neigh_alloc_cache(sock, &state->neighbors);
 	if (r < 0)
 		return netlink_error(err, r, "list the pod's neighbors");
-	return 0;
+	return netlink_routes_read(sock, &state->routes, err);
 }
 
 int interface_move(struct nl_sock *sock, const char *name, const struct interface_place *place,
@@ -134,11 +131,10 @@ static bool has_connected_route(
 	const struct state *state, int link, struct rtnl_addr *address, unsigned int prefix)
 {
 	struct nl_addr *local = rtnl_addr_get_local(address);
-	struct nl_object *object;
+	size_t i;
 
-	for (object = nl_cache_get_first(state->routes); object;
-		object = nl_cache_get_next(object)) {
-		struct rtnl_route *route = (struct rtnl_route *)object;
+	for (i = 0; i < state->routes.n; i++) {
+		struct rtnl_route *route = state->routes.items[i];
 		struct nl_addr *dst = rtnl_route_get_dst(route);
 
 		if (is_out_of(route, link) && rtnl_route_get_protocol(route) == RTPROT_KERNEL &&
@@ -248,16 +244,15 @@ static void format_route(
 static int read_routes(
 	const struct state *state, int link, struct net_interface *interface, struct err *err)
 {
-	struct nl_object *object;
+	size_t i;
 	int pass;
 
 	interface->routes = calloc(NET_ROUTES_MAX, sizeof(*interface->routes));
 	if (!interface->routes)
 		return err_nomem(err);
 	for (pass = 0; pass < 2; pass++) {
-		for (object = nl_cache_get_first(state->routes); object;
-			object = nl_cache_get_next(object)) {
-			struct rtnl_route *route = (struct rtnl_route *)object;
+		for (i = 0; i < state->routes.n; i++) {
+			struct rtnl_route *route = state->routes.items[i];
 
 			if (!is_configured_route(route, link) || !!gateway_of(route) != pass)
 				continue;

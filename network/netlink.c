@@ -1,9 +1,14 @@
 #include "network/netlink.h"
 
 #include <errno.h>
+#include <linux/rtnetlink.h>
 #include <netlink/route/link.h>
+#include <netlink/route/route.h>
+#include <netlink/route/rtnl.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 int netlink_open(struct nl_sock **ret, struct err *err)
 {
@@ -81,4 +86,75 @@ int netlink_link_index(struct nl_sock *sock, const char *name, struct err *err)
 	index = rtnl_link_get_ifindex(link);
 	rtnl_link_put(link);
 	return index;
+}
+
+struct reading {
+	struct netlink_routes *routes;
+	bool failed; /* memory was out */
+};
+
+static void keep_route(struct nl_object *object, void *userdata)
+{
+	struct reading *reading = userdata;
+	struct netlink_routes *routes = reading->routes;
+	struct rtnl_route **items = reallocarray(routes->items, routes->n + 1, sizeof(*items));
+
+	if (!items) {
+		reading->failed = true;
+		return;
+	}
+	nl_object_get(object);
+	routes->items = items;
+	items[routes->n++] = (struct rtnl_route *)object;
+}
+
+static int on_route(struct nl_msg *msg, void *userdata)
+{
+	int r = nl_msg_parse(msg, keep_route, userdata);
+
+	return r < 0 ? r : NL_OK;
+}
+
+static int read_routes_once(struct nl_sock *sock, struct reading *reading)
+{
+	struct nl_cb *own = nl_socket_get_cb(sock), *cb = nl_cb_clone(own);
+	int r;
+
+	nl_cb_put(own);
+	if (!cb)
+		return -NLE_NOMEM;
+	nl_cb_set(cb, NL_CB_VALID, NL_CB_CUSTOM, on_route, reading);
+	r = nl_rtgen_request(sock, RTM_GETROUTE, AF_UNSPEC, NLM_F_DUMP);
+	if (r >= 0)
+		r = nl_recvmsgs(sock, cb);
+	nl_cb_put(cb);
+	return r >= 0 && reading->failed ? -NLE_NOMEM : r;
+}
+
+int netlink_routes_read(struct nl_sock *sock, struct netlink_routes *ret, struct err *err)
+{
+	struct netlink_routes routes = {.items = NULL};
+	int r;
+
+	/* One that changes meanwhile may have been left out, or be there twice. */
+	do {
+		netlink_routes_done(&routes);
+		r = read_routes_once(sock, &(struct reading){.routes = &routes});
+	} while (r == -NLE_DUMP_INTR);
+	if (r < 0) {
+		netlink_routes_done(&routes);
+		return netlink_error(err, r, "list the pod's routes");
+	}
+	*ret = routes;
+	return 0;
+}
+
+void netlink_routes_done(struct netlink_routes *routes)
+{
+	size_t i;
+
+	for (i = 0; i < routes->n; i++)
+		rtnl_route_put(routes->items[i]);
+	free(routes->items);
+	*routes = (struct netlink_routes){.items = NULL};
 }

@@ -8,6 +8,7 @@
 
 #include <netlink/netlink.h>
 #include <netlink/route/link.h>
+#include <netlink/route/route.h>
 
 #include "common/err.h"
 
@@ -28,3 +29,15 @@ int netlink_link(struct nl_sock *sock, const char *name, struct rtnl_link **ret,
 
 /* The index of a link; -ENODEV when there is none of that name. */
 int netlink_link_index(struct nl_sock *sock, const char *name, struct err *err);
+
+/*
+ * All routes of the namespace, in the kernel's order. Not by libnl's cache, in which one replaces
+ * the others of its table, destination and metric, whatever their links are.
+ */
+struct netlink_routes {
+	struct rtnl_route **items;
+	size_t n;
+};
+/* On failure there is nothing to be done. */
+int netlink_routes_read(struct nl_sock *sock, struct netlink_routes *ret, struct err *err);
+void netlink_routes_done(struct netlink_routes *routes);

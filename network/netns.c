@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -59,18 +60,19 @@ int netns_call(int netns_fd, netns_fn fn, void *userdata, struct err *err)
 /*
  * Makes dir a mount point with shared propagation, as `ip netns` does. Where it is none yet, it is
  * bound to itself first. The lock keeps two callers, of which the other may be `ip netns`, from
- * both binding it: the upper mount would hide the names in the lower one.
+ * both binding it: the upper mount would hide the names in the lower one. Whoever can open the
+ * directory could hold the lock, a QEMU that its guest has taken over too; so that is root alone.
  */
 static int share_dir(const char *dir, struct err *err)
 {
 	_cleanup_close_ int lock = -EBADF;
 	int r;
 
-	r = fd_mkdir_all(dir, 0755, err);
+	r = fd_mkdir_all(dir, 0700, err);
 	if (r < 0)
 		return r;
 	lock = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (lock < 0 || flock(lock, LOCK_EX) < 0)
+	if (lock < 0 || fchmod(lock, 0700) < 0 || flock(lock, LOCK_EX) < 0)
 		return err_errno(err, "lock %s", dir);
 	if (mount("", dir, "none", MS_SHARED | MS_REC, NULL) == 0)
 		return 0;

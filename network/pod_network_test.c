@@ -6,22 +6,30 @@
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "common/fd.h"
 #include "common/loop.h"
+#include "network/internal.h"
 #include "network/netns.h"
 #include "network/testing.h"
 
 #define PLUGIN_DIR "/usr/lib/cni"
+#define NOBODY     65534
+#define WAIT_S     30
 
 /* A bridge with IPv4 and IPv6, host ports, and DNS; "%s" is where host-local keeps its leases. */
 #define BRIDGE_CONFLIST                                                                            \
@@ -50,6 +58,16 @@
 	"#!/bin/sh\n"                                                                              \
 	"[ \"$CNI_COMMAND\" = ADD ] && exec sed 's/.*\"prevResult\"://; s/}$//'\n"                 \
 	"echo '{\"code\": 11, \"msg\": \"later\"}'; exit 1\n"
+
+/* Passes on the result, and makes one more interface, in the same subnets. */
+#define TWIN_PLUGIN                                                                                \
+	"#!/bin/sh\n"                                                                              \
+	"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n"                                                   \
+	"nsenter --net=$CNI_NETNS /bin/sh -e -c \""                                                \
+	"ip link add eth1 type veth peer name twin netns $$; ip link set eth1 up;"                 \
+	"ip address add 10.213.0.77/24 dev eth1; ip address add fd13::77/64 dev eth1;"             \
+	"ip route append default dev eth1\" >&2 || exit 1\n"                                       \
+	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
 
 #define HOST_DEVICE_CONF                                                                           \
 	"{\"cniVersion\": \"%s\", \"name\": \"bhdevice\", \"type\": \"host-device\","              \
@@ -329,6 +347,29 @@ static void write_config_with_plugin(struct room *room, const char *type, const 
 	testing_write(room->bin, type, script, 0755);
 }
 
+/* Routes of both that differ in nothing but their link. */
+static void test_two_interfaces_of_one_subnet(void **state)
+{
+	struct room *room = *state;
+	struct net_interface *eth1;
+	struct net_pod_info *info;
+
+	need_plugins();
+	write_config_with_plugin(room, "twin", TWIN_PLUGIN);
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->n_interfaces, 2);
+	assert_string_equal(info->interfaces[0].addresses[0], "10.213.0.2/24");
+	assert_true(has_route(&info->interfaces[0], "0.0.0.0/0", "10.213.0.1"));
+	eth1 = &info->interfaces[1];
+	assert_string_equal(eth1->name, "eth1");
+	assert_int_equal(eth1->n_addresses, 2);
+	assert_string_equal(eth1->addresses[0], "10.213.0.77/24");
+	assert_string_equal(eth1->addresses[1], "fd13::77/64");
+	assert_true(has_route(eth1, "0.0.0.0/0", ""));
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+}
+
 static void test_failed_add_is_undone(void **state)
 {
 	_cleanup_free_ char *before = NULL, *after = NULL;
@@ -424,6 +465,57 @@ static void test_teardown_of_half_a_pod(void **state)
 	assert_int_equal(netns_create(netns, "bh-pod1", &err), 0);
 	must_tear_down(room, "pod1");
 	assert_int_equal(access(path, F_OK), -1);
+}
+
+/* Another user, as QEMU's is, waits for nothing but a lock that it may not have. */
+static pid_t start_lock_holder(const char *dir, int *ret_ready)
+{
+	int ready[2];
+	pid_t pid;
+
+	assert_int_equal(pipe2(ready, O_CLOEXEC), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		int fd = setgid(NOBODY) == 0 && setuid(NOBODY) == 0
+				 ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+				 : -EBADF;
+
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || (fd >= 0 && flock(fd, LOCK_EX) < 0))
+			_exit(1);
+		close(ready[1]);
+		pause();
+		_exit(0);
+	}
+	close(ready[1]);
+	*ret_ready = ready[0];
+	return pid;
+}
+
+static void test_nobody_else_can_lock(void **state)
+{
+	struct room *room = *state;
+	_cleanup_free_ char *netns = str_printf("%s/netns", room->dir);
+	_cleanup_close_ int ready = -EBADF;
+	struct err err = ERR_INIT;
+	char byte;
+	pid_t pid;
+
+	if (!is_isolated) {
+		print_message("skipped: needs root\n");
+		skip();
+	}
+	assert_int_equal(chmod(room->dir, 0711), 0);
+	assert_int_equal(netns_create(netns, "bh-pod1", &err), 0);
+	pid = start_lock_holder(netns, &ready);
+	assert_int_equal(read(ready, &byte, 1), 0);
+	alarm(WAIT_S); /* one that waits for ever fails */
+	assert_int_equal(netns_create(netns, "bh-pod2", &err), 0);
+	alarm(0);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	must_tear_down(room, "pod1");
+	must_tear_down(room, "pod2");
 }
 
 static int count_pod(void *userdata, const char *id)
@@ -646,6 +738,20 @@ static void test_attach_tap(void **state)
 	net_pod_info_free(info);
 }
 
+static int remove_taps_without_descriptors(const char *id)
+{
+	struct rlimit limit, none;
+	struct err err = ERR_INIT;
+	int r;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = (struct rlimit){.rlim_cur = 0, .rlim_max = limit.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	r = net_remove_taps(id, &err);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	return r;
+}
+
 /* As after a crash before the tap was attached: it must not stay on what DEL gives back. */
 static void test_teardown_removes_a_tap(void **state)
 {
@@ -667,6 +773,7 @@ static void test_teardown_removes_a_tap(void **state)
 	free(testing_output(macvtap));
 	assert_int_not_equal(if_nametoindex(name), 0);
 	net_pod_info_free(info);
+	assert_true(remove_taps_without_descriptors("pod1") < 0);
 	must_tear_down(room, "pod1");
 	assert_int_not_equal(if_nametoindex("bhdev0"), 0);
 	assert_int_equal(if_nametoindex(name), 0);
@@ -742,12 +849,14 @@ int main(void)
 		POD_TEST(test_bridge),
 		POD_TEST(test_old_version),
 		POD_TEST(test_ptp),
+		POD_TEST(test_two_interfaces_of_one_subnet),
 		POD_TEST(test_leaves_nothing),
 		POD_TEST(test_host_port),
 		POD_TEST(test_failed_add_is_undone),
 		POD_TEST(test_failed_del_can_be_repeated),
 		POD_TEST(test_teardown_without_configuration),
 		POD_TEST(test_teardown_of_half_a_pod),
+		POD_TEST(test_nobody_else_can_lock),
 		POD_TEST(test_each_pod),
 		POD_TEST(test_damaged_cache),
 		POD_TEST(test_ids),

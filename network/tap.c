@@ -207,21 +207,18 @@ static int remove_tap(struct nl_sock *sock, const char *name, struct err *err)
 	return r < 0 && r != -NLE_NODEV ? netlink_error(err, r, "remove '%s'", name) : 0;
 }
 
+/* One that cannot be looked for is not taken for gone: if_nametoindex(3) says 0 for both. */
 int net_remove_taps(const char *id, struct err *err)
 {
 	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
 	char name[NET_TAP_NAME_SIZE];
-	int r = 0;
 	size_t i;
+	int r;
 
+	r = netlink_open(&sock, err);
 	for (i = 0; r == 0 && i < NET_INTERFACES_MAX; i++) {
 		net_tap_name(id, i, name);
-		if (if_nametoindex(name) == 0)
-			continue;
-		if (!sock)
-			r = netlink_open(&sock, err);
-		if (r == 0)
-			r = remove_tap(sock, name, err);
+		r = remove_tap(sock, name, err);
 	}
 	return r;
 }

@@ -48,7 +48,7 @@ struct net_watch {
 	int netns;
 	struct nl_sock *sock;
 	struct ev_source *io, *timer;
-	char *state; /* what the guest was told last, as text; NULL: nothing yet */
+	char *state; /* what tap and guest have, as text; NULL: not known */
 	bool pending, failing, ended;
 	uint64_t read_ms; /* when it was read last */
 	pthread_t teller;
@@ -245,6 +245,8 @@ static int update(struct net_watch *watch, struct err *err)
 		return err_nomem(err);
 	if (watch->state && strcmp(state, watch->state) == 0)
 		return 0;
+	/* From here on it may have been done in part: to go back is a change too. */
+	free(TAKE_PTR(watch->state));
 	r = netns_call(watch->netns, follow_in_netns, &watch->reading, err);
 	return r < 0 ? r : begin_telling(watch, TAKE_PTR(state), err);
 }

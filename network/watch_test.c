@@ -322,6 +322,31 @@ static void test_failure_is_repeated(void **state)
 	assert_int_equal(net_watch_new(room->watcher, &nowhere, &watch, &err), -ENOENT);
 }
 
+/* What could not be told is taken back before it is tried again: tap and guest have been there. */
+static void test_back_after_failure(void **state)
+{
+	struct room *room = *state;
+	struct heard *heard = &room->heard;
+
+	if (!is_isolated)
+		skip();
+	struct net_watch *watch = must_watch(room, NULL);
+	expect_number(room, &heard->mtu, 1500, 1500);
+	pthread_mutex_lock(&heard->lock);
+	heard->refuse = true;
+	pthread_mutex_unlock(&heard->lock);
+	inside(room, "ip link set eth0 mtu 1400");
+	expect_number(room, &heard->troubles, 1, 1);
+	inside(room, "ip link show tap0 | grep -q 'mtu 1400'; ip link set eth0 mtu 1500");
+	pthread_mutex_lock(&heard->lock);
+	heard->refuse = false;
+	pthread_mutex_unlock(&heard->lock);
+	expect_number(room, &heard->troubles, 101, 101);
+	expect_number(room, &heard->mtu, 1500, 1500);
+	inside(room, "ip link show tap0 | grep -q 'mtu 1500'");
+	net_watch_free(watch);
+}
+
 /* A guest that does not answer, until the test lets it. */
 struct mute {
 	sem_t asked, answer;
@@ -394,6 +419,7 @@ int main(void)
 		WATCH_TEST(test_what_is_known_is_not_told),
 		WATCH_TEST(test_storm),
 		WATCH_TEST(test_failure_is_repeated),
+		WATCH_TEST(test_back_after_failure),
 		WATCH_TEST(test_mute_guest_keeps_no_other_waiting),
 	};
 

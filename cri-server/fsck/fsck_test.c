@@ -185,12 +185,12 @@ static void what_a_stopped_pod_still_has_is_found(void **state)
 }
 
 /* A program of that name that was told of the machine's directory, as the helpers are. */
-static pid_t start_helper(const struct node *node, const char *id, int *ret_stdin)
+static pid_t start_helper(const struct node *node, const char *run_dir, int *ret_stdin)
 {
 	char link[96], dir[160];
 	int pipes[2];
 	snprintf(link, sizeof(link), "%s/bulkhead-vsock", node->state);
-	snprintf(dir, sizeof(dir), "%s/vm/%s/vsock.sock", node->run, id);
+	snprintf(dir, sizeof(dir), "%s/vm/" UNKNOWN "/vsock.sock", run_dir);
 	assert_int_equal(symlink("/bin/sh", link), 0);
 	assert_int_equal(pipe(pipes), 0);
 	pid_t pid = fork();
@@ -207,24 +207,51 @@ static pid_t start_helper(const struct node *node, const char *id, int *ret_stdi
 	return pid;
 }
 
+static void await_program(pid_t pid)
+{
+	_cleanup_free_ char *path = str_printf("/proc/%d/comm", pid);
+	bool is_there = false;
+	assert_non_null(path);
+	for (int i = 0; i < 1500 && !is_there; i++) {
+		_cleanup_free_ char *name = NULL;
+		assert_int_equal(fd_read_file(path, 64, &name, NULL, NULL), 0);
+		is_there = strcmp(name, "bulkhead-vsock\n") == 0;
+		usleep(20000);
+	}
+	assert_true(is_there);
+}
+
 static void a_process_that_nobody_knows_is_found(void **state)
 {
 	struct node *node = *state;
 	int input;
-	pid_t pid = start_helper(node, UNKNOWN, &input);
+	pid_t pid = start_helper(node, node->run, &input);
 	char who[32];
 	snprintf(who, sizeof(who), "bulkhead-vsock %d", pid);
-	bool seen = false;
-	for (int i = 0; i < 1500 && !seen; i++) { /* it may not have been executed yet */
-		struct fsck_report *report = look(node);
-		seen = found(report, who, "of pod " UNKNOWN);
-		fsck_report_free(report);
-		usleep(20000);
-	}
+	await_program(pid);
+	struct fsck_report *report = look(node);
+	bool seen = found(report, who, "of pod " UNKNOWN);
+	fsck_report_free(report);
 	close(input);
 	waitpid(pid, NULL, 0);
 	assert_true(seen);
+	report = look(node);
+	assert_findings(report, 0);
+	fsck_report_free(report);
+}
+
+/* Its directory ends as ours does. */
+static void a_process_of_another_bulkheadd_is_none_of_ours(void **state)
+{
+	struct node *node = *state;
+	char run_dir[96];
+	int input;
+	snprintf(run_dir, sizeof(run_dir), "/elsewhere%s", node->run);
+	pid_t pid = start_helper(node, run_dir, &input);
+	await_program(pid);
 	struct fsck_report *report = look(node);
+	close(input);
+	waitpid(pid, NULL, 0);
 	assert_findings(report, 0);
 	fsck_report_free(report);
 }
@@ -401,6 +428,7 @@ int main(void)
 		TEST(what_a_pod_that_is_gone_left_is_found),
 		TEST(what_a_stopped_pod_still_has_is_found),
 		TEST(a_process_that_nobody_knows_is_found),
+		TEST(a_process_of_another_bulkheadd_is_none_of_ours),
 		TEST(a_cgroup_that_nobody_knows_is_found_where_it_is_ours),
 		TEST(records_that_contradict_each_other_are_found),
 		TEST(images_and_their_files_are_compared),

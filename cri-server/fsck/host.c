@@ -1,4 +1,5 @@
 /* What the kernel has of machines: processes, cgroups, namespaces and taps. */
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -40,6 +41,20 @@ static int process_kind(const char *pid)
 	return -1;
 }
 
+/* Where the path begins that is no part of a longer one, as of another bulkheadd's directory. */
+static const char *find_path(const char *line, size_t len, const char *path)
+{
+	static const char within[] = "/._-";
+	const char *end = line + len, *at = line;
+	while ((at = memmem(at, (size_t)(end - at), path, strlen(path)))) {
+		if (at == line || (!isalnum((unsigned char)at[-1]) &&
+					  !memchr(within, at[-1], strlen(within))))
+			return at;
+		at++;
+	}
+	return NULL;
+}
+
 /* The id of the machine whose directory the process was told of; one that ended has no arguments.
  * *ret_cid: the guest's address where the kernel's device carries it, else 0. */
 static bool machine_of(
@@ -54,7 +69,7 @@ static bool machine_of(
 		return false;
 	const char *at = memmem(line, len, cid, strlen(cid));
 	*ret_cid = at ? (uint32_t)strtoul(at + strcspn(at, "0123456789"), NULL, 10) : 0;
-	at = memmem(line, len, dir, strlen(dir));
+	at = find_path(line, len, dir);
 	return at && fsck_id_in(at + strlen(dir), id);
 }
 
