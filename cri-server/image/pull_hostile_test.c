@@ -1,4 +1,4 @@
-/* Pulls from registries that mean harm, beside others: each is a process of the test's. */
+/* Pulls from registries that mean harm, or ask who is there: each is a process of the test's. */
 #include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
@@ -14,6 +14,13 @@
 #define PATIENCE_S   20
 #define DRIP_MS      500
 #define DOCUMENT_MAX 65536
+#define JOE          "am9lOmpvZQ==" /* joe:joe */
+
+enum manner {
+	HONEST,
+	DRIPS, /* a layer comes byte by byte */
+	ASKS,  /* for a user and a password */
+};
 
 struct registry {
 	pid_t pid; /* and its group's */
@@ -28,22 +35,21 @@ static void say(int fd, const char *text, size_t len)
 		_exit(0);
 }
 
-/* A layer comes byte by byte where it drips; documents come at once. */
-static void answer(int fd, const char *type, const char *text, size_t len, bool drips)
+static void answer(int fd, const char *type, const char *text, size_t len, enum manner manner)
 {
 	char head[256];
 	int n = snprintf(head, sizeof(head),
 		"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n", type, len);
 	say(fd, head, (size_t)n);
-	for (size_t i = 0; drips && text[0] != '{' && i < len; i++) {
+	for (size_t i = 0; manner == DRIPS && text[0] != '{' && i < len; i++) {
 		say(fd, text + i, 1);
 		usleep(DRIP_MS * 1000);
 	}
-	if (!drips || text[0] == '{')
+	if (manner != DRIPS || text[0] == '{')
 		say(fd, text, len);
 }
 
-static void answer_request(int fd, const char *layout, const char *request, bool drips)
+static void answer_request(int fd, const char *layout, const char *request, enum manner manner)
 {
 	static const char *const kinds[] = {"/manifests/", "/blobs/"};
 	char path[PATH_MAX + 128];
@@ -51,13 +57,20 @@ static void answer_request(int fd, const char *layout, const char *request, bool
 	size_t len;
 	const char *wanted = NULL;
 	bool manifest = false;
+	if (manner == ASKS && !strstr(request, "\r\nAuthorization: Basic " JOE "\r\n")) {
+		static const char unknown[] =
+			"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"test\"\r\n"
+			"Content-Length: 0\r\n\r\n";
+		say(fd, unknown, strlen(unknown));
+		return;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(kinds) && !wanted; i++) {
 		wanted = strstr(request, kinds[i]);
 		manifest = i == 0;
 		wanted = wanted ? wanted + strlen(kinds[i]) : NULL;
 	}
 	if (!wanted) {
-		answer(fd, "application/json", "{}", 2, false);
+		answer(fd, "application/json", "{}", 2, HONEST);
 		return;
 	}
 	snprintf(path, sizeof(path), "%s/index.json", layout);
@@ -71,11 +84,11 @@ static void answer_request(int fd, const char *layout, const char *request, bool
 	answer(fd,
 		manifest ? "application/vnd.oci.image.manifest.v1+json"
 			 : "application/octet-stream",
-		text, len, drips);
+		text, len, manner);
 }
 
 /* skopeo begins with TLS, which ends at its first byte. */
-_Noreturn static void serve_connection(int fd, const char *layout, bool drips)
+_Noreturn static void serve_connection(int fd, const char *layout, enum manner manner)
 {
 	char request[8192] = "";
 	size_t len = 0;
@@ -86,8 +99,8 @@ _Noreturn static void serve_connection(int fd, const char *layout, bool drips)
 		len += (size_t)n;
 		request[len] = '\0';
 		while ((end = strstr(request, "\r\n\r\n"))) {
-			*strchr(request, '\r') = '\0';
-			answer_request(fd, layout, request, drips);
+			*end = '\0';
+			answer_request(fd, layout, request, manner);
 			end += 4;
 			len -= (size_t)(end - request);
 			memmove(request, end, len + 1);
@@ -96,18 +109,18 @@ _Noreturn static void serve_connection(int fd, const char *layout, bool drips)
 	_exit(0);
 }
 
-_Noreturn static void serve(int listener, const char *layout, bool drips)
+_Noreturn static void serve(int listener, const char *layout, enum manner manner)
 {
 	signal(SIGCHLD, SIG_IGN);
 	for (;;) {
 		int fd = accept(listener, NULL, NULL);
 		if (fd >= 0 && fork() == 0)
-			serve_connection(fd, layout, drips);
+			serve_connection(fd, layout, manner);
 		fd_close(fd);
 	}
 }
 
-static struct registry begin_registry(const struct place *p, bool drips)
+static struct registry begin_registry(const struct place *p, enum manner manner)
 {
 	struct sockaddr_in address = {
 		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -123,7 +136,7 @@ static struct registry begin_registry(const struct place *p, bool drips)
 	if (registry.pid == 0) {
 		setpgid(0, 0);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		serve(fd, layout, drips);
+		serve(fd, layout, manner);
 	}
 	setpgid(registry.pid, registry.pid);
 	close(fd);
@@ -176,7 +189,7 @@ static void a_registry_that_drips(void **state)
 	const struct itimerspec late = {.it_value = {.tv_sec = PATIENCE_S}};
 	struct place *p = begin(state);
 	make_layout(p, &(struct layout_options){.layers = {one}, .gzip = true});
-	const struct registry slow = begin_registry(p, true), honest = begin_registry(p, false);
+	const struct registry slow = begin_registry(p, DRIPS), honest = begin_registry(p, HONEST);
 	struct puller dripping = {.place = p, .cancel_fd = eventfd(0, EFD_CLOEXEC)};
 	snprintf(dripping.source, sizeof(dripping.source), "127.0.0.1:%u/x", slow.port);
 	assert_int_equal(pthread_create(&dripping.thread, NULL, pull_in_thread, &dripping), 0);
@@ -195,10 +208,62 @@ static void a_registry_that_drips(void **state)
 		fail_msg("'%s', and the other: '%s'", p->err.msg, dripping.err.msg);
 }
 
+static void write_login(const struct place *p, const char *name, const struct registry *registry)
+{
+	char path[128], text[256];
+	snprintf(path, sizeof(path), "%s/%s", p->dir, name);
+	*strrchr(path, '/') = '\0';
+	assert_int_equal(fd_mkdir_all(path, 0700, NULL), 0);
+	snprintf(path, sizeof(path), "%s/%s", p->dir, name);
+	snprintf(text, sizeof(text), "{\"auths\":{\"127.0.0.1:%u\":{\"auth\":\"" JOE "\"}}}",
+		registry->port);
+	assert_int_equal(fd_write_file(path, text, strlen(text), 0600, NULL), 0);
+}
+
+/* Where root has logged in at a registry, that is root's affair, and no pod's. */
+static void logins_of_the_node_are_not_used(void **state)
+{
+	static const char *const places[][3] = {
+		{"HOME", "", ".docker/config.json"},
+		{"HOME", "", ".config/containers/auth.json"},
+		{"DOCKER_CONFIG", "/docker", "docker/config.json"},
+		{"XDG_CONFIG_HOME", "/config", "config/containers/auth.json"},
+		{"XDG_RUNTIME_DIR", "/run", "run/containers/auth.json"},
+		{"REGISTRY_AUTH_FILE", "/auth.json", "auth.json"},
+	};
+	const struct img_auth joe = {.username = "joe", .password = "joe"};
+	struct place *p = begin(state);
+	const char *before = getenv("HOME");
+	_cleanup_free_ char *home = strdup(before ? before : "/root");
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	const struct registry asks = begin_registry(p, ASKS);
+	snprintf(p->source, sizeof(p->source), "127.0.0.1:%u/x", asks.port);
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+		char value[64], *id = NULL;
+		snprintf(value, sizeof(value), "%s%s", p->dir, places[i][1]);
+		write_login(p, places[i][2], &asks);
+		setenv(places[i][0], value, 1);
+		int r = img_pull(p->img, p->source, NULL, -EBADF, &id, &p->err);
+		setenv("HOME", home, 1);
+		if (i > 1)
+			unsetenv(places[i][0]);
+		snprintf(value, sizeof(value), "%s/%s", p->dir, places[i][2]);
+		unlink(value);
+		if (r != -EACCES)
+			fail_msg("%s: %d, %s", places[i][2], r, p->err.msg);
+	}
+	_cleanup_free_ char *id = NULL;
+	int r = img_pull(p->img, p->source, &joe, -EBADF, &id, &p->err);
+	end_registry(&asks);
+	if (r < 0)
+		fail_msg("%s", p->err.msg);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		image_test(a_registry_that_drips),
+		image_test(logins_of_the_node_are_not_used),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

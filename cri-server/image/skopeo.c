@@ -189,6 +189,33 @@ static int skopeo_error(struct spawn_result *result, struct err *err)
 	return err_set(err, classify(line), "%s", line);
 }
 
+/*
+ * skopeo looks into the home of whoever runs it for logins at registries. Those are root's, and a
+ * pod that names an image has none but its own: it gets a home with nothing in it. The list is the
+ * caller's, the strings are not.
+ */
+static const char **make_environment(const char *home, const char *runtime_dir)
+{
+	static const char *const left_out[] = {"HOME=", "XDG_RUNTIME_DIR=", "XDG_CONFIG_HOME=",
+		"DOCKER_CONFIG=", "REGISTRY_AUTH_FILE="};
+	size_t n = 0, all = 0;
+	while (environ[all])
+		all++;
+	const char **list = calloc(all + 3, sizeof(*list));
+	for (size_t i = 0; list && i < all; i++) {
+		bool keep = true;
+		for (size_t k = 0; k < ARRAY_SIZE(left_out); k++)
+			keep &= strncmp(environ[i], left_out[k], strlen(left_out[k])) != 0;
+		if (keep)
+			list[n++] = environ[i];
+	}
+	if (list) {
+		list[n++] = home;
+		list[n] = runtime_dir;
+	}
+	return list;
+}
+
 static int skopeo(struct transport *t, const char *const *arguments, uint64_t timeout_ms,
 	struct spawn_result *result, struct err *err)
 {
@@ -209,8 +236,14 @@ static int skopeo(struct transport *t, const char *const *arguments, uint64_t ti
 	while (*arguments && n < ARGUMENTS - 1)
 		argv[n++] = *arguments++;
 	argv[n] = NULL;
+	_cleanup_free_ char *home = str_printf("HOME=%s", t->dir);
+	_cleanup_free_ char *runtime_dir = str_printf("XDG_RUNTIME_DIR=%s", t->dir);
+	_cleanup_free_ const char **env =
+		home && runtime_dir ? make_environment(home, runtime_dir) : NULL;
+	if (!env)
+		return err_nomem(err);
 	const struct spawn_options options = {
-		.argv = argv, .timeout_ms = timeout_ms, .cancel_fd = t->cancel_fd};
+		.argv = argv, .env = env, .timeout_ms = timeout_ms, .cancel_fd = t->cancel_fd};
 	int r = spawn_run(&options, result, err);
 	if (r == -ENOENT) /* which would read as: no such image */
 		r = err_set(err, -EIO, "there is no program skopeo");
