@@ -40,6 +40,7 @@ static int grow_memory(struct hv_vm *vm, unsigned memory_mib, struct err *err)
 
 int hv_vm_grow(struct hv_vm *vm, unsigned vcpus, unsigned memory_mib, struct err *err)
 {
+	_cleanup_monitor_ int monitor = hv_monitor_begin(vm);
 	struct hv_size *size = &vm->size;
 	int r;
 

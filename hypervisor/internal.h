@@ -81,6 +81,14 @@ uint64_t hv_now_ms(void);
 /* A pidfd of the QEMU that runs the machine, and its id; -ESRCH when there is none. */
 int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid);
 
+/*
+ * monitor.c: for the time of a call that libvirt has QEMU's monitor answer. Where memory or
+ * descriptors are out, or QEMU has ended, nothing bounds it.
+ */
+int hv_monitor_begin(const struct hv_vm *vm);
+void hv_monitor_end(const int *timer);
+#define _cleanup_monitor_ _cleanup_(hv_monitor_end)
+
 /* vm_cgroup.c */
 int vm_cgroup_make(
 	const struct hv_vm *vm, const char *path, const struct hv_limits *limits, struct err *err);

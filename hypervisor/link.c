@@ -9,6 +9,7 @@
 
 int hv_vm_set_link(struct hv_vm *vm, const char *mac, bool up, struct err *err)
 {
+	_cleanup_monitor_ int monitor = hv_monitor_begin(vm);
 	_cleanup_free_ char *domain = virDomainGetXMLDesc(vm->domain, 0), *interface = NULL;
 	int r;
 

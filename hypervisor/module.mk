@@ -1,5 +1,5 @@
 HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hypervisor/vm_end.c hypervisor/cost.c \
-	hypervisor/domain_xml.c hypervisor/domain_read.c hypervisor/grow.c hypervisor/link.c hypervisor/cgroup.c hypervisor/vm_cgroup.c hypervisor/share.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
+	hypervisor/domain_xml.c hypervisor/domain_read.c hypervisor/grow.c hypervisor/link.c hypervisor/monitor.c hypervisor/cgroup.c hypervisor/vm_cgroup.c hypervisor/share.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
 	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/tsc.c hypervisor/user.c
 HYPERVISOR_PKGS := libvirt libxml-2.0 libprotobuf-c
 $(call library,hypervisor,$(HYPERVISOR_SOURCES))

@@ -309,6 +309,8 @@ int hv_vm_create(struct hv *hv, const struct hv_vm_spec *spec, struct hv_vm **re
 
 int hv_vm_resume(struct hv_vm *vm, struct err *err)
 {
+	_cleanup_monitor_ int monitor = hv_monitor_begin(vm);
+
 	if (virDomainResume(vm->domain) < 0)
 		return hv_fail(err, "Resume machine %s", vm->id);
 	return 0;
@@ -379,6 +381,7 @@ static int check_target(unsigned target, struct err *err)
 
 int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struct err *err)
 {
+	_cleanup_monitor_ int monitor = hv_monitor_begin(vm);
 	_cleanup_free_ char *xml = NULL;
 	int r = check_target(target, err);
 
@@ -418,6 +421,7 @@ static int make_device_node(
 int hv_vm_attach_device(
 	struct hv_vm *vm, unsigned target, const char *path, bool read_only, struct err *err)
 {
+	_cleanup_monitor_ int monitor = hv_monitor_begin(vm);
 	_cleanup_free_ char *xml = NULL, *node = device_node(vm, target);
 	int r = check_target(target, err);
 
@@ -437,8 +441,8 @@ int hv_vm_attach_device(
 }
 
 int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err)
-
 {
+	_cleanup_monitor_ int monitor = hv_monitor_begin(vm);
 	_cleanup_free_ char *xml = NULL, *node = NULL;
 	int r = check_target(target, err);
 

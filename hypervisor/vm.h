@@ -15,7 +15,7 @@
  *
  * Threads: all functions may be called from any thread; calls for one VM are serialised by the
  * caller (the sandbox's lock), but hv_vm_connect(), which several may call at once. Functions block
- * for libvirt, for the times stated.
+ * for libvirt, for the times stated; a QEMU that does not answer it within a minute is killed.
  */
 #pragma once
 
@@ -54,6 +54,7 @@ struct hv_config {
 	const char *kernel_arguments; /* appended to ours; "" for none */
 	const char *virtiofsd;
 	const char *vsock_helper; /* path of bulkhead-vsock; bulkhead-console lies beside it */
+	unsigned monitor_ms;      /* in which QEMU must answer libvirt; 0: a minute */
 };
 
 /* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must

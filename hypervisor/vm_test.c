@@ -31,6 +31,7 @@
 #include "hypervisor/vm.h"
 
 #define GUEST_PORT 1024
+#define MONITOR_MS 5000
 #define ROOT       "/tmp/hv-vm-test"
 
 /*
@@ -87,6 +88,7 @@ static int open_hv(struct fixture *fixture, struct err *err)
 		.kernel_arguments = "loglevel=7",
 		.virtiofsd = "/usr/lib/qemu/virtiofsd",
 		.vsock_helper = fixture->helper,
+		.monitor_ms = MONITOR_MS,
 	};
 
 	if (!run_dir)
@@ -308,6 +310,33 @@ static void test_death_is_told(void **state)
 	assert_nothing_left(fixture, "death");
 }
 
+/* As one is that its guest has taken over, for whoever waits for it. */
+static void test_qemu_that_does_not_answer(void **state)
+{
+	struct fixture *fixture = *state;
+	int deaths = atomic_load(&fixture->deaths);
+	struct err err = ERR_INIT;
+	struct hv_vm *vm;
+	uint64_t begin;
+
+	if (!fixture->hv)
+		skip();
+	vm = create(fixture, "silent");
+	check(hv_vm_resume(vm, &err), &err);
+	check(hv_vm_attach_disk(vm, 1, ROOT "/layer", &err), &err);
+	kill(hv_vm_pid(vm), SIGSTOP);
+	begin = hv_now_ms();
+	assert_true(hv_vm_attach_disk(vm, 2, ROOT "/layer", &err) < 0);
+	assert_in_range(hv_now_ms() - begin, MONITOR_MS, 12 * MONITOR_MS);
+	assert_int_equal(hv_vm_wait_off(fixture->hv, "silent", 60000), 0);
+	for (int i = 0; i < 3000 && atomic_load(&fixture->deaths) == deaths; i++)
+		usleep(10000);
+	assert_int_equal(atomic_load(&fixture->deaths), deaths + 1);
+	vm = hv_vm_unref(vm);
+	check(hv_vm_destroy(fixture->hv, "silent", &err), &err);
+	assert_nothing_left(fixture, "silent");
+}
+
 /*
  * libvirt's embedded driver is one per process and lives as long as it, so what happens after a
  * restart is played by this program run anew, with another root than ours.
@@ -474,6 +503,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_life),
 		cmocka_unit_test(test_death_is_told),
+		cmocka_unit_test(test_qemu_that_does_not_answer),
 		cmocka_unit_test(test_machine_outlives_process),
 		cmocka_unit_test(test_machine_that_never_ran),
 		cmocka_unit_test(test_root_has_one_owner),
