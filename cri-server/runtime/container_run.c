@@ -178,7 +178,8 @@ static struct container *own_container(struct sandbox *sandbox, const char *id)
 }
 
 /* The exit and the event's number in one transaction; where it fails, the event comes again. */
-static int record_exit(struct container *c, const Bulkhead__Agent__Event *event, struct err *err)
+static int record_exit(
+	struct container *c, const Bulkhead__Agent__Event *event, bool drained, struct err *err)
 {
 	struct runtime *rt = c->runtime;
 	Bulkhead__Store__Sandbox *record = c->sandbox->record;
@@ -189,6 +190,7 @@ static int record_exit(struct container *c, const Bulkhead__Agent__Event *event,
 		return r;
 	if (ran)
 		c->record->finished_ns = believable_end(c, event->exit->finished_ns);
+	c->record->log_incomplete = !drained;
 	r = finish_locked(c, event->exit->code, exit_reason(event->exit), "", err);
 	record->event_sequence = event->sequence;
 	if (r == 0)
@@ -221,7 +223,7 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 	FAULT_POINT("StopContainer", "exit");
 	pthread_mutex_lock(&rt->lock);
 	bool news = container_runs(c) || c->unsaved;
-	int r = news ? record_exit(c, event, &err) : 0;
+	int r = news ? record_exit(c, event, drained, &err) : 0;
 	pthread_mutex_unlock(&rt->lock);
 	if (!news)
 		r = sandbox_record_stray(sandbox, event->sequence);

@@ -38,12 +38,23 @@ struct settling {
 	uint64_t until_ms;
 };
 
+/* ReopenContainerLog tries again, as long as it runs. */
+static void resume_log(struct container *c, const struct settling *settling, struct err *err)
+{
+	if (container_resume_log(c, settling->machine, settling->until_ms, err) < 0)
+		start_complain(c->runtime, "log not resumed", c->id, err);
+}
+
 /* The agent knows of a start that was recorded, or it never happened: then it may be repeated. */
 static int settle(struct container *c, void *userdata, struct err *err)
 {
 	const struct settling *settling = userdata;
 	const Bulkhead__Agent__ListContainersResponse *list = settling->list;
-	if (container_state(c) != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING)
+	Bulkhead__Store__ContainerState state = container_state(c);
+	if (state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED &&
+		c->record->log_incomplete)
+		resume_log(c, settling, err);
+	if (state != BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_RUNNING)
 		return 0;
 	for (size_t i = 0; i < list->n_processes; i++) {
 		const Bulkhead__Agent__ProcessInfo *info = list->processes[i];
@@ -51,9 +62,7 @@ static int settle(struct container *c, void *userdata, struct err *err)
 			continue;
 		if (info->state == BULKHEAD__AGENT__PROCESS_STATE__PROCESS_CREATED)
 			break;
-		/* ReopenContainerLog tries again. */
-		if (container_resume_log(c, settling->machine, settling->until_ms, err) < 0)
-			start_complain(c->runtime, "log not resumed", c->id, err);
+		resume_log(c, settling, err);
 		return 0;
 	}
 	pthread_mutex_lock(&c->runtime->lock);

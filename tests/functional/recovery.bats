@@ -19,6 +19,7 @@ setup() {
 
 teardown() {
 	remove_all_pods
+	! mountpoint -q "$D/logs/small" || umount "$D/logs/small"
 }
 
 pod_is() {
@@ -60,6 +61,29 @@ crash() {
 	cmp <(seq 3000) <(output_of away main)
 	finished=$(date -d "$(container_field "$id" .finishedAt)" +%s)
 	[ "$finished" -le "$back" ]
+	remove_pod "$pod"
+}
+
+small_is_whole() {
+	cmp <(seq 2000) <(output_of small main)
+}
+
+# The disk of its log is full when it ends: the guest keeps what could not be written.
+@test "what of a container's log there was no room for at its end is there after a restart, once" {
+	mkdir -p "$D/logs/small"
+	mount -t tmpfs -o size=512k none "$D/logs/small"
+	pod=$(run_pod small)
+	head -c 500k /dev/zero >"$D/logs/small/filler"
+	id=$(run_script "$pod" main 'seq 2000')
+	wait_state "$id" CONTAINER_EXITED 60
+	[ "$(output_of small main | wc -l)" -lt 2000 ]
+	kill_bulkheadd
+	rm "$D/logs/small/filler"
+	start_bulkheadd
+	eventually 20 small_is_whole
+	crash
+	sleep 1
+	small_is_whole
 	remove_pod "$pod"
 }
 
