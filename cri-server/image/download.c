@@ -75,12 +75,13 @@ static bool same_registry(const struct pull *one, const struct pull *other)
 	return strncmp(one->pinned, other->pinned, len) == 0;
 }
 
+/* A copy that is done has brought what its pull may not have taken over yet. */
 static bool must_wait(const struct pull *p)
 {
 	const struct pull *other;
 	uint64_t now = ev_now_ms();
 	TAILQ_FOREACH(other, &p->img->pulls, link) {
-		if (other == p || other->copy != COPY_RUNS || now - other->moved_ms > STUCK_MS ||
+		if (other == p || other->copy == COPY_NONE || now - other->moved_ms > STUCK_MS ||
 			!same_registry(p, other))
 			continue;
 		for (size_t i = 0; i < p->manifest.n_layers; i++)
@@ -88,46 +89,6 @@ static bool must_wait(const struct pull *p)
 				return true;
 	}
 	return false;
-}
-
-/* Again is nothing, but for what has come meanwhile. */
-static int lend_blobs(struct pull *p, struct err *err)
-{
-	_cleanup_free_ char *dir = str_printf("%s/blobs/sha256", p->transport.layout);
-	int r = dir ? fd_mkdir_all(dir, 0700, err) : err_nomem(err);
-	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
-		const char *digest = p->manifest.layers[i].digest;
-		_cleanup_free_ char *from = img_blob_path(p->img, digest);
-		_cleanup_free_ char *to = transport_blob_path(&p->transport, digest);
-		if (!from || !to)
-			r = err_nomem(err);
-		else if (p->layers[i].present && link(from, to) < 0 && errno != EEXIST)
-			r = err_errno(err, "link %s to %s", from, to);
-		else
-			p->layers[i].lent = p->layers[i].present;
-	}
-	return r;
-}
-
-static int begin_copy(struct download *d, struct err *err)
-{
-	struct pull *p = d->pull;
-	int r = lend_blobs(p, err);
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&p->img->lock);
-	if (!must_wait(p)) {
-		p->copy = COPY_RUNS;
-		p->copy_began_ms = p->moved_ms = ev_now_ms();
-		r = pthread_create(&d->copier, NULL, copy, d);
-		d->copier_runs = r == 0;
-		if (r != 0) {
-			p->copy = COPY_NONE;
-			r = err_set(err, -r, "start a thread: %s", strerror(r));
-		}
-	}
-	pthread_mutex_unlock(&p->img->lock);
-	return r;
 }
 
 /* ---- what is there ---- */
@@ -154,6 +115,15 @@ static int look_at_layer(struct pull *p, size_t i, struct err *err)
 	pthread_cond_broadcast(&p->img->changed); /* others may wait for it */
 	pthread_mutex_unlock(&p->img->lock);
 	return conversion_get(p->img, layer->digest, p->diff_ids[i], &p->layers[i].conversion, err);
+}
+
+static int look_at_layers(struct pull *p, struct err *err)
+{
+	int r = 0;
+	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++)
+		if (!p->layers[i].present)
+			r = look_at_layer(p, i, err);
+	return r;
 }
 
 /* Sizes of the files in a directory of the layout that are no blobs of the store's too. */
@@ -213,10 +183,8 @@ static int look(struct pull *p, struct err *err)
 {
 	uint64_t bytes = 0, sum, largest;
 	unsigned present = 0;
-	int r = 0;
-	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
-		if (!p->layers[i].present)
-			r = look_at_layer(p, i, err);
+	int r = look_at_layers(p, err);
+	for (size_t i = 0; i < p->manifest.n_layers; i++) {
 		present += p->layers[i].present;
 		bytes += p->layers[i].present ? p->manifest.layers[i].size : 0;
 	}
@@ -240,6 +208,54 @@ static int look(struct pull *p, struct err *err)
 	progress->elapsed_ms = p->copy_began_ms ? ev_now_ms() - p->copy_began_ms : 0;
 	pthread_mutex_unlock(&p->img->lock);
 	return r;
+}
+
+/* ---- the copy's begin ---- */
+
+static int lend_blobs(struct pull *p, struct err *err)
+{
+	_cleanup_free_ char *dir = str_printf("%s/blobs/sha256", p->transport.layout);
+	int r = dir ? fd_mkdir_all(dir, 0700, err) : err_nomem(err);
+	for (size_t i = 0; i < p->manifest.n_layers && r == 0; i++) {
+		const char *digest = p->manifest.layers[i].digest;
+		_cleanup_free_ char *from = img_blob_path(p->img, digest);
+		_cleanup_free_ char *to = transport_blob_path(&p->transport, digest);
+		if (!from || !to)
+			r = err_nomem(err);
+		else if (p->layers[i].present && link(from, to) < 0 && errno != EEXIST)
+			r = err_errno(err, "link %s to %s", from, to);
+		else
+			p->layers[i].lent = p->layers[i].present;
+	}
+	return r;
+}
+
+static bool may_begin(struct pull *p)
+{
+	pthread_mutex_lock(&p->img->lock);
+	bool may = !must_wait(p);
+	if (may) {
+		p->copy = COPY_RUNS;
+		p->copy_began_ms = p->moved_ms = ev_now_ms();
+	}
+	pthread_mutex_unlock(&p->img->lock);
+	return may;
+}
+
+/* From here on others wait for it; what it has waited for may have come since it was looked for. */
+static int begin_copy(struct download *d, struct err *err)
+{
+	struct pull *p = d->pull;
+	if (!may_begin(p))
+		return 0;
+	int r = look_at_layers(p, err);
+	if (r == 0)
+		r = lend_blobs(p, err);
+	if (r < 0)
+		return r;
+	r = pthread_create(&d->copier, NULL, copy, d);
+	d->copier_runs = r == 0;
+	return r == 0 ? 0 : err_set(err, -r, "start a thread: %s", strerror(r));
 }
 
 /* A layer that the registry has uncompressed, skopeo has compressed: it has another digest, which
