@@ -83,6 +83,30 @@ uint64_t ev_now_ms(void)
 	return now_ns() / NS_PER_MS;
 }
 
+uint64_t ev_left_ms(uint64_t until_ms)
+{
+	uint64_t now = ev_now_ms();
+	return until_ms > now ? until_ms - now : 0;
+}
+
+void ev_cond_init(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(cond, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+int ev_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until_ms)
+{
+	const struct timespec until = {
+		.tv_sec = (time_t)(until_ms / 1000),
+		.tv_nsec = (long)(until_ms % 1000) * 1000000,
+	};
+	return pthread_cond_timedwait(cond, lock, &until);
+}
+
 /* The heap of timers. */
 
 static bool earlier(const struct ev_source *a, const struct ev_source *b)

@@ -329,8 +329,7 @@ static void read_status(struct run *run)
 
 static int left_ms(uint64_t deadline_ms)
 {
-	uint64_t now = ev_now_ms();
-	uint64_t left = deadline_ms > now ? deadline_ms - now : 0;
+	uint64_t left = ev_left_ms(deadline_ms);
 	return left > 60000 ? 60000 : (int)left;
 }
 

@@ -224,15 +224,6 @@ static void io(void *userdata, uint32_t events)
 		end(client);
 }
 
-static void cond_init_monotonic(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-}
-
 int ttrpc_client_new(struct ev_loop *loop, int fd, ev_fn on_close, void *userdata,
 	struct ttrpc_client **ret, struct err *err)
 {
@@ -249,8 +240,8 @@ int ttrpc_client_new(struct ev_loop *loop, int fd, ev_fn on_close, void *userdat
 	client->out = buf_init(TTRPC_OUTPUT_MAX);
 	client->refs = 1;
 	pthread_mutex_init(&client->lock, NULL);
-	cond_init_monotonic(&client->room);
-	cond_init_monotonic(&client->quiet);
+	ev_cond_init(&client->room);
+	ev_cond_init(&client->quiet);
 	int r = ev_io_new(loop, fd, EPOLLIN, io, client, &client->source, err);
 	if (r < 0) {
 		unref(client);
@@ -350,7 +341,7 @@ static int await(struct ttrpc_client *client, uint32_t stream_id, const struct d
 	Bulkhead__Ttrpc__Response **ret_response, struct err *err)
 {
 	struct waiter waiter = {.next = client->waiters, .stream_id = stream_id};
-	cond_init_monotonic(&waiter.answered);
+	ev_cond_init(&waiter.answered);
 	/* It leaves the list before we return. */
 	/* cppcheck-suppress autoVariables */
 	client->waiters = &waiter;

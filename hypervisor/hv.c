@@ -31,22 +31,9 @@ int hv_fail(struct err *err, const char *fmt, ...)
 		error && error->message ? error->message : "libvirt says no more");
 }
 
-uint64_t hv_now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 int hv_wait_changed(struct hv *hv, uint64_t until_ms)
 {
-	const struct timespec until = {
-		.tv_sec = (time_t)(until_ms / 1000),
-		.tv_nsec = (long)(until_ms % 1000) * 1000000,
-	};
-
-	return pthread_cond_timedwait(&hv->changed, &hv->lock, &until) == ETIMEDOUT ? 1 : 0;
+	return ev_cond_wait(&hv->changed, &hv->lock, until_ms) == ETIMEDOUT ? 1 : 0;
 }
 
 static const char *describe_end(int detail)
@@ -224,13 +211,8 @@ static void config_done(struct hv_config *config)
 
 static void init_locks(struct hv *hv)
 {
-	pthread_condattr_t attributes;
-
 	pthread_mutex_init(&hv->lock, NULL);
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&hv->changed, &attributes);
-	pthread_condattr_destroy(&attributes);
+	ev_cond_init(&hv->changed);
 }
 
 static void hv_closep(struct hv **hv)

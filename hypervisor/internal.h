@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "common/loop.h"
 #include "hypervisor/cgroup.h"
 #include "hypervisor/transport.h"
 #include "hypervisor/tsc.h"
@@ -76,7 +77,6 @@ int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err)
  * held. Positive 1: the time has come.
  */
 int hv_wait_changed(struct hv *hv, uint64_t until_ms);
-uint64_t hv_now_ms(void);
 
 /* A pidfd of the QEMU that runs the machine, and its id; -ESRCH when there is none. */
 int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid);

@@ -91,7 +91,7 @@ static int user_prepare(const struct transport_machine *machine, char **ret, str
 static void wait_readable(int fd, uint64_t deadline_ms)
 {
 	struct pollfd pollfd = {.fd = fd, .events = POLLIN};
-	uint64_t now = ev_now_ms(), left = deadline_ms > now ? deadline_ms - now : 0;
+	uint64_t left = ev_left_ms(deadline_ms);
 
 	(void)poll(&pollfd, 1, left < INT_MAX ? (int)left : INT_MAX);
 }

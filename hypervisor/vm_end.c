@@ -87,7 +87,7 @@ static void begin_ending(struct hv *hv, struct hv_ending *ending)
 
 static void finish_ending(struct hv *hv, struct hv_ending *ending, bool wait)
 {
-	uint64_t until = hv_now_ms() + EVENT_TIMEOUT_MS;
+	uint64_t until = ev_now_ms() + EVENT_TIMEOUT_MS;
 	struct hv_ending **link;
 
 	pthread_mutex_lock(&hv->lock);
@@ -274,7 +274,7 @@ int hv_vm_destroy(struct hv *hv, const char *id, struct err *err)
 
 int hv_vm_wait_off(struct hv *hv, const char *id, uint64_t timeout_ms)
 {
-	uint64_t until = hv_now_ms() + timeout_ms;
+	uint64_t until = ev_now_ms() + timeout_ms;
 	int r = 0;
 
 	while (r == 0) {
@@ -285,11 +285,11 @@ int hv_vm_wait_off(struct hv *hv, const char *id, uint64_t timeout_ms)
 			return 0;
 		/* An event that arrives between look-up and wait is made up for by looking again.
 		 */
-		next = hv_now_ms() + 100;
+		next = ev_now_ms() + 100;
 		pthread_mutex_lock(&hv->lock);
 		r = hv_wait_changed(hv, next < until ? next : until);
 		pthread_mutex_unlock(&hv->lock);
-		if (hv_now_ms() < until)
+		if (ev_now_ms() < until)
 			r = 0;
 	}
 	return r;

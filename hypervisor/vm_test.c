@@ -162,7 +162,7 @@ static int teardown(void **state)
 
 static uint64_t lap(uint64_t *since, const char *what)
 {
-	uint64_t now = hv_now_ms(), took = now - *since;
+	uint64_t now = ev_now_ms(), took = now - *since;
 
 	print_message("%-10s %4u ms\n", what, (unsigned)took);
 	*since = now;
@@ -241,7 +241,7 @@ static void test_life(void **state)
 	_cleanup_free_ char *console = NULL;
 	struct err err = ERR_INIT;
 	struct hv_vm *vm;
-	uint64_t since = hv_now_ms();
+	uint64_t since = ev_now_ms();
 
 	if (!fixture->hv)
 		skip();
@@ -257,14 +257,14 @@ static void test_life(void **state)
 	lap(&since, "attach");
 	check(hv_vm_attach_disk(vm, HV_DISK_TARGET_MAX, ROOT "/layer", &err), &err);
 	assert_true(hv_vm_attach_disk(vm, 1, ROOT "/layer", &err) < 0);
-	since = hv_now_ms();
+	since = ev_now_ms();
 	check(hv_vm_detach_disk(vm, 1, &err), &err);
 	lap(&since, "detach");
 	check(hv_vm_detach_disk(vm, 1, &err), &err);
 	check(hv_vm_set_link(vm, nic.mac, false, &err), &err);
 	assert_int_equal(hv_vm_set_link(vm, "52:54:00:00:00:09", false, &err), -ENODEV);
 	assert_int_equal(hv_vm_grow(vm, 4, 256, &err), -ERANGE);
-	since = hv_now_ms();
+	since = ev_now_ms();
 	check(hv_vm_grow(vm, 3, 257, &err), &err);
 	lap(&since, "grow");
 	vm = hv_vm_unref(vm);
@@ -280,7 +280,7 @@ static void test_life(void **state)
 	assert_non_null(strstr(console, "Linux version"));
 	assert_int_equal(hv_vm_wait_off(fixture->hv, "life", 50), 1);
 	vm = hv_vm_unref(vm);
-	since = hv_now_ms();
+	since = ev_now_ms();
 	check(hv_vm_destroy(fixture->hv, "life", &err), &err);
 	lap(&since, "destroy");
 	assert_nothing_left(fixture, "life");
@@ -325,9 +325,9 @@ static void test_qemu_that_does_not_answer(void **state)
 	check(hv_vm_resume(vm, &err), &err);
 	check(hv_vm_attach_disk(vm, 1, ROOT "/layer", &err), &err);
 	kill(hv_vm_pid(vm), SIGSTOP);
-	begin = hv_now_ms();
+	begin = ev_now_ms();
 	assert_true(hv_vm_attach_disk(vm, 2, ROOT "/layer", &err) < 0);
-	assert_in_range(hv_now_ms() - begin, MONITOR_MS, 12 * MONITOR_MS);
+	assert_in_range(ev_now_ms() - begin, MONITOR_MS, 12 * MONITOR_MS);
 	assert_int_equal(hv_vm_wait_off(fixture->hv, "silent", 60000), 0);
 	for (int i = 0; i < 3000 && atomic_load(&fixture->deaths) == deaths; i++)
 		usleep(10000);

@@ -395,11 +395,7 @@ static int start_thread(struct agent *agent, struct err *err)
 
 static void agent_init_sync(struct agent *agent)
 {
-	pthread_condattr_t attributes;
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&agent->changed, &attributes);
-	pthread_condattr_destroy(&attributes);
+	ev_cond_init(&agent->changed);
 	pthread_mutex_init(&agent->lock, NULL);
 }
 

@@ -24,8 +24,7 @@
 static int await(int fd, short events, uint64_t until_ms, struct err *err)
 {
 	struct pollfd poll_fd = {.fd = fd, .events = events};
-	uint64_t now = ev_now_ms();
-	uint64_t left = until_ms > now ? until_ms - now : 0;
+	uint64_t left = ev_left_ms(until_ms);
 	int n = poll(&poll_fd, 1, left < INT_MAX ? (int)left : INT_MAX);
 	if (n < 0 && errno != EINTR)
 		return err_errno(err, "wait for the agent");

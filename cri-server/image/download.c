@@ -327,13 +327,7 @@ static int converted(struct pull *p, struct err *err)
 static int wait_for_change(struct download *d, struct err *err)
 {
 	struct pull *p = d->pull;
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += LOOK_MS * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
+	uint64_t until_ms = ev_now_ms() + LOOK_MS;
 	pthread_mutex_lock(&p->img->lock);
 	int r = p->cancelled ? err_set(err, -ECANCELED, "nobody waits for it any more")
 			     : converted(p, err);
@@ -341,7 +335,7 @@ static int wait_for_change(struct download *d, struct err *err)
 	if (r == 0 && !d->checked)
 		r = 1;
 	if (r > 0 && !ended)
-		pthread_cond_timedwait(&p->img->changed, &p->img->lock, &until);
+		ev_cond_wait(&p->img->changed, &p->img->lock, until_ms);
 	pthread_mutex_unlock(&p->img->lock);
 	return r;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "cri-server/image/pull.h"
 
 /* ---- one image ---- */
@@ -172,11 +173,7 @@ int img_open(
 	img->config.unpack_helper = copy_string(config->unpack_helper);
 	img->store = store;
 	pthread_mutex_init(&img->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&img->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	ev_cond_init(&img->changed);
 	TAILQ_INIT(&img->holders);
 	TAILQ_INIT(&img->pulls);
 	TAILQ_INIT(&img->conversions);

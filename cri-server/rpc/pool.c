@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 
 #define QUICK_WORKERS_MAX 16
 
@@ -27,8 +28,6 @@ struct rpc_pool {
 	rpc_job_fn run;
 	struct rpc_pool_limits limits;
 	unsigned slow_max; /* jobs that are not quick and run at the same time */
-
-	pthread_condattr_t clock; /* of what threads wait with */
 
 	pthread_mutex_t lock; /* protects what follows */
 	/* The last one to wait is woken first: the others come to the end of their time although
@@ -85,19 +84,11 @@ static void wake_one(struct rpc_pool *pool)
 /* Until there may be work; false when none came for so long that the thread should end. */
 static bool wait_for_work(struct rpc_pool *pool, struct sleeper *self)
 {
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += pool->limits.idle_ms / 1000;
-	until.tv_nsec += (long)(pool->limits.idle_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
+	uint64_t until_ms = ev_now_ms() + pool->limits.idle_ms;
 	self->woken = false;
 	TAILQ_INSERT_HEAD(&pool->sleepers, self, link);
 	pool->idle++;
-	while (!self->woken &&
-		pthread_cond_timedwait(&self->wake, &pool->lock, &until) != ETIMEDOUT)
+	while (!self->woken && ev_cond_wait(&self->wake, &pool->lock, until_ms) != ETIMEDOUT)
 		;
 	pool->idle--;
 	if (!self->woken)
@@ -124,7 +115,7 @@ static void *worker(void *arg)
 	struct sleeper self;
 	bool idle = false;
 	pthread_setname_np(pthread_self(), "rpc-worker");
-	pthread_cond_init(&self.wake, &pool->clock);
+	ev_cond_init(&self.wake);
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
 		struct rpc_job *job = take(pool);
@@ -199,8 +190,6 @@ int rpc_pool_new(const struct rpc_pool_limits *limits, rpc_job_fn run, struct rp
 	pool->quick.last = &pool->quick.first;
 	pool->slow.last = &pool->slow.first;
 	TAILQ_INIT(&pool->sleepers);
-	pthread_condattr_init(&pool->clock);
-	pthread_condattr_setclock(&pool->clock, CLOCK_MONOTONIC);
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->ended, NULL);
 
@@ -226,7 +215,6 @@ struct rpc_pool *rpc_pool_free(struct rpc_pool *pool)
 	while (pool->threads > 0)
 		pthread_cond_wait(&pool->ended, &pool->lock);
 	pthread_mutex_unlock(&pool->lock);
-	pthread_condattr_destroy(&pool->clock);
 	pthread_cond_destroy(&pool->ended);
 	pthread_mutex_destroy(&pool->lock);
 	free(pool);

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "cri-server/rpc/call.h"
 
 /* Calls that wait for a worker, and the bytes of their requests. */
@@ -100,11 +101,7 @@ static int open_transport(struct rpc_server *server, const struct rpc_server_con
 	t->log = config->log;
 	t->userdata = config->userdata;
 	pthread_mutex_init(&t->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&t->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	ev_cond_init(&t->changed);
 
 	int r = rpc_dispatch_new(services, n_services, &t->dispatch, err);
 	if (r < 0)

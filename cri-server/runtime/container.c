@@ -25,10 +25,7 @@ struct container *container_new(struct sandbox *sandbox, const char *id,
 	c->runtime = sandbox->runtime;
 	c->refs = 1;
 	snprintf(c->id, sizeof(c->id), "%s", id);
-	if (cond_init(&c->changed, err) < 0) {
-		free(c);
-		return NULL;
-	}
+	ev_cond_init(&c->changed);
 	pthread_mutex_lock(&c->runtime->lock);
 	sandbox->refs++;
 	pthread_mutex_unlock(&c->runtime->lock);

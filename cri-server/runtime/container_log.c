@@ -22,8 +22,7 @@ struct opening {
 static int follow_stream(
 	const struct opening *opening, Bulkhead__Agent__Stream stream, struct err *err)
 {
-	uint64_t now = ev_now_ms();
-	uint64_t left = opening->until_ms > now ? opening->until_ms - now : 0;
+	uint64_t left = ev_left_ms(opening->until_ms);
 	if (!left)
 		return err_set(err, -ETIMEDOUT, "the guest took all of the time for other logs");
 	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
@@ -82,11 +81,10 @@ void container_close_log(struct container *c)
 
 bool container_drain_log(struct container *c, uint64_t until_ms)
 {
-	uint64_t now = ev_now_ms();
 	pthread_mutex_lock(&c->runtime->lock);
 	struct log_writer *writer = c->log ? log_writer_ref(c->log) : NULL;
 	pthread_mutex_unlock(&c->runtime->lock);
-	bool drained = !writer || log_writer_wait(writer, until_ms > now ? until_ms - now : 0);
+	bool drained = !writer || log_writer_wait(writer, ev_left_ms(until_ms));
 	log_writer_unref(writer);
 	return drained;
 }

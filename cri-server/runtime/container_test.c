@@ -202,7 +202,7 @@ static void test_call_before_its_pod_is_found_again(void **state)
 	request.container_id = f->lives->id;
 	f->lives->record->state = BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_CREATED;
 	f->sandbox->recovering = true;
-	assert_int_equal(cond_init(&f->rt.recovered, &err), 0);
+	ev_cond_init(&f->rt.recovered);
 	assert_int_equal(pthread_create(&thread, NULL, find_again, f), 0);
 	assert_int_equal(container_service_start(&call, &request.base, &answer, &err), -EBADFD);
 	assert_non_null(strstr(err.msg, "was started before"));

@@ -303,20 +303,16 @@ static int run(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *request,
 	return r;
 }
 
-int exec_register(
-	struct sandbox *sandbox, const char *container_id, struct exec *exec, struct err *err)
+void exec_register(struct sandbox *sandbox, const char *container_id, struct exec *exec)
 {
 	struct runtime *rt = sandbox->runtime;
-	int r = cond_init(&exec->changed, err);
-	if (r < 0)
-		return r;
+	ev_cond_init(&exec->changed);
 	exec->sandbox_id = sandbox->id;
 	exec->container_id = container_id;
 	make_id(exec->id);
 	pthread_mutex_lock(&rt->lock);
 	TAILQ_INSERT_TAIL(&rt->execs, exec, link);
 	pthread_mutex_unlock(&rt->lock);
-	return 0;
 }
 
 void exec_unregister(struct runtime *rt, struct exec *exec)
@@ -339,13 +335,11 @@ static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *requ
 	x->machine = sandbox_machine(x->container->sandbox, err);
 	if (!x->machine)
 		return -EBADFD;
-	int r = exec_register(x->container->sandbox, x->container->id, &x->exec, err);
-	if (r == 0) {
-		r = run(x, request, err);
-		exec_unregister(x->container->runtime, &x->exec);
-		fd_close(x->fds[0]);
-		fd_close(x->fds[1]);
-	}
+	exec_register(x->container->sandbox, x->container->id, &x->exec);
+	int r = run(x, request, err);
+	exec_unregister(x->container->runtime, &x->exec);
+	fd_close(x->fds[0]);
+	fd_close(x->fds[1]);
 	machine_unref(x->machine);
 	if (r < 0)
 		return err_wrap(

@@ -153,7 +153,6 @@ void make_id(char id[ID_LEN + 1]);
 int64_t realtime_ns(void);
 /* Waits on cond with runtime->lock held; false when the monotonic deadline passed. */
 bool wait_until(struct runtime *rt, pthread_cond_t *cond, uint64_t deadline_ms);
-int cond_init(pthread_cond_t *cond, struct err *err);
 /*
  * A look-up by id or by the unique beginning of one: every candidate is offered, then the end asks
  * what was found. An empty id finds nothing.
@@ -422,9 +421,8 @@ struct exec_spec {
 	unsigned columns, rows; /* of the terminal, 0: not known */
 };
 /* exec.c */
-/* From here on its exit is noted. -errno: nothing was done. */
-int exec_register(
-	struct sandbox *sandbox, const char *container_id, struct exec *exec, struct err *err);
+/* From here on its exit is noted. */
+void exec_register(struct sandbox *sandbox, const char *container_id, struct exec *exec);
 void exec_unregister(struct runtime *rt, struct exec *exec);
 /*
  * Hundreds that are started at once share the guest's processor fairly: all of them late. So a few

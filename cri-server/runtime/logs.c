@@ -216,11 +216,7 @@ int log_writer_new(struct logs *logs, const char *path, const char *state_path,
 	atomic_init(&w->refs, 1);
 	w->fd = w->state_fd = -EBADF;
 	pthread_mutex_init(&w->lock, NULL);
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&w->drained, &attr);
-	pthread_condattr_destroy(&attr);
+	ev_cond_init(&w->drained);
 	for (size_t i = 0; i < STREAMS; i++)
 		w->streams[i] = (struct log_stream){
 			.writer = w,
@@ -519,18 +515,14 @@ int log_writer_reopen(struct log_writer *w, struct err *err)
 
 bool log_writer_wait(struct log_writer *w, uint64_t timeout_ms)
 {
-	uint64_t at = ev_now_ms() + timeout_ms;
-	const struct timespec deadline = {
-		.tv_sec = (time_t)(at / 1000),
-		.tv_nsec = (long)(at % 1000) * 1000000,
-	};
+	uint64_t until_ms = ev_now_ms() + timeout_ms;
 	bool done = false;
 	pthread_mutex_lock(&w->lock);
 	for (int r = 0; r != ETIMEDOUT;) {
 		done = w->streams[0].fd < 0 && w->streams[1].fd < 0;
 		if (done)
 			break;
-		r = pthread_cond_timedwait(&w->drained, &w->lock, &deadline);
+		r = ev_cond_wait(&w->drained, &w->lock, until_ms);
 	}
 	pthread_mutex_unlock(&w->lock);
 	return done;

@@ -28,11 +28,7 @@ static int machine_new(
 	struct machine *machine = calloc(1, sizeof(*machine));
 	if (!machine)
 		return err_nomem(err);
-	int r = cond_init(&machine->fewer_starts, err);
-	if (r < 0) {
-		free(machine);
-		return r;
-	}
+	ev_cond_init(&machine->fewer_starts);
 	machine->runtime = rt;
 	atomic_init(&machine->refs, 1);
 	memcpy(machine->sandbox_id, sandbox_id, sizeof(machine->sandbox_id));

@@ -201,16 +201,6 @@ static void *mirror_main(void *arg)
 	return NULL;
 }
 
-static void init_sync(struct mirror *mirror)
-{
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&mirror->moved, &attr);
-	pthread_condattr_destroy(&attr);
-	pthread_mutex_init(&mirror->lock, NULL);
-}
-
 int mirror_new(
 	struct sandbox *sandbox, struct machine *machine, struct mirror **ret, struct err *err)
 {
@@ -222,7 +212,8 @@ int mirror_new(
 	mirror->stop = eventfd(0, EFD_CLOEXEC);
 	mirror->changed = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	mirror->retry = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	init_sync(mirror);
+	ev_cond_init(&mirror->moved);
+	pthread_mutex_init(&mirror->lock, NULL);
 	int r = 0;
 	if (mirror->stop < 0 || mirror->changed < 0 || mirror->retry < 0)
 		r = err_errno(err, "watch the pod's volumes");
@@ -354,15 +345,11 @@ static bool is_settled(const struct mirror *mirror)
 
 void mirror_settle(struct mirror *mirror)
 {
-	uint64_t at = ev_now_ms() + RESUME_MS;
-	const struct timespec deadline = {
-		.tv_sec = (time_t)(at / 1000),
-		.tv_nsec = (long)(at % 1000) * 1000000,
-	};
+	uint64_t until_ms = ev_now_ms() + RESUME_MS;
 	int r = 0;
 	pthread_mutex_lock(&mirror->lock);
 	while (r == 0 && !is_settled(mirror))
-		r = pthread_cond_timedwait(&mirror->moved, &mirror->lock, &deadline);
+		r = ev_cond_wait(&mirror->moved, &mirror->lock, until_ms);
 	pthread_mutex_unlock(&mirror->lock);
 }
 

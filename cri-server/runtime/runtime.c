@@ -102,23 +102,9 @@ int64_t realtime_ns(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-int cond_init(pthread_cond_t *cond, struct err *err)
-{
-	pthread_condattr_t attr;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	int r = pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-	return r ? err_set(err, -r, "pthread_cond_init: %s", strerror(r)) : 0;
-}
-
 bool wait_until(struct runtime *rt, pthread_cond_t *cond, uint64_t deadline_ms)
 {
-	struct timespec at = {
-		.tv_sec = (time_t)(deadline_ms / 1000),
-		.tv_nsec = (long)(deadline_ms % 1000) * 1000000,
-	};
-	return pthread_cond_timedwait(cond, &rt->lock, &at) != ETIMEDOUT;
+	return ev_cond_wait(cond, &rt->lock, deadline_ms) != ETIMEDOUT;
 }
 
 void id_search_offer(struct id_search *search, const char *id, void *candidate)
@@ -262,9 +248,8 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	TAILQ_INIT(&rt->containers);
 	TAILQ_INIT(&rt->execs);
 
-	int r = cond_init(&rt->recovered, err);
-	if (r == 0)
-		r = make_directories(config, err);
+	ev_cond_init(&rt->recovered);
+	int r = make_directories(config, err);
 	if (r == 0)
 		r = ev_loop_new(&rt->io.loop, err);
 	if (r == 0)

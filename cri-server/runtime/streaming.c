@@ -136,14 +136,15 @@ static int run_exec(
 	return r;
 }
 
-static int register_exec(struct target *t, struct err *err)
+static void register_exec(struct target *t)
 {
-	int r = t->container ? exec_register(t->container->sandbox, t->container->id, &t->exec, err)
-			     : exec_register(t->sandbox, AGENT_GUEST, &t->exec, err);
-	t->registered = r == 0;
-	if (r == 0 && !t->container)
+	if (t->container)
+		exec_register(t->container->sandbox, t->container->id, &t->exec);
+	else
+		exec_register(t->sandbox, AGENT_GUEST, &t->exec);
+	t->registered = true;
+	if (!t->container)
 		log_console(t, "debug console opened");
-	return r;
 }
 
 static int exec_target_start(
@@ -161,11 +162,10 @@ static int exec_target_start(
 		r = exec_turn_begin(t->machine, NULL, UINT64_MAX, err);
 	if (r < 0)
 		return r;
-	r = register_exec(t, err);
-	if (r == 0)
-		r = run_exec(t, start, ret_fds, err);
+	register_exec(t);
+	r = run_exec(t, start, ret_fds, err);
 	exec_turn_end(t->machine);
-	if (r < 0 && t->registered)
+	if (r < 0)
 		err_wrap(err, "exec '%.64s' in %s %s", t->args[0],
 			t->container ? "container" : "the guest of pod",
 			t->container ? t->container->id : t->sandbox->id);

@@ -18,9 +18,8 @@
 #define SETTLE_S 120
 #define RESTARTS 2
 #define PROBES   10
-#define CALLS_LEAST                                                                                \
-	10000 /* of a method whose p99 is judged: in a tenth of them ten took longer               \
-	       */
+/* Of a method whose p99 is judged: ten calls of a tenth took longer. */
+#define CALLS_LEAST 10000
 
 struct sample {
 	double memory_kib;
