@@ -254,22 +254,29 @@ static void wait_read(int fd)
 	assert_int_equal(unread, 0);
 }
 
-/* The limit on a file's size makes the disk full. */
-static void waits_while_the_disk_is_full_and_loses_nothing(void **state)
+/* The limit on a file's size makes the disk full. `line` is what was read and does not fit whole.
+ */
+static int fill_disk(const struct place *p, struct log_writer *w, char line[static 302])
 {
-	struct place *p = *state;
 	const struct rlimit full = {.rlim_cur = 256, .rlim_max = p->file_size.rlim_max};
 	signal(SIGXFSZ, SIG_IGN);
-	struct log_writer *w = new_writer(p);
 	int out = follow(w, OUT);
 	say(out, "one\n");
 	wait_ack(out, 4);
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
-	char line[302];
 	memset(line, 'x', 300);
 	memcpy(line + 300, "\n", sizeof("\n"));
 	say(out, line);
 	wait_read(out);
+	return out;
+}
+
+static void waits_while_the_disk_is_full_and_loses_nothing(void **state)
+{
+	struct place *p = *state;
+	struct log_writer *w = new_writer(p);
+	char line[302];
+	int out = fill_disk(p, w, line);
 	/* Part of the batch fitted: it is not left there. A second stream comes, both end. */
 	int errs = follow(w, ERRS);
 	say(errs, "err\nend");
@@ -300,18 +307,9 @@ static void waits_while_the_disk_is_full_and_loses_nothing(void **state)
 static void a_rotation_while_the_disk_is_full_loses_nothing(void **state)
 {
 	struct place *p = *state;
-	const struct rlimit full = {.rlim_cur = 256, .rlim_max = p->file_size.rlim_max};
-	signal(SIGXFSZ, SIG_IGN);
 	struct log_writer *w = new_writer(p);
-	int out = follow(w, OUT);
-	say(out, "one\n");
-	wait_ack(out, 4);
-	assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
 	char line[302];
-	memset(line, 'x', 300);
-	memcpy(line + 300, "\n", sizeof("\n"));
-	say(out, line);
-	wait_read(out);
+	int out = fill_disk(p, w, line);
 	assert_int_equal(rename(p->path, p->rotated), 0);
 	assert_int_equal(log_writer_reopen(w, NULL), 0);
 	log_writer_unref(w);

@@ -108,7 +108,7 @@ char *fixture_url(struct stream_server *server, struct target *target, bool tty)
 	return url;
 }
 
-int fixture_request(const char *url, const char *headers, char *answer, size_t size)
+int fixture_ask(const char *url, const char *headers)
 {
 	unsigned port;
 	int path;
@@ -121,6 +121,12 @@ int fixture_request(const char *url, const char *headers, char *answer, size_t s
 	_cleanup_free_ char *text =
 		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n", url + path, headers);
 	assert_int_equal(fd_write_all(fd, text, strlen(text), NULL), 0);
+	return fd;
+}
+
+int fixture_request(const char *url, const char *headers, char *answer, size_t size)
+{
+	int fd = fixture_ask(url, headers);
 	size_t len = 0;
 	answer[0] = '\0';
 	while (!strstr(answer, "\r\n\r\n") && len + 1 < size && recv(fd, answer + len, 1, 0) == 1)

@@ -30,10 +30,9 @@ struct stream_server *fixture_start(
 /* The caller frees. */
 char *fixture_url(struct stream_server *server, struct target *target, bool tty);
 
-/*
- * Connects, says the headers (each with its end of line), and reads up to the end of the answer's;
- * returns the connection.
- */
+/* Connects and says the headers, each with its end of line; returns the connection. */
+int fixture_ask(const char *url, const char *headers);
+/* The same, and reads up to the end of the answer's. */
 int fixture_request(const char *url, const char *headers, char *answer, size_t size);
 
 #define FIXTURE_WEBSOCKET                                                                          \

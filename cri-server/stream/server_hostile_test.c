@@ -259,23 +259,6 @@ static void streams_that_come_again(void **state)
 
 #define HASTY 64
 
-/* Connects and asks; the answer is not waited for. */
-static int ask(const char *url)
-{
-	unsigned port;
-	int path;
-	assert_int_equal(sscanf(url, "http://127.0.0.1:%u%n", &port, &path), 1);
-	const struct sockaddr_in address = {.sin_family = AF_INET,
-		.sin_port = htons((uint16_t)port),
-		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
-	_cleanup_free_ char *text =
-		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n" FIXTURE_SPDY "\r\n", url + path);
-	send_all(fd, text, strlen(text));
-	return fd;
-}
-
 /*
  * A connection that is reset after its request was read and before the answer is sent becomes no
  * session; what its token stood for ends all the same. Many at once, so that it happens to some:
@@ -294,7 +277,7 @@ static void clients_that_do_not_wait_for_the_answer(void **state)
 			urls[i] = fixture_url(fixture->server, &targets[i], false);
 		}
 		for (int i = 0; i < HASTY; i++)
-			fds[i] = ask(urls[i]);
+			fds[i] = fixture_ask(urls[i], FIXTURE_SPDY);
 		for (int i = 0; i < HASTY; i++) {
 			setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
 			fd_close(fds[i]);
