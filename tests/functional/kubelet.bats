@@ -98,18 +98,6 @@ lose_power() {
 	ip link delete "$NET"
 }
 
-# The rules that CNI's plugins made, as a kernel that starts has none.
-lose_rules() {
-	local rules
-	rules=$(iptables-save -t nat | grep -F "\"$NET\\\"")
-	{
-		echo "*nat"
-		sed -n -e "s/^-A POSTROUTING/-D POSTROUTING/p" <<<"$rules"
-		sed -n -e "s/^-A \(CNI-[^ ]*\) .*/\1/p" <<<"$rules" | sort -u | sed -e "s/.*/-F &\n-X &/"
-		echo COMMIT
-	} | iptables-restore --noflush --wait
-}
-
 no_cgroups() {
 	remove_cgroups
 	[ -z "$(own_cgroups)" ]

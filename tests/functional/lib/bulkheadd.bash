@@ -24,7 +24,9 @@ instance_setup() {
 		mkdir -m 0755 "/tmp/bhft$n" 2>/dev/null && break
 	done
 	export FT=/tmp/bhft$n NET=bhft$n SUBNET=10.215.$n
-	remove_cgroups # of a run by the same number that was killed
+	# Of a run by the same number that was killed.
+	remove_cgroups
+	lose_rules
 	rm -rf "/var/lib/cni/networks/$NET"
 	mkdir "$FT/bin" "$FT/guest" "$FT/cni" "$FT/reports"
 	# The machine's helpers write there as another user.
@@ -94,11 +96,12 @@ use_instance() {
 	export D=$1
 }
 
-# Ends everything and removes the directory; fails when records and host differed or a sanitizer wrote a report.
+# Ends everything and removes the directory; fails when records and host differed, CNI's plugins left something, or
+# a sanitizer wrote a report.
 instance_teardown() {
 	# Without a directory of its own all that follows would be about the whole machine.
 	[ -n "${FT:-}" ] || return 1
-	local pidfile inconsistent=0 reports=0 report path
+	local pidfile inconsistent=0 leaked=0 reports=0 report path
 	for pidfile in "$FT"/pid "$FT"/*/pid; do
 		[ -e "$pidfile" ] || continue
 		use_instance "$(dirname "$pidfile")"
@@ -112,6 +115,12 @@ instance_teardown() {
 	while read -r _ _ _ _ path _; do
 		umount "$path" || umount --lazy "$path"
 	done < <(grep " $FT/" /proc/self/mountinfo | tac)
+	report=$(plugins_state)
+	if [ -n "$report" ]; then
+		printf "what CNI's plugins left:\n%s\n" "$report" | sed -e 's/^/# /' >&3
+		leaked=1
+	fi
+	lose_rules
 	ip link delete "$NET" 2>/dev/null || true
 	rm -rf "/var/lib/cni/networks/$NET"
 	for report in "$FT"/reports/*; do
@@ -128,7 +137,7 @@ instance_teardown() {
 	fi
 	remove_cgroups
 	[ -n "${BULKHEAD_KEEP:-}" ] || rm -rf "$FT"
-	return $((reports + inconsistent))
+	return $((reports + inconsistent + leaked))
 }
 
 remove_cgroups() {
@@ -444,6 +453,30 @@ own_cgroups() {
 	find /sys/fs/cgroup -type d -path "*/bulkhead-test/$NET/bulkhead-*" 2>/dev/null
 }
 
+# What CNI's plugins hold for the instance's pods: addresses, and rules of its networks, which begin with NET.
+plugins_state() {
+	{
+		iptables-save
+		ip6tables-save
+	} 2>/dev/null | grep -E "name: \\\\\"$NET(-[a-z0-9]+)?\\\\\"|$SUBNET\." | sed -e 's/^/rule /'
+	find "/var/lib/cni/networks/$NET" -type f -name '[0-9a-f]*' -printf 'lease %f\n' 2>/dev/null || true
+}
+
+# Of the plugins' rules none is left, as of a kernel that starts.
+lose_rules() {
+	local family rules
+	for family in iptables ip6tables; do
+		rules=$("$family-save" -t nat | grep -E "name: \\\\\"$NET(-[a-z0-9]+)?\\\\\"") || continue
+		{
+			echo "*nat"
+			# Jumps from chains that others share, then the chains of their own that these led to.
+			sed -n -E 's/^-A (POSTROUTING|CNI-HOSTPORT-DNAT) /-D \1 /p' <<<"$rules"
+			sed -n -E 's/^-A (POSTROUTING|CNI-HOSTPORT-DNAT) .* -j (CNI-.*)/-F \2\n-X \2/p' <<<"$rules"
+			echo COMMIT
+		} | "$family-restore" --noflush --wait
+	done
+}
+
 host_state() {
 	own_processes | sed -e 's/^[0-9]* /process /'
 	own_netns | sed -e 's/^/netns /'
@@ -453,8 +486,7 @@ host_state() {
 	own_cgroups | sed -e 's/^/cgroup /'
 	find "$D/state" "$D/run" \( ! -type d -o -path "$D/run/vm/*" -o -path '*/images/tmp/*' \) \
 		! -name 'state.db*' ! -path '*/libvirt/cache/*' -printf 'file %y %p\n' 2>/dev/null || true
-	iptables-save 2>/dev/null | grep -E "\"?$NET\"?[ \"]|$SUBNET\." | sed -e 's/^/rule /'
-	find "/var/lib/cni/networks/$NET" -name '[0-9]*' -printf 'lease %f\n' 2>/dev/null || true
+	plugins_state
 	[ ! -e "$D/state/state.db" ] ||
 		sqlite3 -cmd '.timeout 5000' "$D/state/state.db" 'SELECT "record", kind, id FROM record'
 }
