@@ -228,7 +228,7 @@ static int read_sysctls(const json_t *plugins, struct net_pod_info *info, struct
 	return 0;
 }
 
-/* Makes the namespace and fills it. What fails here is undone by net_pod_setup(). */
+/* Makes the namespace and fills it. What fails here is given back by net_pod_setup(). */
 static int set_up(
 	struct net *net, struct attachment *attachment, struct net_pod_info *info, struct err *err)
 {
@@ -261,28 +261,29 @@ static int set_up(
 	return netns_call(netns, read_interfaces, info, err);
 }
 
-static int run_del(struct net *net, const struct attachment *attachment, struct err *err)
+static int forget(struct net *net, const char *id, const char *netns, struct err *err)
 {
-	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
-	_cleanup_close_ int netns = -EBADF;
-	bool alive = netns_open(attachment->netns, &netns, NULL) == 0;
+	int r = netns_delete(netns, err);
 
-	return cni_del(&runtime, attachment, alive ? attachment->netns : "", err);
+	return r < 0 ? r : attachment_remove(net->cache_dir, id, err);
 }
 
 /*
- * The namespace goes even when DEL fails: nobody will ask for this pod again. The cached attachment
- * then stays, so that the leases that DEL could not give back are found by net_each_pod().
+ * From a namespace that is gone plugins do not learn what they made for it: bridge would leave its
+ * masquerading. So DEL goes without one only where there is none, and one that is there stays until
+ * DEL has succeeded.
  */
-static void undo_setup(struct net *net, const struct attachment *attachment)
+static int give_back(struct net *net, const struct attachment *attachment, struct err *err)
 {
+	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
+	_cleanup_close_ int netns = -EBADF;
 	int r;
 
-	(void)net_remove_taps(attachment->id, NULL);
-	r = run_del(net, attachment, NULL);
-	(void)netns_delete(attachment->netns, NULL);
-	if (r == 0)
-		(void)attachment_remove(net->cache_dir, attachment->id, NULL);
+	r = netns_open(attachment->netns, &netns, err);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	r = cni_del(&runtime, attachment, r == 0 ? attachment->netns : "", err);
+	return r < 0 ? r : forget(net, attachment->id, attachment->netns, err);
 }
 
 /* Whether something of a pod with this id is there already. */
@@ -328,7 +329,7 @@ int net_pod_setup(struct net *net, const struct net_pod_spec *spec, struct net_p
 		return r;
 	r = set_up(net, attachment, info, err);
 	if (r < 0) {
-		undo_setup(net, attachment);
+		(void)give_back(net, attachment, NULL);
 		return r;
 	}
 	*ret = TAKE_PTR(info);
@@ -354,16 +355,10 @@ int net_pod_teardown(struct net *net, const char *id, struct err *err)
 	r = net_remove_taps(id, err);
 	if (r < 0)
 		return r;
-	if (attachment) {
-		orphans_await(&net->orphans, id, net->plugin_timeout_ms);
-		r = run_del(net, attachment, err);
-		if (r < 0)
-			return r;
-	}
-	r = netns_delete(netns, err);
-	if (r < 0)
-		return r;
-	return attachment_remove(net->cache_dir, id, err);
+	if (!attachment)
+		return forget(net, id, netns, err);
+	orphans_await(&net->orphans, id, net->plugin_timeout_ms);
+	return give_back(net, attachment, err);
 }
 
 int net_pod_abandon(struct net *net, const char *id, struct err *err)

@@ -142,7 +142,10 @@ struct net_pod_info {
 };
 struct net_pod_info *net_pod_info_free(struct net_pod_info *info);
 
-/* Makes the namespace and runs ADD. On failure all is undone (DEL included) and nothing is left. */
+/*
+ * Makes the namespace and runs ADD. On failure all is undone, by DEL; where that fails too, what is
+ * left stays as it is for net_pod_teardown().
+ */
 int net_pod_setup(struct net *net, const struct net_pod_spec *spec, struct net_pod_info **ret,
 	struct err *err);
 

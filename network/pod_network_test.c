@@ -53,6 +53,8 @@
 	"#!/bin/sh\n[ \"$CNI_COMMAND\" = DEL ] && exit 0\n"                                        \
 	"echo '{\"code\": 7, \"msg\": \"no such luck\"}'; exit 1\n"
 
+#define BROKEN_PLUGIN "#!/bin/sh\necho '{\"code\": 7, \"msg\": \"no such luck\"}'; exit 1\n"
+
 /* Passes on the result, which ends what it reads; but cannot take it back yet. */
 #define STUCK_PLUGIN                                                                               \
 	"#!/bin/sh\n"                                                                              \
@@ -391,6 +393,27 @@ static void test_failed_add_is_undone(void **state)
 	assert_string_equal(before, after);
 }
 
+static void test_failed_undo_can_be_repeated(void **state)
+{
+	struct net_pod_spec spec = pod_spec("pod1");
+	struct room *room = *state;
+	_cleanup_free_ char *cache = str_printf("%s/cache/pod1.json", room->dir);
+	_cleanup_free_ char *netns = str_printf("%s/netns/bh-pod1", room->dir);
+	struct net_pod_info *info = NULL;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config_with_plugin(room, "broken", BROKEN_PLUGIN);
+	assert_int_equal(net_pod_setup(room->net, &spec, &info, &err), -EIO);
+	assert_string_equal(err.msg, "CNI plugin 'broken' ADD: error 7: \"no such luck\"");
+	assert_int_equal(access(cache, F_OK), 0);
+	assert_int_equal(access(netns, F_OK), 0);
+	testing_write(room->bin, "broken", "#!/bin/sh\n", 0755);
+	must_tear_down(room, "pod1");
+	assert_int_equal(access(cache, F_OK), -1);
+	assert_int_equal(access(netns, F_OK), -1);
+}
+
 /* What DEL needs stays until it has succeeded. */
 static void test_failed_del_can_be_repeated(void **state)
 {
@@ -443,6 +466,26 @@ static void test_teardown_without_configuration(void **state)
 	assert_null(strstr(after, "10.213.0.2\n"));
 	assert_null(strstr(after, "cache/pod1"));
 	assert_null(strstr(after, "bh-pod1"));
+}
+
+/* DEL without the namespace is for one that is gone: what plugins made for it would be lost. */
+static void test_namespace_that_cannot_be_opened(void **state)
+{
+	struct room *room = *state;
+	_cleanup_free_ char *cache = str_printf("%s/cache/pod1.json", room->dir);
+	_cleanup_free_ char *netns = str_printf("%s/netns/bh-pod1", room->dir);
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config(room, "10-bridge.conflist", BRIDGE_CONFLIST, "1.0.0");
+	net_pod_info_free(must_set_up(room, "pod1"));
+	assert_int_equal(netns_delete(netns, &err), 0);
+	assert_int_equal(symlink("/proc/self/ns/net", netns), 0);
+	assert_int_equal(net_pod_teardown(room->net, "pod1", &err), -ELOOP);
+	assert_int_equal(access(cache, F_OK), 0);
+	assert_int_equal(unlink(netns), 0);
+	must_tear_down(room, "pod1");
+	assert_int_equal(access(cache, F_OK), -1);
 }
 
 /* As after a crash between the steps of net_pod_setup(). */
@@ -551,6 +594,7 @@ static void test_damaged_cache(void **state)
 {
 	struct room *room = *state;
 	_cleanup_free_ char *cache = str_printf("%s/cache", room->dir);
+	_cleanup_free_ char *path = str_printf("%s/cache/pod1.json", room->dir);
 	struct err err = ERR_INIT;
 
 	testing_write(cache, "pod1.json", "{\"format\": 1}", 0600);
@@ -559,6 +603,7 @@ static void test_damaged_cache(void **state)
 	/* What a power failure leaves of a file that was not waited for. */
 	testing_write(cache, "pod1.json", "", 0600);
 	must_tear_down(room, "pod1");
+	assert_int_equal(access(path, F_OK), -1);
 }
 
 static void test_ids(void **state)
@@ -853,8 +898,10 @@ int main(void)
 		POD_TEST(test_leaves_nothing),
 		POD_TEST(test_host_port),
 		POD_TEST(test_failed_add_is_undone),
+		POD_TEST(test_failed_undo_can_be_repeated),
 		POD_TEST(test_failed_del_can_be_repeated),
 		POD_TEST(test_teardown_without_configuration),
+		POD_TEST(test_namespace_that_cannot_be_opened),
 		POD_TEST(test_teardown_of_half_a_pod),
 		POD_TEST(test_nobody_else_can_lock),
 		POD_TEST(test_each_pod),
