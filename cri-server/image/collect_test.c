@@ -212,6 +212,52 @@ static void test_start_with_layer_and_blob_damaged(void **state)
 	holds(p, 0, 0);
 }
 
+static int find_second_layer(struct place *p, const char *id)
+{
+	_cleanup_free_ char *path = NULL;
+	struct img_image *image = find(p, id);
+	int r = img_layer_path(p->img, image->record->layers[1], &path, &p->err);
+	img_image_unref(image);
+	return r;
+}
+
+/* Nothing is wrong with the image: a pull, or the next start, makes what is missing. */
+static void test_start_that_cannot_make_layers(void **state)
+{
+	struct place *p = begin(state);
+	char id[72], helper[64];
+	snprintf(helper, sizeof(helper), "%s/unpack", p->dir);
+	p->config.unpack_helper = helper;
+	for (int i = 0; i < 2; i++) {
+		make_layout(p, &(struct layout_options){.layers = {one, two}});
+		assert_int_equal(symlink(p->helper, helper), 0);
+		close_images(p);
+		open_images(p);
+		pull(p, id);
+		struct img_image *image = find(p, id);
+		_cleanup_free_ char *layer = img_layer_file(p->img, image->record->layers[1]);
+		assert_int_equal(unlink(layer), 0);
+		img_image_unref(image);
+		assert_int_equal(unlink(helper), 0);
+		close_images(p);
+		open_images(p);
+		assert_int_equal(img_collect(p->img, &p->err), 0);
+		assert_true(leads_to(p, p->source, id));
+		assert_int_equal(find_second_layer(p, id), -ENOENT);
+		assert_int_equal(symlink(p->helper, helper), 0);
+		if (i == 0) {
+			pull(p, id);
+		} else {
+			close_images(p);
+			open_images(p);
+		}
+		assert_int_equal(find_second_layer(p, id), 0);
+		holds(p, BLOBS(2), 2);
+		same_as_walked(p);
+		assert_int_equal(unlink(helper), 0);
+	}
+}
+
 static void test_start_with_strays(void **state)
 {
 	struct place *p = begin(state);
@@ -345,6 +391,7 @@ int main(void)
 		image_test(test_start_with_a_blob_missing),
 		image_test(test_start_with_damaged_layers),
 		image_test(test_start_with_layer_and_blob_damaged),
+		image_test(test_start_that_cannot_make_layers),
 		image_test(test_start_with_strays),
 		image_test(test_usage),
 		image_test(test_pulls_and_removals_at_once),

@@ -139,8 +139,11 @@ int img_layer_is_opaque(struct img *img, const char *diff_id, bool *ret, struct 
 {
 	Bulkhead__Store__Layer *layer;
 	int r = find_layer(img, diff_id, &layer, err);
-	if (r != 0)
-		return r < 0 ? r : err_set(err, -ENOENT, "layer %s is not on this node", diff_id);
+	if (r > 0)
+		return err_set(err, -ENOENT, "layer %s is not on this node; pull its image again",
+			diff_id);
+	if (r < 0)
+		return r;
 	*ret = layer->opaque;
 	bulkhead__store__layer__free_unpacked(layer, NULL);
 	return 0;

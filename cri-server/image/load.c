@@ -136,29 +136,51 @@ static int check_image(struct img *img, const struct img_image *image, struct er
 	return r > 0 ? err->code : r;
 }
 
+/* Of blobs that are gone or no longer what they were; else the host lacks something. */
+static bool is_lost(int code)
+{
+	return code == -ENOENT || code == -EBADMSG || code == -EFBIG;
+}
+
+static void complain(struct img *img, const struct img_image *image, const struct err *why)
+{
+	const Bulkhead__Store__Image *record = image->record;
+	if (img->config.log)
+		log_event(img->config.log, LOG_LEVEL_WARNING,
+			is_lost(why->code)
+				? "image dropped: a file of it is missing; pull it again"
+				: "an image's layers could not be made; the next start tries "
+				  "again, as does a pull",
+			"image", image->id, "name", record->n_tags ? record->tags[0] : NULL, "err",
+			why->msg, NULL);
+}
+
+static int drop(struct img *img, size_t at, struct err *err)
+{
+	const struct img_image *image = img->images[at];
+	const Bulkhead__Store__Image *record = image->record;
+	int r = store_delete(img->store, STORE_IMAGE, image->id, err);
+	img_needs_release(img, IMG_BLOB, record->blobs, record->n_blobs);
+	img_needs_release(img, IMG_LAYER, record->layers, record->n_layers);
+	img_list_remove(img, at);
+	return r;
+}
+
 /* A record whose files are gone would promise what no container can have; a pull brings all again.
  * The files that are left stay until img_collect(): containers may hold them. */
-static int drop_unusable(struct img *img, struct err *err)
+static int drop_lost(struct img *img, struct err *err)
 {
 	int r = 0;
 	img->loading = true;
 	for (size_t at = 0; at < img->n_images && r == 0;) {
-		const struct img_image *image = img->images[at];
-		const Bulkhead__Store__Image *record = image->record;
 		struct err why = ERR_INIT;
-		if (check_image(img, image, &why) == 0) {
+		int one = check_image(img, img->images[at], &why);
+		if (one < 0)
+			complain(img, img->images[at], &why);
+		if (is_lost(one))
+			r = drop(img, at, err);
+		else
 			at++;
-			continue;
-		}
-		if (img->config.log)
-			log_event(img->config.log, LOG_LEVEL_WARNING,
-				"image dropped: a file of it is missing; pull it again", "image",
-				image->id, "name", record->n_tags ? record->tags[0] : NULL, "err",
-				why.msg, NULL);
-		r = store_delete(img->store, STORE_IMAGE, image->id, err);
-		img_needs_release(img, IMG_BLOB, record->blobs, record->n_blobs);
-		img_needs_release(img, IMG_LAYER, record->layers, record->n_layers);
-		img_list_remove(img, at);
 	}
 	img->loading = false;
 	return r;
@@ -167,5 +189,5 @@ static int drop_unusable(struct img *img, struct err *err)
 int img_load(struct img *img, struct err *err)
 {
 	int r = store_each(img->store, STORE_IMAGE, load_image, img, err);
-	return r < 0 ? r : drop_unusable(img, err);
+	return r < 0 ? r : drop_lost(img, err);
 }
