@@ -75,18 +75,17 @@ static int write_program(
 
 int debug_console_prepare(struct machine *machine, struct err *err)
 {
-	struct runtime *rt = machine->runtime;
-	const char *path = rt->config->hypervisor.debug_console;
+	const char *path = machine->runtime->config->hypervisor.debug_console;
 	_cleanup_free_ char *data = NULL;
 	size_t len = 0;
 	int r = fd_read_file(path, PROGRAM_BYTES_MAX, &data, &len, err);
 	if (r == 0) {
 		/* Two at once would write the same file. */
-		pthread_mutex_lock(&rt->debug_console);
+		pthread_mutex_lock(&machine->debug_console);
 		r = make_volume(machine, err);
 		if (r == 0)
 			r = write_program(machine, path, data, len, err);
-		pthread_mutex_unlock(&rt->debug_console);
+		pthread_mutex_unlock(&machine->debug_console);
 	}
 	return r < 0 ? err_wrap(err, "hypervisor.debug_console: %s", path) : 0;
 }

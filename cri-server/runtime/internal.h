@@ -64,7 +64,6 @@ struct runtime {
 	TAILQ_HEAD(, sandbox) sandboxes;
 	TAILQ_HEAD(, container) containers;
 	TAILQ_HEAD(, exec) execs;
-	pthread_mutex_t debug_console; /* its program is being brought into a guest */
 	unsigned recovering; /* lock; threads that still look after pods of an earlier process */
 	size_t unsettled;    /* lock; pods that they have not dealt with */
 	bool closing;        /* lock; they are to end */
@@ -77,11 +76,12 @@ struct machine {
 	atomic_uint refs;
 	char sandbox_id[ID_LEN + 1];
 	struct hv_vm *vm;
-	struct agent *agent;         /* NULL until the guest answered */
-	unsigned starts;             /* runtime->lock; exec'd processes that are being started */
-	uint64_t turn_ended_ms;      /* the same; of the last one that was, 0: none yet */
-	pthread_cond_t fewer_starts; /* with runtime->lock */
-	unsigned vcpus;              /* the sandbox's op; that the guest has online, 0: not known */
+	struct agent *agent;           /* NULL until the guest answered */
+	unsigned starts;               /* runtime->lock; exec'd processes that are being started */
+	uint64_t turn_ended_ms;        /* the same; of the last one that was, 0: none yet */
+	pthread_cond_t fewer_starts;   /* with runtime->lock */
+	pthread_mutex_t debug_console; /* its program is being brought into the guest */
+	unsigned vcpus; /* the sandbox's op; that the guest has online, 0: not known */
 };
 
 struct sandbox {

@@ -29,6 +29,7 @@ static int machine_new(
 	if (!machine)
 		return err_nomem(err);
 	ev_cond_init(&machine->fewer_starts);
+	pthread_mutex_init(&machine->debug_console, NULL);
 	machine->runtime = rt;
 	atomic_init(&machine->refs, 1);
 	memcpy(machine->sandbox_id, sandbox_id, sizeof(machine->sandbox_id));
@@ -179,6 +180,7 @@ struct machine *machine_unref(struct machine *machine)
 	agent_close(machine->agent);
 	hv_vm_unref(machine->vm);
 	pthread_cond_destroy(&machine->fewer_starts);
+	pthread_mutex_destroy(&machine->debug_console);
 	free(machine);
 	return NULL;
 }

@@ -243,7 +243,6 @@ int runtime_open(const struct config *config, const struct log *log, struct stor
 	rt->store = store;
 	rt->images = images;
 	pthread_mutex_init(&rt->lock, NULL);
-	pthread_mutex_init(&rt->debug_console, NULL);
 	TAILQ_INIT(&rt->sandboxes);
 	TAILQ_INIT(&rt->containers);
 	TAILQ_INIT(&rt->execs);
@@ -323,7 +322,6 @@ struct runtime *runtime_close(struct runtime *rt)
 	turns_free(rt->starts);
 	net_close(rt->net);
 	pthread_cond_destroy(&rt->recovered);
-	pthread_mutex_destroy(&rt->debug_console);
 	pthread_mutex_destroy(&rt->lock);
 	free(rt);
 	return NULL;

@@ -240,6 +240,19 @@ events_flow() {
 	[ "$status" -eq 1 ]
 }
 
+@test "console --shell: a guest that does not answer keeps no other from being looked at" {
+	local other vm
+	other=$(run_pod other)
+	vm=$(cut -d' ' -f1 "$D/state/libvirt/run/qemu/bh-$other.pid")
+	kill -STOP "$vm"
+	ctl console --shell other sh -c : 3>&- &
+	sleep 1
+	timeout 5 "$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" console --shell pod sh -c :
+	kill -CONT "$vm"
+	wait $!
+	remove_pod "$other"
+}
+
 @test "help and completion are the table's" {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl" command COMP_WORDS COMP_CWORD COMPREPLY
 	ctl help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' >"$D/commands"
