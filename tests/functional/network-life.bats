@@ -140,6 +140,19 @@ kill_within() {
 	assert_host_unchanged
 }
 
+@test "where ADD fails, and DEL too, the pod stays to be removed, with its namespace, and then leaves nothing" {
+	touch "$FT/gate/fail-ADD" "$FT/gate/fail-DEL"
+	refused Unknown "CNI plugin 'gate' ADD: error 11" run_pod unlucky "$(ports)"
+	pod=$(crictl pods -q)
+	[ "$(pod_field "$pod" .state)" = SANDBOX_NOTREADY ]
+	[ -n "$(own_netns)" ]
+	refused Unknown "not now" crictl rmp "$pod"
+	rm "$FT/gate/fail-ADD" "$FT/gate/fail-DEL"
+	crictl stopp "$pod"
+	remove_pod "$pod"
+	assert_host_unchanged
+}
+
 @test "a pod whose namespace somebody removed and whose QEMU is gone gives its address and ports back" {
 	pod=$(run_pod robbed "$(ports)")
 	umount -l "$(own_netns)"
