@@ -136,6 +136,22 @@ static void test_start_with_a_blob_missing(void **state)
 	assert_true(leads_to(p, p->source, large));
 }
 
+static void restart(struct place *p)
+{
+	close_images(p);
+	open_images(p);
+	assert_int_equal(img_collect(p->img, &p->err), 0);
+	assert_int_equal(img_remake_layers(p->img, &p->err), 0);
+}
+
+static void wait_remade(struct place *p)
+{
+	pthread_mutex_lock(&p->img->lock);
+	while (p->img->remaking)
+		pthread_cond_wait(&p->img->changed, &p->img->lock);
+	pthread_mutex_unlock(&p->img->lock);
+}
+
 static void remove_layer(struct place *p, const char *diff_id, const char *path)
 {
 	(void)p, (void)diff_id;
@@ -180,8 +196,8 @@ static void test_start_with_damaged_layers(void **state)
 		_cleanup_free_ char *now = NULL;
 		size_t len_now;
 		damages[i](p, diff_id, path);
-		close_images(p);
-		open_images(p);
+		restart(p);
+		wait_remade(p);
 		assert_true(leads_to(p, p->source, id));
 		holds(p, BLOBS(2), 2);
 		assert_int_equal(fd_read_file(path, 1 << 20, &now, &len_now, &p->err), 0);
@@ -205,10 +221,9 @@ static void test_start_with_layer_and_blob_damaged(void **state)
 	assert_int_equal(unlink(layer), 0);
 	assert_int_equal(truncate(blob, 50), 0);
 	img_image_unref(image);
-	close_images(p);
-	open_images(p);
+	restart(p);
+	wait_remade(p);
 	assert_null(find(p, id));
-	assert_int_equal(img_collect(p->img, &p->err), 0);
 	holds(p, 0, 0);
 }
 
@@ -221,6 +236,14 @@ static int find_second_layer(struct place *p, const char *id)
 	return r;
 }
 
+static void remove_second_layer(struct place *p, const char *id)
+{
+	struct img_image *image = find(p, id);
+	_cleanup_free_ char *path = img_layer_file(p->img, image->record->layers[1]);
+	assert_int_equal(unlink(path), 0);
+	img_image_unref(image);
+}
+
 /* Nothing is wrong with the image: a pull, or the next start, makes what is missing. */
 static void test_start_that_cannot_make_layers(void **state)
 {
@@ -231,31 +254,70 @@ static void test_start_that_cannot_make_layers(void **state)
 	for (int i = 0; i < 2; i++) {
 		make_layout(p, &(struct layout_options){.layers = {one, two}});
 		assert_int_equal(symlink(p->helper, helper), 0);
-		close_images(p);
-		open_images(p);
+		restart(p);
 		pull(p, id);
-		struct img_image *image = find(p, id);
-		_cleanup_free_ char *layer = img_layer_file(p->img, image->record->layers[1]);
-		assert_int_equal(unlink(layer), 0);
-		img_image_unref(image);
+		remove_second_layer(p, id);
 		assert_int_equal(unlink(helper), 0);
-		close_images(p);
-		open_images(p);
-		assert_int_equal(img_collect(p->img, &p->err), 0);
+		restart(p);
+		wait_remade(p);
 		assert_true(leads_to(p, p->source, id));
 		assert_int_equal(find_second_layer(p, id), -ENOENT);
 		assert_int_equal(symlink(p->helper, helper), 0);
-		if (i == 0) {
+		if (i == 0)
 			pull(p, id);
-		} else {
-			close_images(p);
-			open_images(p);
-		}
+		else
+			restart(p);
+		wait_remade(p);
 		assert_int_equal(find_second_layer(p, id), 0);
 		holds(p, BLOBS(2), 2);
 		same_as_walked(p);
 		assert_int_equal(unlink(helper), 0);
 	}
+}
+
+/* The program that converts, behind a script that waits until it may. */
+static const char waiting[] = "#!/bin/sh\n"
+			      "until [ -e \"$0.go\" ]; do sleep 0.05; done\n"
+			      "exec \"$0.real\" \"$@\"\n";
+
+/* Whoever asks for such a layer meanwhile is told so; the store can be closed. */
+static void test_layers_are_made_beside_all_else(void **state)
+{
+	struct place *p = begin(state);
+	char id[72], script[64], path[80];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	remove_second_layer(p, id);
+	snprintf(script, sizeof(script), "%s/unpack", p->dir);
+	snprintf(path, sizeof(path), "%s.real", script);
+	assert_int_equal(symlink(p->helper, path), 0);
+	assert_int_equal(fd_write_file(script, waiting, strlen(waiting), 0755, &p->err), 0);
+	p->config.unpack_helper = script;
+	for (int i = 0; i < 2; i++) {
+		restart(p);
+		assert_true(leads_to(p, p->source, id));
+		assert_int_equal(find_second_layer(p, id), -EAGAIN);
+	}
+	snprintf(path, sizeof(path), "%s.go", script);
+	assert_int_equal(fd_write_file(path, "", 0, 0644, &p->err), 0);
+	wait_remade(p);
+	assert_int_equal(find_second_layer(p, id), 0);
+	holds(p, BLOBS(2), 2);
+	same_as_walked(p);
+}
+
+/* One that is removed while its layers are made leaves none. */
+static void test_removed_while_layers_are_made(void **state)
+{
+	struct place *p = begin(state);
+	char id[72];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	remove_second_layer(p, id);
+	restart(p);
+	assert_int_equal(img_remove(p->img, id, &p->err), 0);
+	wait_remade(p);
+	holds(p, 0, 0);
 }
 
 static void test_start_with_strays(void **state)
@@ -392,6 +454,8 @@ int main(void)
 		image_test(test_start_with_damaged_layers),
 		image_test(test_start_with_layer_and_blob_damaged),
 		image_test(test_start_that_cannot_make_layers),
+		image_test(test_layers_are_made_beside_all_else),
+		image_test(test_removed_while_layers_are_made),
 		image_test(test_start_with_strays),
 		image_test(test_usage),
 		image_test(test_pulls_and_removals_at_once),

@@ -133,7 +133,14 @@ void img_release(struct img *img, const char *holder);
 /* Removes every layer and blob that nothing needs. */
 int img_collect(struct img *img, struct err *err);
 
-/* The path of a layer's EROFS file; the caller frees. -ENOENT when the store has no such layer. */
+/*
+ * Begins to make again, beside all else, layers that the start did not find as they should be.
+ * After img_collect(): an image whose blobs turn out to be damaged goes.
+ */
+int img_remake_layers(struct img *img, struct err *err);
+
+/* The path of a layer's EROFS file; the caller frees. -ENOENT when the store has no such layer,
+ * -EAGAIN while such are being made again. */
 int img_layer_path(struct img *img, const char *diff_id, char **ret_path, struct err *err);
 
 struct img_usage {

@@ -48,7 +48,10 @@ struct img {
 	struct img_usage usage;  /* of the files that were measured */
 	TAILQ_HEAD(, gone) gone; /* files.c */
 	unsigned long long gone_number;
-	bool loading; /* who holds what is not known yet: nothing goes */
+	bool loading;    /* who holds what is not known yet: nothing goes */
+	bool incomplete; /* since the start; layers of images were not as they should be */
+	bool remaking;   /* remake.c's thread is at it */
+	bool closing;
 };
 
 /* pull.c */
@@ -112,9 +115,14 @@ void img_list_remove(struct img *img, size_t at);
 size_t img_list_place(const struct img *img, const char *id);
 
 /* load.c */
-/* The images of the records, before anything else runs: layers that are not as they should be are
- * made again, which takes as long as it takes, and images of which a blob is gone are dropped. */
+/* The images of the records, before anything else runs; those of which a blob is gone are dropped.
+ */
 int img_load(struct img *img, struct err *err);
+/* With the lock held: 0 when all are there and whole; positive 1: the blobs are, layers not all. */
+int img_look_at_files(struct img *img, const Bulkhead__Store__Image *record, struct err *err);
+/* The same: drops the image in this place if what failed tells that its blobs are worthless;
+ * positive 1: it stays. */
+int img_give_up(struct img *img, size_t at, const struct err *why, struct err *err);
 
 /* layer.c */
 /* Converts a blob to the layer's EROFS file, unless it is there; verifies the diff id. One at a

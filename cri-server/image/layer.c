@@ -149,10 +149,20 @@ int img_layer_is_opaque(struct img *img, const char *diff_id, bool *ret, struct 
 	return 0;
 }
 
+static bool is_remaking(struct img *img)
+{
+	pthread_mutex_lock(&img->lock);
+	bool yes = img->remaking;
+	pthread_mutex_unlock(&img->lock);
+	return yes;
+}
+
 int img_layer_path(struct img *img, const char *diff_id, char **ret_path, struct err *err)
 {
 	bool opaque;
 	int r = img_layer_is_opaque(img, diff_id, &opaque, err);
+	if (r == -ENOENT && is_remaking(img))
+		return err_set(err, -EAGAIN, "layer %s is being made again; try again", diff_id);
 	if (r < 0)
 		return r;
 	*ret_path = img_layer_file(img, diff_id);

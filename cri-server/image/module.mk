@@ -1,4 +1,4 @@
-$(call library,image,$(addprefix cri-server/image/,image.c load.c names.c files.c collect.c usage.c pull.c resolve.c skopeo.c download.c convert.c \
+$(call library,image,$(addprefix cri-server/image/,image.c load.c remake.c names.c files.c collect.c usage.c pull.c resolve.c skopeo.c download.c convert.c \
 	entry.c layer.c manifest.c platform.c \
 	reference.c service.c) cri-server/message.c)
 $(call library,unpack,$(addprefix cri-server/image/,unpack.c tree.c erofs.c))

@@ -334,7 +334,9 @@ void img_end_pulls(struct img *img)
 	pthread_mutex_lock(&img->lock);
 	TAILQ_FOREACH(p, &img->pulls, link)
 		cancel(p);
-	while (!TAILQ_EMPTY(&img->pulls) || img->pull_threads || img->converters)
+	img->closing = true;
+	pthread_cond_broadcast(&img->changed);
+	while (!TAILQ_EMPTY(&img->pulls) || img->pull_threads || img->converters || img->remaking)
 		pthread_cond_wait(&img->changed, &img->lock);
 	pthread_mutex_unlock(&img->lock);
 }

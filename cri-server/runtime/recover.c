@@ -488,6 +488,8 @@ int runtime_recover(struct runtime *rt, struct err *err)
 	struct err own = ERR_INIT;
 	if (img_collect(rt->images, &own) < 0)
 		start_complain(rt, "images not collected", "", &own);
+	if (img_remake_layers(rt->images, &own) < 0)
+		start_complain(rt, "layers not made again", "", &own);
 	struct sandbox **all;
 	size_t n;
 	int r = list_sandboxes(rt, &all, &n, err);

@@ -251,6 +251,23 @@ fails() {
 	[ "$(image_files)" -eq 0 ]
 }
 
+layer_files() {
+	find "$D/state/images/layers" -name '*.erofs'
+}
+
+@test "layers that a start does not find are made again, without a pull, and containers have them" {
+	crictl pull "$IMAGE"
+	pod=$(run_pod remade)
+	before=$(layer_files)
+	kill_bulkheadd
+	# shellcheck disable=SC2086 # names without blanks
+	rm $before
+	start_bulkheadd
+	eventually 30 eval '[ "$(layer_files)" = "$before" ]'
+	[ "$(run_once "$pod" remade once 'echo made')" = made ]
+	remove_pod "$pod"
+}
+
 @test "an image that is converted on the way leaves no file beside its own" {
 	push_image "$FT/img:latest" "127.0.0.1:$PORT/docker:1" --format v2s2
 	crictl pull "127.0.0.1:$PORT/docker:1"
