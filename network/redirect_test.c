@@ -58,6 +58,8 @@ static void test_frames(void **state)
 	assert_int_equal(interface_up(sock, near_index, &err), 0);
 	assert_int_equal(interface_up(sock, far_index, &err), 0);
 	assert_int_equal(interface_up(sock, tap_index, &err), 0);
+	testing_await_link(sock, "bhnear");
+	testing_await_link(sock, "bhfar");
 	far = testing_packet_socket("bhfar");
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		testing_frame(frame, sizes[i], to, (unsigned char)i);

@@ -154,6 +154,22 @@ int testing_macvtap(const char *name, const char *over, bool header)
 	return open_node(name, header);
 }
 
+void testing_await_link(struct nl_sock *sock, const char *name)
+{
+	bool up = false;
+
+	for (int i = 0; i < 1500 && !up; i++) {
+		struct rtnl_link *link;
+
+		assert_int_equal(rtnl_link_get_kernel(sock, 0, name, &link), 0);
+		up = rtnl_link_get_operstate(link) == rtnl_link_str2operstate("up");
+		rtnl_link_put(link);
+		if (!up)
+			usleep(20000);
+	}
+	assert_true(up);
+}
+
 int testing_packet_socket(const char *link)
 {
 	struct sockaddr_ll address = {
@@ -191,6 +207,7 @@ void testing_wire_join(struct testing_wire *w, enum net_redirect kind,
 	assert_int_equal(interface_up(w->sock, near_index, &err), 0);
 	assert_int_equal(interface_up(w->sock, far_index, &err), 0);
 	assert_int_equal(interface_up(w->sock, tap.link, &err), 0);
+	testing_await_link(w->sock, "bhnear");
 	w->far = testing_packet_socket("bhfar");
 }
 

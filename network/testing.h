@@ -36,6 +36,12 @@ int testing_tap(const char *name, bool header);
 /* Likewise a macvtap over the link, which lasts as long as that. */
 int testing_macvtap(const char *name, const char *over, bool header);
 
+/*
+ * Waits until the kernel sends by the link what it is given. Of one whose other end came up after
+ * it the kernel sees to that later, in a work queue, and drops frames until then.
+ */
+void testing_await_link(struct nl_sock *sock, const char *name);
+
 /* A packet socket for all frames that arrive at the link, with a receive timeout. */
 int testing_packet_socket(const char *link);
 
