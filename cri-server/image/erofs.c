@@ -125,8 +125,10 @@ int erofs_add_xattr(struct erofs_attrs *attrs, const char *name, const void *val
 {
 	const char *rest;
 	uint8_t prefix = xattr_prefix(name, &rest);
+	if (!prefix)
+		return 1; /* and `rest` leads nowhere */
 	size_t name_len = strlen(rest), len = round_up(4 + name_len + size, 4);
-	if (!prefix || has_xattr(attrs, prefix, rest))
+	if (has_xattr(attrs, prefix, rest))
 		return 1;
 	if (name_len > UINT8_MAX || size > UINT16_MAX ||
 		attrs->xattrs_len + len + XATTR_HEADER > EROFS_XATTRS_MAX)
