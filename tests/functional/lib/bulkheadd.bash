@@ -453,12 +453,17 @@ own_cgroups() {
 	find /sys/fs/cgroup -type d -path "*/bulkhead-test/$NET/bulkhead-*" 2>/dev/null
 }
 
-# What CNI's plugins hold for the instance's pods: addresses, and rules of its networks, which begin with NET.
+# A rule of the plugins of the instance's networks, whose names begin with NET; for grep -E.
+plugin_rule() {
+	printf 'name: \\\\"%s(-[a-z0-9]+)?\\\\"' "$NET"
+}
+
+# What CNI's plugins hold for the instance's pods: addresses, and rules.
 plugins_state() {
 	{
 		iptables-save
 		ip6tables-save
-	} 2>/dev/null | grep -E "name: \\\\\"$NET(-[a-z0-9]+)?\\\\\"|$SUBNET\." | sed -e 's/^/rule /'
+	} 2>/dev/null | grep -E "$(plugin_rule)|$SUBNET\." | sed -e 's/^/rule /'
 	find "/var/lib/cni/networks/$NET" -type f -name '[0-9a-f]*' -printf 'lease %f\n' 2>/dev/null || true
 }
 
@@ -466,7 +471,7 @@ plugins_state() {
 lose_rules() {
 	local family rules
 	for family in iptables ip6tables; do
-		rules=$("$family-save" -t nat | grep -E "name: \\\\\"$NET(-[a-z0-9]+)?\\\\\"") || continue
+		rules=$("$family-save" -t nat | grep -E "$(plugin_rule)") || continue
 		{
 			echo "*nat"
 			# Jumps from chains that others share, then the chains of their own that these led to.
