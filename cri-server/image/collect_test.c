@@ -284,21 +284,17 @@ static const char waiting[] = "#!/bin/sh\n"
 static void test_layers_are_made_beside_all_else(void **state)
 {
 	struct place *p = begin(state);
-	char id[72], script[64], path[80];
+	char id[72], path[80];
 	make_layout(p, &(struct layout_options){.layers = {one, two}});
 	pull(p, id);
 	remove_second_layer(p, id);
-	snprintf(script, sizeof(script), "%s/unpack", p->dir);
-	snprintf(path, sizeof(path), "%s.real", script);
-	assert_int_equal(symlink(p->helper, path), 0);
-	assert_int_equal(fd_write_file(script, waiting, strlen(waiting), 0755, &p->err), 0);
-	p->config.unpack_helper = script;
+	use_script(p, waiting);
 	for (int i = 0; i < 2; i++) {
 		restart(p);
 		assert_true(leads_to(p, p->source, id));
 		assert_int_equal(find_second_layer(p, id), -EAGAIN);
 	}
-	snprintf(path, sizeof(path), "%s.go", script);
+	snprintf(path, sizeof(path), "%s.go", p->script);
 	assert_int_equal(fd_write_file(path, "", 0, 0644, &p->err), 0);
 	wait_remade(p);
 	assert_int_equal(find_second_layer(p, id), 0);

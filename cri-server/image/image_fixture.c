@@ -28,6 +28,16 @@ void close_images(struct place *p)
 	p->store = store_close(p->store);
 }
 
+void use_script(struct place *p, const char *text)
+{
+	char real[80];
+	snprintf(p->script, sizeof(p->script), "%s/unpack", p->dir);
+	snprintf(real, sizeof(real), "%s.real", p->script);
+	assert_int_equal(symlink(p->helper, real), 0);
+	assert_int_equal(fd_write_file(p->script, text, strlen(text), 0755, NULL), 0);
+	p->config.unpack_helper = p->script;
+}
+
 int place_setup(void **state)
 {
 	struct place *p = calloc(1, sizeof(*p));

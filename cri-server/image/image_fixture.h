@@ -28,6 +28,7 @@
 struct place {
 	char dir[32];
 	char helper[PATH_MAX];
+	char script[64]; /* "" or what stands before the helper */
 	char source[64]; /* oci:… of the layout */
 	struct img_config config;
 	struct store *store;
@@ -43,6 +44,8 @@ int place_teardown(void **state);
 struct place *begin(void **state);
 void open_images(struct place *p);
 void close_images(struct place *p);
+/* From the next open_images() on layers are converted by a script, whose "$0.real" does it. */
+void use_script(struct place *p, const char *text);
 
 /* Layers of one small file each; the last hides all below it. */
 extern const char *const one[], *const two[], *const hiding[];

@@ -126,22 +126,18 @@ static void test_conversions_at_once(void **state)
 {
 	static const char *const more[][2] = {{"three"}, {"four"}};
 	struct place *p = begin(state);
-	char id[72], script[64], path[80];
-	snprintf(script, sizeof(script), "%s/unpack", p->dir);
-	snprintf(path, sizeof(path), "%s.run", script);
+	char id[72], path[80];
+	use_script(p, counting);
+	snprintf(path, sizeof(path), "%s.run", p->script);
 	assert_int_equal(fd_mkdir_all(path, 0700, NULL), 0);
-	snprintf(path, sizeof(path), "%s.real", script);
-	assert_int_equal(symlink(p->helper, path), 0);
-	assert_int_equal(fd_write_file(script, counting, strlen(counting), 0755, NULL), 0);
 	close_images(p);
-	p->config.unpack_helper = script;
 	open_images(p);
 	p->img->cores = 2;
 	make_layout(p, &(struct layout_options){.layers = {one, two, more[0], more[1]}});
 	pull(p, id);
 	holds(p, BLOBS(4), 4);
 	_cleanup_free_ char *counts = NULL;
-	snprintf(path, sizeof(path), "%s.counts", script);
+	snprintf(path, sizeof(path), "%s.counts", p->script);
 	assert_int_equal(fd_read_file(path, 100, &counts, NULL, &p->err), 0);
 	assert_non_null(strstr(counts, "2"));
 	if (strpbrk(counts, "34"))
