@@ -308,6 +308,28 @@ static int kill_container(struct container *c, struct machine *machine, struct e
 	return signal_container(c, machine, SIGKILL, true, err);
 }
 
+/*
+ * Once: to many a program a second one means that it shall not finish what it is at. Whoever stops
+ * it again waits for the same end, for another grace period perhaps.
+ */
+static int ask_to_end(struct container *c, struct machine *machine, int signo, struct err *err)
+{
+	pthread_mutex_lock(&c->runtime->lock);
+	bool asked = c->asked_to_end;
+	c->asked_to_end = true;
+	pthread_mutex_unlock(&c->runtime->lock);
+	if (asked)
+		return 0;
+	FAULT_POINT("StopContainer", "signal");
+	int r = signal_container(c, machine, signo, false, err);
+	if (r < 0) {
+		pthread_mutex_lock(&c->runtime->lock);
+		c->asked_to_end = false;
+		pthread_mutex_unlock(&c->runtime->lock);
+	}
+	return r;
+}
+
 int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call, struct err *err)
 {
 	pthread_mutex_lock(&c->runtime->lock);
@@ -326,13 +348,13 @@ int container_stop(struct container *c, uint64_t grace_ms, struct rpc_call *call
 	int r = 0;
 	bool ended = false;
 	if (grace_ms) {
-		FAULT_POINT("StopContainer", "signal");
-		r = signal_container(c, machine, signo ? signo : SIGTERM, false, err);
+		r = ask_to_end(c, machine, signo ? signo : SIGTERM, err);
 		ended = r == 0 && wait_exit(c, grace_ms, call);
 	}
-	if (!ended && call && rpc_call_cancelled(call))
+	/* One that does not know of its end has not had its grace period. */
+	if (r == 0 && !ended && call && rpc_call_cancelled(call))
 		r = err_set(err, -ECANCELED, "the caller went away before the grace period ended");
-	else if (!ended)
+	else if (r == 0 && !ended)
 		r = kill_container(c, machine, err);
 	if (r == 0 && !ended && !wait_exit(c, KILLED_MS, NULL))
 		r = err_set(err, -ETIMEDOUT, "it still runs %d s after SIGKILL", KILLED_MS / 1000);

@@ -126,6 +126,7 @@ struct container {
 	struct log_writer *log;   /* runtime->lock; NULL while it does not run */
 	bool start_untold;        /* runtime->lock; no event told of its start yet */
 	bool end_untold;          /* runtime->lock; the same of its end */
+	bool asked_to_end;        /* runtime->lock; its stop signal was sent, by us */
 	struct fanout *fanout;    /* its output and input for attached clients */
 	pthread_cond_t changed;   /* with runtime->lock: the state changed */
 	struct rpc_answer listed; /* runtime->lock; ListContainers' of it alone, in listed_state */
