@@ -370,7 +370,8 @@ static void fill_item(
 	item->metadata = c->config->metadata;
 	fill_image_spec(image, c);
 	item->image = image;
-	item->image_ref = c->record->image_ref;
+	/* As containerd: kubelets before 1.30 know by it which images are in use. */
+	item->image_ref = c->record->image_id;
 	item->image_id = c->record->image_id;
 	item->state = cri_state(c);
 	item->created_at = c->record->created_ns;

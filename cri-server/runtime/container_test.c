@@ -663,6 +663,50 @@ static void test_exit_and_death_that_are_recorded_together(void **state)
 	close_parts(f);
 }
 
+/*
+ * Kubelets before 1.30 look there for the ids of images that are in use, and delete the others. A
+ * status names the digest, which is what pods show.
+ */
+static void test_image_that_is_in_use(void **state)
+{
+	struct fixture *f = *state;
+	struct daemon daemon = {.runtime = &f->rt};
+	struct rpc_transport transport = {.userdata = &daemon};
+	struct rpc_call call = {.transport = &transport};
+	Runtime__V1__ListContainersRequest list = RUNTIME__V1__LIST_CONTAINERS_REQUEST__INIT;
+	Runtime__V1__ContainerStatusRequest status = RUNTIME__V1__CONTAINER_STATUS_REQUEST__INIT;
+	Runtime__V1__ContainerFilter filter = RUNTIME__V1__CONTAINER_FILTER__INIT;
+	Bulkhead__Store__Container *record = f->lives->record;
+	struct rpc_answer answer = {0};
+	struct err err = ERR_INIT;
+
+	Runtime__V1__ImageSpec *image = calloc(1, sizeof(*image));
+	assert_non_null(image);
+	runtime__v1__image_spec__init(image);
+	f->lives->config->image = image;
+	record->state = RUNNING;
+	assert_int_equal(message_set_string(&record->image_id, "sha256:id", NULL), 0);
+	assert_int_equal(message_set_string(&record->image_ref, "a/b@sha256:digest", NULL), 0);
+	filter.id = status.container_id = f->lives->id;
+	list.filter = &filter;
+	assert_int_equal(container_service_list(&call, &list.base, &answer, &err), 0);
+	Runtime__V1__ListContainersResponse *listed =
+		runtime__v1__list_containers_response__unpack(NULL, answer.len, answer.data);
+	assert_int_equal(listed->n_containers, 1);
+	assert_string_equal(listed->containers[0]->image_ref, "sha256:id");
+	assert_string_equal(listed->containers[0]->image_id, "sha256:id");
+	runtime__v1__list_containers_response__free_unpacked(listed, NULL);
+	rpc_answer_done(&answer);
+
+	assert_int_equal(container_service_status(&call, &status.base, &answer, &err), 0);
+	Runtime__V1__ContainerStatusResponse *told =
+		runtime__v1__container_status_response__unpack(NULL, answer.len, answer.data);
+	assert_string_equal(told->status->image_ref, "a/b@sha256:digest");
+	assert_string_equal(told->status->image_id, "sha256:id");
+	runtime__v1__container_status_response__free_unpacked(told, NULL);
+	rpc_answer_done(&answer);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -687,6 +731,7 @@ int main(void)
 			test_death_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_exit_and_death_that_are_recorded_together, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_image_that_is_in_use, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
