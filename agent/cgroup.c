@@ -198,13 +198,7 @@ static int limit_cpu(int cgroup, const Bulkhead__Agent__Resources *r, struct err
 		snprintf(quota, sizeof(quota), "%lld", (long long)r->cpu_quota_us);
 	snprintf(value, sizeof(value), "%s %llu", quota,
 		(unsigned long long)(r->cpu_period_us ? r->cpu_period_us : 100000));
-	if (r->cpu_quota_us && write_file(cgroup, "cpu.max", value, err) < 0)
-		return err->code;
-	if (*r->cpuset_cpus && write_file(cgroup, "cpuset.cpus", r->cpuset_cpus, err) < 0)
-		return err->code;
-	if (*r->cpuset_mems)
-		return write_file(cgroup, "cpuset.mems", r->cpuset_mems, err);
-	return 0;
+	return r->cpu_quota_us ? write_file(cgroup, "cpu.max", value, err) : 0;
 }
 
 /*

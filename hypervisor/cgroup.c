@@ -289,6 +289,47 @@ int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct 
 	return r;
 }
 
+/* An empty list is the one above's: in v2 by itself, in v1 it is no list. */
+static int pin_one(const struct cgroup_hierarchy *h, const char *path, const char *file,
+	const char *list, struct err *err)
+{
+	_cleanup_free_ char *dir = str_printf("%s%s", h->mount, path);
+	_cleanup_free_ char *from = NULL, *above = NULL;
+	int r;
+
+	if (!dir)
+		return err_nomem(err);
+	if (*list || h->v2) {
+		r = write_text(dir, file, *list ? list : "\n", err);
+		/* Without the controller nothing was ever pinned there. */
+		return r == -ENOENT && !*list ? 0 : r;
+	}
+	from = str_printf("%.*s/%s", (int)(strrchr(dir, '/') - dir), dir, file);
+	if (!from)
+		return err_nomem(err);
+	r = fd_read_file(from, FILE_MAX_BYTES, &above, NULL, err);
+	return r < 0 ? r : write_text(dir, file, above, err);
+}
+
+int cgroups_pin(const struct cgroups *cgroups, const char *path, const char *cpus, const char *mems,
+	struct err *err)
+{
+	bool known = !*cpus && !*mems;
+	int r = 0;
+
+	for (size_t i = 0; i < cgroups->n && r == 0; i++) {
+		const struct cgroup_hierarchy *h = &cgroups->items[i];
+
+		if (!h->cpuset)
+			continue;
+		known = true;
+		r = pin_one(h, path, "cpuset.cpus", cpus, err);
+		if (r == 0)
+			r = pin_one(h, path, "cpuset.mems", mems, err);
+	}
+	return known ? r : err_set(err, -EOPNOTSUPP, "the host has no cgroups of cpusets");
+}
+
 static void kill_all(const char *dir)
 {
 	_cleanup_free_ char *path = str_printf("%s/cgroup.procs", dir);

@@ -53,6 +53,12 @@ int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err);
 int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct hv_limits *limits,
 	struct err *err);
 /*
+ * The processors and memory nodes that what is in it may use: "0-3,8"; empty: those of the one
+ * above. -EOPNOTSUPP: there is no hierarchy for that, and some are named.
+ */
+int cgroups_pin(const struct cgroups *cgroups, const char *path, const char *cpus, const char *mems,
+	struct err *err);
+/*
  * Kills what is in it, waits for that, two seconds at most, and removes it; those above it stay.
  * Absent is success.
  */

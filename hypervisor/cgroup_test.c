@@ -154,12 +154,46 @@ static void test_cpusets(void **state)
 	assert_file(f, "cpuset/own/b/cpuset.cpus", "1\n");
 }
 
+/* Where nothing is named it has what the one above has, at that time. */
+static void test_processors_that_are_named(void **state)
+{
+	struct fixture *f = *state;
+	struct cgroups none = {0};
+	struct err err = ERR_INIT;
+
+	put(f, "cpuset/pods/cpuset.cpus", "0-2\n");
+	put(f, "cpuset/pods/cpuset.mems", "0-1\n");
+	put(f, "cpuset/pods/a/cpuset.cpus", "");
+	put(f, "cpuset/pods/a/cpuset.mems", "");
+	assert_int_equal(cgroups_pin(&f->cgroups, "/pods/a", "1-2", "", &err), 0);
+	assert_file(f, "cpuset/pods/a/cpuset.cpus", "1-2");
+	assert_file(f, "cpuset/pods/a/cpuset.mems", "0-1\n");
+	put(f, "cpuset/pods/a/cpuset.cpus", "");
+	put(f, "cpuset/pods/a/cpuset.mems", "");
+	assert_int_equal(cgroups_pin(&f->cgroups, "/pods/a", "", "1", &err), 0);
+	assert_file(f, "cpuset/pods/a/cpuset.cpus", "0-2\n");
+	assert_file(f, "cpuset/pods/a/cpuset.mems", "1");
+
+	f->cgroups.items[0].cpuset = true;
+	assert_int_equal(cgroups_pin(&f->cgroups, "/pods/a", "1", "", &err), -ENOENT);
+	assert_int_equal(cgroups_pin(&f->cgroups, "/pods/a", "", "", &err), 0);
+	put(f, "v2/pods/a/cpuset.cpus", "");
+	put(f, "v2/pods/a/cpuset.mems", "");
+	assert_int_equal(cgroups_pin(&f->cgroups, "/pods/a", "1", "", &err), 0);
+	assert_file(f, "v2/pods/a/cpuset.cpus", "1");
+	assert_file(f, "v2/pods/a/cpuset.mems", "\n");
+
+	assert_int_equal(cgroups_pin(&none, "/pods/a", "", "", &err), 0);
+	assert_int_equal(cgroups_pin(&none, "/pods/a", "1", "", &err), -EOPNOTSUPP);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_hierarchies, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cpusets, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_processors_that_are_named, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -208,6 +208,13 @@ int hv_vm_share_pidfd(struct hv_vm *vm, int *ret_pidfd, struct err *err);
 /* Sets the limits of its cgroup anew; of a machine without one: nothing. */
 int hv_vm_limit(struct hv_vm *vm, const struct hv_limits *limits, struct err *err);
 
+/*
+ * Which of the host's processors and memory nodes the machine's processes may use: lists as cgroups
+ * have them, "0-3,8"; empty: what the cgroup above has. Of a machine without a cgroup: nothing.
+ * -EOPNOTSUPP: the host has no cgroups for that.
+ */
+int hv_vm_pin(struct hv_vm *vm, const char *cpus, const char *mems, struct err *err);
+
 /* QEMU's process id, 0 when unknown; for cgroups and statistics. */
 int hv_vm_pid(struct hv_vm *vm);
 

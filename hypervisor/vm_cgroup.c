@@ -43,6 +43,16 @@ int hv_vm_limit(struct hv_vm *vm, const struct hv_limits *limits, struct err *er
 	return r < 0 ? r : cgroups_limit(&vm->hv->cgroups, path, limits, err);
 }
 
+int hv_vm_pin(struct hv_vm *vm, const char *cpus, const char *mems, struct err *err)
+{
+	_cleanup_free_ char *path = NULL;
+	int r = read_path(vm->dir, &path, err);
+
+	if (r == -ENOENT)
+		return 0;
+	return r < 0 ? r : cgroups_pin(&vm->hv->cgroups, path, cpus, mems, err);
+}
+
 int vm_cgroup_remove(const struct hv *hv, const char *dir, struct err *err)
 {
 	_cleanup_free_ char *path = NULL;

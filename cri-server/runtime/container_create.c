@@ -191,7 +191,16 @@ static int machine_run(void *subject, struct err *err)
 {
 	struct creation *cr = subject;
 	const Runtime__V1__LinuxContainerConfig *linux = cr->container->config->linux;
-	return grow_for_container(cr->machine, cr->container, linux ? linux->resources : NULL, err);
+	const Runtime__V1__LinuxContainerResources *resources = linux ? linux->resources : NULL;
+	int r = grow_for_container(cr->machine, cr->container, resources, err);
+	return r < 0 ? r : pin_for_container(cr->machine, cr->container, resources, err);
+}
+
+/* What it has grown by stays with the pod. */
+static void machine_undo(void *subject)
+{
+	struct creation *cr = subject;
+	pin_without(cr->machine, cr->container);
 }
 
 static int layers_run(void *subject, struct err *err)
@@ -289,7 +298,7 @@ static void created_undo(void *subject)
 
 static const struct step create_steps[] = {
 	{"record", record_run, record_undo},
-	{"machine", machine_run, NULL}, /* what it got stays with the pod */
+	{"machine", machine_run, machine_undo},
 	{"layers", layers_run, layers_undo},
 	{"volumes", volumes_run, volumes_undo},
 	{"guest", agent_run, agent_undo},

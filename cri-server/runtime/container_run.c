@@ -397,6 +397,7 @@ static int remove_from_guest(void *container, struct err *err)
 	if (r == 0) {
 		volumes_release(c->sandbox, machine, c);
 		disks_release(c->sandbox, machine, c);
+		pin_without(machine, c);
 	}
 	machine_unref(machine);
 	return r;

@@ -663,6 +663,61 @@ static void test_exit_and_death_that_are_recorded_together(void **state)
 	close_parts(f);
 }
 
+static void put_file(const struct fixture *f, const char *name, const char *text)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", f->dir, name);
+	assert_int_equal(fd_write_file(path, text, strlen(text), 0644, NULL), 0);
+}
+
+static void assert_cpus(const struct fixture *f, const char *cpus)
+{
+	_cleanup_free_ char *path = str_printf("%s/pod/cpuset.cpus", f->dir);
+	_cleanup_free_ char *text = NULL;
+	assert_int_equal(fd_read_file(path, 4096, &text, NULL, NULL), 0);
+	assert_string_equal(text, cpus);
+	put_file(f, "pod/cpuset.cpus", "");
+}
+
+/* A tree of plain files is the host's cgroups. */
+static void test_machine_runs_where_its_containers_may(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *pod = str_printf("%s/pod", f->dir);
+	struct hv hv = {
+		.cgroups = {.items = {{.mount = f->dir, .v2 = true, .cpuset = true}}, .n = 1}};
+	struct hv_vm vm = {.hv = &hv, .dir = f->dir};
+	struct machine machine = {.vm = &vm};
+	Runtime__V1__LinuxContainerResources some = RUNTIME__V1__LINUX_CONTAINER_RESOURCES__INIT;
+	struct err err = ERR_INIT;
+
+	assert_int_equal(fd_mkdir_all(pod, 0755, &err), 0);
+	put_file(f, "cgroup", "/pod");
+	put_file(f, "pod/cpuset.cpus", "");
+	put_file(f, "pod/cpuset.mems", "");
+	f->ends->resources = calloc(1, sizeof(*f->ends->resources));
+	assert_non_null(f->ends->resources);
+	runtime__v1__linux_container_resources__init(f->ends->resources);
+	assert_int_equal(message_set_string(&f->ends->resources->cpuset_cpus, "2-3", NULL), 0);
+	some.cpuset_cpus = (char *)"0,5";
+
+	f->ends->record->state = RUNNING;
+	assert_int_equal(pin_for_container(&machine, f->lives, &some, &err), 0);
+	assert_cpus(f, "0,2-3,5");
+	f->ends->record->state = EXITED;
+	assert_int_equal(pin_for_container(&machine, f->lives, &some, &err), 0);
+	assert_cpus(f, "0,5");
+	assert_int_equal(pin_for_container(&machine, f->lives, NULL, &err), 0);
+	assert_cpus(f, "\n");
+	/* Nothing is named, as nearly always: nothing is done. */
+	assert_int_equal(pin_for_container(&machine, f->lives, NULL, &err), 0);
+	assert_cpus(f, "");
+	f->ends->record->state = RUNNING;
+	pin_without(&machine, f->lives);
+	assert_cpus(f, "2-3");
+	pin_without(&machine, f->ends);
+	assert_cpus(f, "\n");
+}
+
 /*
  * Kubelets before 1.30 look there for the ids of images that are in use, and delete the others. A
  * status names the digest, which is what pods show.
@@ -731,6 +786,8 @@ int main(void)
 			test_death_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_exit_and_death_that_are_recorded_together, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_machine_runs_where_its_containers_may, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_image_that_is_in_use, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

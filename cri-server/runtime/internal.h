@@ -82,6 +82,7 @@ struct machine {
 	pthread_cond_t fewer_starts;   /* with runtime->lock */
 	pthread_mutex_t debug_console; /* its program is being brought into the guest */
 	unsigned vcpus; /* the sandbox's op; that the guest has online, 0: not known */
+	bool pinned;    /* likewise; to some of the node's processors, or not known */
 };
 
 struct sandbox {
@@ -208,6 +209,16 @@ int grow_for_pod(struct machine *machine, struct sandbox *sandbox,
 /* -ENOBUFS: more memory than the machine may ever have. */
 int grow_check(const struct machine *machine, const struct sandbox *sandbox,
 	const Runtime__V1__LinuxContainerResources *resources, struct err *err);
+
+/* pin.c; `op` is held for both */
+/*
+ * Lets the machine run on those of the node's processors and memory nodes that its containers are
+ * given together, `with` among them, which is new, or whose resources become these (may be NULL).
+ */
+int pin_for_container(struct machine *machine, struct container *with,
+	const Runtime__V1__LinuxContainerResources *resources, struct err *err);
+/* The same without one that goes; a failure is logged. */
+void pin_without(struct machine *machine, struct container *without);
 
 /* sandbox.c */
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,

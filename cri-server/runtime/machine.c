@@ -116,6 +116,7 @@ int machine_find(struct runtime *rt, const char *sandbox_id, struct machine **re
 	int r = machine_new(rt, sandbox_id, &machine, err);
 	if (r < 0)
 		return r;
+	machine->pinned = true; /* nobody knows */
 	r = hv_vm_open(rt->hv, sandbox_id, &machine->vm, err);
 	if (r != 0) {
 		machine_unref(machine);

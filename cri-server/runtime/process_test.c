@@ -675,9 +675,9 @@ static void resources_are_carried_over(void **state)
 	f->resources.cpu_quota = 50000;
 	f->resources.cpu_period = 100000;
 	f->resources.memory_limit_in_bytes = INT64_C(5) << 30;
-	f->resources.cpuset_cpus = (char *)"0-1";
+	f->resources.cpuset_cpus = (char *)"40-43";
 	f->resources.oom_score_adj = -998;
-	f->resources.cpuset_mems = (char *)"0";
+	f->resources.cpuset_mems = (char *)"1";
 	f->resources.memory_swap_limit_in_bytes = INT64_C(6) << 30;
 	Runtime__V1__HugepageLimit none = RUNTIME__V1__HUGEPAGE_LIMIT__INIT, some = none;
 	Runtime__V1__HugepageLimit *limits[] = {&none, &some};
@@ -698,8 +698,6 @@ static void resources_are_carried_over(void **state)
 	assert_int_equal(r->cpu_quota_us, 50000);
 	assert_int_equal(r->cpu_period_us, 100000);
 	assert_true(r->memory_bytes == INT64_C(5) << 30);
-	assert_string_equal(r->cpuset_cpus, "0-1");
-	assert_string_equal(r->cpuset_mems, "0");
 	assert_true(r->swap_bytes == INT64_C(6) << 30);
 	assert_int_equal(r->n_hugepages, 1);
 	assert_string_equal(r->hugepages[0]->page_size, "2MB");
@@ -707,6 +705,17 @@ static void resources_are_carried_over(void **state)
 	assert_string_equal(r->unified[0]->key, "memory.high");
 	assert_int_equal(request->process->oom_score_adj, -998);
 	done(request);
+}
+
+static void cpusets_are_lists_of_numbers(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->resources.cpuset_cpus = (char *)"0-";
+	assert_refused(f, -EINVAL, "cpuset_cpus");
+	f = fixture();
+	f->resources.cpuset_mems = (char *)"1\n";
+	assert_refused(f, -EINVAL, "cpuset_mems");
 }
 
 static void negative_resources_are_no_limit(void **state)
@@ -764,6 +773,7 @@ int main(void)
 		cmocka_unit_test(mounts_have_the_pods_ids_or_the_nodes),
 		cmocka_unit_test(refuses_what_else_is_not_built),
 		cmocka_unit_test(resources_are_carried_over),
+		cmocka_unit_test(cpusets_are_lists_of_numbers),
 		cmocka_unit_test(negative_resources_are_no_limit),
 		cmocka_unit_test(an_impossible_oom_score_is_refused),
 	};

@@ -5,9 +5,18 @@
 #include <string.h>
 
 #include "common/fd.h"
+#include "cri-server/runtime/cpu_list.h"
 
 #define UNIFIED_MAX   64
 #define HUGEPAGES_MAX 8
+
+static int check_list(const char *text, const char *field, struct err *err)
+{
+	struct cpu_list list = {0};
+	if (!text[0] || cpu_list_add(&list, text, err) == 0)
+		return 0;
+	return err_wrap(err, "%s", field);
+}
 
 int resources_check(const Runtime__V1__LinuxContainerResources *res, struct err *err)
 {
@@ -26,6 +35,9 @@ int resources_check(const Runtime__V1__LinuxContainerResources *res, struct err 
 	if (res->n_unified > UNIFIED_MAX || res->n_hugepage_limits > HUGEPAGES_MAX)
 		return err_set(err, -EINVAL, "more than %d unified or %d hugepage limits",
 			UNIFIED_MAX, HUGEPAGES_MAX);
+	if (check_list(res->cpuset_cpus, "cpuset_cpus", err) < 0 ||
+		check_list(res->cpuset_mems, "cpuset_mems", err) < 0)
+		return err->code;
 	for (size_t i = 0; i < res->n_unified; i++) {
 		const char *key = res->unified[i]->key;
 		if (!strchr(key, '.') || strchr(key, '/') || strncmp(key, "cgroup.", 7) == 0)
@@ -94,11 +106,8 @@ int resources_for_agent(const Runtime__V1__LinuxContainerResources *from,
 	to->cpu_period_us = from->cpu_period > 0 ? (uint64_t)from->cpu_period : 0;
 	to->memory_bytes = from->memory_limit_in_bytes;
 	to->swap_bytes = from->memory_swap_limit_in_bytes;
-	int r = message_set_string(&to->cpuset_cpus, from->cpuset_cpus, err);
-	if (r == 0)
-		r = message_set_string(&to->cpuset_mems, from->cpuset_mems, err);
-	if (r == 0)
-		r = add_hugepages(to, from, err);
+	/* Not the lists of processors and memory nodes, which are the node's: pin.c. */
+	int r = add_hugepages(to, from, err);
 	if (r == 0)
 		r = add_unified(to, from, err);
 	if (r < 0) {

@@ -48,7 +48,7 @@ static int record(
 	return r;
 }
 
-/* Room first, then the limits. */
+/* Room and place first, then the limits. */
 static int update_guest(
 	struct container *c, const Runtime__V1__LinuxContainerResources *merged, struct err *err)
 {
@@ -58,9 +58,13 @@ static int update_guest(
 	int r = grow_check(machine, c->sandbox, merged, err);
 	if (r == 0)
 		r = grow_for_container(machine, c, merged, err);
+	if (r == 0)
+		r = pin_for_container(machine, c, merged, err);
 	FAULT_POINT("UpdateContainerResources", "guest");
 	if (r == 0)
 		r = tell_guest(machine, c->id, merged, err);
+	if (r < 0)
+		pin_for_container(machine, c, container_resources(c), NULL);
 	machine_unref(machine);
 	return r;
 }

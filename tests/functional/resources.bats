@@ -73,16 +73,32 @@ host_limit() {
 	host_value cpu.cfs_quota_us cpu.max | grep -xE '90000( 100000)?'
 }
 
-@test "CPU, memory, swap, huge pages, cpuset and unified settings reach the guest's cgroup" {
+@test "CPU, memory, swap, huge pages and unified settings reach the guest's cgroup" {
 	is cpu.max "30000 60000"
 	is cpu.weight 79
 	is memory.max 50331648
 	is memory.swap.max 0
-	is cpuset.cpus 0
-	is cpuset.mems 0
 	is hugetlb.2MB.max 4194304
 	is pids.max 77
 	is memory.high 44998656
+}
+
+# machine_cpus: the host's processors on which the pod's machine may run.
+machine_cpus() {
+	host_value cpuset.cpus cpuset.cpus
+}
+
+@test "the node's processors that containers are given are their machine's; the guest's have other numbers" {
+	[ "$(machine_cpus)" = 0 ]
+	is cpuset.cpus ""
+	is cpuset.mems ""
+	# A container that was given none may run anywhere.
+	id=$(create_container "$POD" anywhere)
+	[ "$(machine_cpus)" != 0 ]
+	crictl update --cpuset-cpus 0 "$id"
+	[ "$(machine_cpus)" = 0 ]
+	crictl rm "$id"
+	[ "$(machine_cpus)" = 0 ]
 }
 
 @test "huge pages are there as far as a container's limit goes; without one there are none" {
@@ -105,7 +121,6 @@ host_limit() {
 	is cpu.max "10000 50000"
 	is cpu.weight 39
 	is memory.max 41943040
-	is cpuset.cpus 0
 	crictl inspect "$C" | jq -e '.status.resources.linux | (.cpuQuota | tonumber) == 10000 and
 		(.memoryLimitInBytes | tonumber) == 41943040 and .cpusetMems == "0"'
 }
@@ -120,7 +135,7 @@ host_limit() {
 
 @test "an update that cannot be is refused and changes nothing" {
 	refused ResourceExhausted memory_max_mib crictl update --memory 1073741824 "$C"
-	run crictl update --cpuset-cpus 63 "$C"
+	run crictl update --cpuset-cpus 8191 "$C"
 	[ "$status" -ne 0 ]
 	is memory.max 41943040
 	crictl inspect "$C" | jq -e '.status.resources.linux | (.memoryLimitInBytes | tonumber) == 41943040 and .cpusetCpus == "0"'
