@@ -407,12 +407,32 @@ METHOD(streaming_service_attach)
 	return r < 0 ? r : respond(&response.base, ret_response, err);
 }
 
+/* Kubelets name them for clients that cannot: forward.c. */
+static int take_ports(
+	struct stream_request *stream, const Runtime__V1__PortForwardRequest *req, struct err *err)
+{
+	if (req->n_port > STREAM_PORTS_MAX)
+		return err_set(
+			err, -EINVAL, "%zu ports, more than %d", req->n_port, STREAM_PORTS_MAX);
+	for (; stream->n_ports < req->n_port; stream->n_ports++) {
+		int32_t port = req->port[stream->n_ports];
+		if (port < 1 || port > UINT16_MAX)
+			return err_set(err, -EINVAL, "%d is not a port", port);
+		stream->ports[stream->n_ports] = (uint16_t)port;
+	}
+	return 0;
+}
+
 METHOD(streaming_service_port_forward)
 {
 	const Runtime__V1__PortForwardRequest *req =
 		(const Runtime__V1__PortForwardRequest *)request;
 	if (!req->pod_sandbox_id[0])
 		return err_set(err, -EINVAL, "missing required pod_sandbox_id");
+	struct stream_request stream = {.kind = STREAM_FORWARD, .ops = &forward_ops};
+	int r = take_ports(&stream, req, err);
+	if (r < 0)
+		return r;
 	struct target *t = calloc(1, sizeof(*t));
 	if (!t)
 		return err_nomem(err);
@@ -421,10 +441,10 @@ METHOD(streaming_service_port_forward)
 		target_end(t);
 		return err->code;
 	}
-	const struct stream_request stream = {
-		.kind = STREAM_FORWARD, .ops = &forward_ops, .target = t, .pod = t->sandbox->id};
+	stream.target = t;
+	stream.pod = t->sandbox->id;
 	_cleanup_free_ char *url = NULL;
-	int r = get_url(call, &stream, &url, err);
+	r = get_url(call, &stream, &url, err);
 	Runtime__V1__PortForwardResponse response = RUNTIME__V1__PORT_FORWARD_RESPONSE__INIT;
 	response.url = url;
 	return r < 0 ? r : respond(&response.base, ret_response, err);

@@ -4,6 +4,10 @@
  * Source: k8s.io/kubelet/pkg/cri/streaming/portforward. The client opens an "error" and a "data"
  * stream with the same request id and port; when both are there the port is dialled inside the pod.
  * A failure is text on the error stream. Each pair ends by itself.
+ *
+ * A WebSocket that does not carry SPDY has no streams but channels, two for each port that the CRI
+ * call named: 2n for data, 2n + 1 for errors. On both the port is told first. Nothing says there
+ * that one of them ends: with the first pair the connection does.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -22,7 +26,8 @@ struct pair {
 	struct forward *forward;
 	char request_id[REQUEST_ID_MAX + 1];
 	uint16_t port;
-	uint32_t error_id, data_id; /* 0: not there yet */
+	bool has_error, has_data; /* these are there */
+	uint32_t error_id, data_id;
 	struct pump *pump;
 	struct ev_source *timer; /* the creation time-out; later the pair's end */
 	enum { OPENING, WAITING, DIALLING, RUNNING, ENDED } state;
@@ -38,6 +43,12 @@ struct forward {
 	unsigned n;
 	unsigned dials;
 };
+
+static bool has_channels(const struct forward *forward)
+{
+	enum peer_kind kind = forward->session.peer_kind;
+	return kind == PEER_WEBSOCKET || kind == PEER_WEBSOCKET_BASE64;
+}
 
 static void pair_free(struct pair *pair)
 {
@@ -57,17 +68,19 @@ static void pair_end(struct pair *pair, const char *why)
 		return;
 	bool dials = pair->state == DIALLING;
 	pair->state = ENDED;
-	if (why && pair->error_id)
+	if (why && pair->has_error)
 		peer_send(peer, pair->error_id, why, strlen(why));
-	if (pair->error_id)
+	if (pair->has_error)
 		peer_end(peer, pair->error_id);
-	if (pair->data_id) {
+	if (pair->has_data) {
 		peer_end(peer, pair->data_id);
 		if (why)
 			peer_reset(peer, pair->data_id);
 	}
 	if (!dials) /* else when that is done */
 		ev_timer_set(pair->timer, 0);
+	if (has_channels(pair->forward))
+		session_finish(&pair->forward->session);
 }
 
 static void on_pair_timer(void *userdata)
@@ -134,8 +147,8 @@ static void dial_waiting(struct forward *forward)
 	}
 }
 
-static int pair_new(struct forward *forward, const struct stream_open *open, unsigned long port,
-	struct pair **ret)
+static int pair_new(
+	struct forward *forward, const char *request_id, unsigned long port, struct pair **ret)
 {
 	struct pair *pair = forward->n < PAIRS_MAX ? calloc(1, sizeof(*pair)) : NULL;
 	if (!pair)
@@ -143,7 +156,7 @@ static int pair_new(struct forward *forward, const struct stream_open *open, uns
 	pair->forward = forward;
 	pair->fd = -EBADF;
 	pair->port = (uint16_t)port;
-	snprintf(pair->request_id, sizeof(pair->request_id), "%s", open->request_id);
+	snprintf(pair->request_id, sizeof(pair->request_id), "%s", request_id);
 	struct sessions *sessions = forward->session.sessions;
 	if (ev_timer_new(sessions->loop, sessions->creation_timeout_ms, on_pair_timer, pair,
 		    &pair->timer, NULL) < 0) {
@@ -170,7 +183,7 @@ static int make_pump(struct pair *pair)
 {
 	const struct pump_config config = {.peer = pair->forward->session.peer,
 		.id = pair->data_id,
-		.flags = PUMP_IN | PUMP_OUT,
+		.flags = PUMP_IN | PUMP_OUT | (has_channels(pair->forward) ? PUMP_ONE_END : 0),
 		.on_end = on_pump_end,
 		.userdata = pair};
 	return pump_new(pair->forward->session.sessions->loop, &config, &pair->pump, NULL);
@@ -196,16 +209,17 @@ static int on_open(void *userdata, uint32_t id, const struct stream_open *open)
 	session_touch(&forward->session);
 	struct pair *pair = find_request(forward, open->request_id);
 	if (!pair) {
-		int r = pair_new(forward, open, port, &pair);
+		int r = pair_new(forward, open->request_id, port, &pair);
 		if (r < 0)
 			return r;
 	}
-	uint32_t *slot = is_error ? &pair->error_id : &pair->data_id;
-	if (*slot || pair->port != port)
+	bool *there = is_error ? &pair->has_error : &pair->has_data;
+	if (*there || pair->port != port)
 		return -EINVAL;
-	*slot = id;
+	*there = true;
+	*(is_error ? &pair->error_id : &pair->data_id) = id;
 	int r = is_error ? 0 : make_pump(pair);
-	if (r == 0 && pair->error_id && pair->data_id)
+	if (r == 0 && pair->has_error && pair->has_data)
 		begin(pair);
 	return r;
 }
@@ -214,7 +228,7 @@ static struct pair *find_data(struct forward *forward, uint32_t id)
 {
 	struct pair *pair;
 	TAILQ_FOREACH(pair, &forward->pairs, link)
-		if (pair->data_id == id)
+		if (pair->has_data && pair->data_id == id)
 			return pair;
 	return NULL;
 }
@@ -252,11 +266,43 @@ static void on_room(void *userdata)
 			pump_room(pair->pump);
 }
 
+static bool open_channel(struct forward *forward, unsigned i)
+{
+	const uint16_t port = forward->session.request.ports[i];
+	const uint8_t told[] = {port & 0xff, port >> 8};
+	struct peer *peer = forward->session.peer;
+	struct pair *pair = NULL;
+	if (pair_new(forward, "", port, &pair) < 0)
+		return false;
+	pair->has_data = pair->has_error = true;
+	pair->data_id = 2 * i;
+	pair->error_id = 2 * i + 1;
+	if (make_pump(pair) < 0)
+		return false;
+	peer_send(peer, pair->data_id, told, sizeof(told));
+	peer_send(peer, pair->error_id, told, sizeof(told));
+	begin(pair);
+	return true;
+}
+
+/* All that were asked for, from the start. Some may dial when there is no memory for another. */
+static void open_channels(struct forward *forward)
+{
+	unsigned n = forward->session.request.n_ports, i = 0;
+	peer_set_channels(forward->session.peer, 2 * n);
+	while (i < n && open_channel(forward, i))
+		i++;
+	if (i < n || !n)
+		session_finish(&forward->session);
+}
+
 static int forward_open(struct session *session, struct err *err)
 {
 	struct forward *forward = (struct forward *)session;
 	(void)err;
 	TAILQ_INIT(&forward->pairs);
+	if (has_channels(forward))
+		open_channels(forward);
 	return 0;
 }
 

@@ -29,7 +29,10 @@ static const struct protocol remote_websocket[] = {
 };
 static const struct protocol forward_spdy[] = {{"portforward.k8s.io", PEER_SPDY, 1}};
 static const struct protocol forward_websocket[] = {
-	{"SPDY/3.1+portforward.k8s.io", PEER_TUNNEL, 1}};
+	{"SPDY/3.1+portforward.k8s.io", PEER_TUNNEL, 1},
+	{"v4.channel.k8s.io", PEER_WEBSOCKET, 4},
+	{"v4.base64.channel.k8s.io", PEER_WEBSOCKET_BASE64, 4},
+};
 
 struct table {
 	const struct protocol *rows;
@@ -133,7 +136,7 @@ static void shake_websocket(const struct handshake_request *request, const struc
 	const struct protocol *protocol = choose(request, table, name);
 	bool none = !request->header(request->userdata, name, 0);
 	static const struct protocol oldest = {"", PEER_WEBSOCKET, 1};
-	if (!protocol && (!none || request->kind == STREAM_FORWARD)) {
+	if (!protocol && !none) {
 		refuse(answer, 403,
 			"unable to upgrade: no protocol of Sec-WebSocket-Protocol is supported\n");
 		return;

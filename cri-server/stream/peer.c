@@ -168,6 +168,11 @@ void peer_reset(struct peer *peer, uint32_t id)
 		spdy_reset(peer->spdy, id);
 }
 
+void peer_set_channels(struct peer *peer, unsigned n)
+{
+	websocket_set_channels(peer->websocket, n);
+}
+
 void peer_took(struct peer *peer, uint32_t id, size_t len)
 {
 	if (peer->spdy && !peer->finished)

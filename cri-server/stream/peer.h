@@ -48,6 +48,8 @@ void peer_send(struct peer *peer, uint32_t id, const void *data, size_t len);
 uint64_t peer_sent_ms(const struct peer *peer);
 void peer_end(struct peer *peer, uint32_t id);
 void peer_reset(struct peer *peer, uint32_t id);
+/* Of a WebSocket with channels, before anything comes: how many it has, not as exec has them. */
+void peer_set_channels(struct peer *peer, unsigned n);
 void peer_took(struct peer *peer, uint32_t id, size_t len);
 /* Counted: the connection is read while nobody holds it. */
 void peer_hold(struct peer *peer);

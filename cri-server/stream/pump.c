@@ -144,7 +144,7 @@ static void read_socket(struct pump *pump)
 		pump->out_done = true;
 		if (!discard)
 			peer_end(pump->config.peer, pump->config.id);
-		if (n < 0)
+		if (n < 0 || pump->config.flags & PUMP_ONE_END)
 			drop_input(pump);
 		return;
 	}

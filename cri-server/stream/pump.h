@@ -23,6 +23,7 @@ enum {
 	PUMP_ACK = 4,        /* an agent's output stream: what was passed on is acknowledged */
 	PUMP_DISCARD = 8,    /* what comes out of the socket is for nobody */
 	PUMP_KEEP_OPEN = 16, /* the client's end is not the socket's */
+	PUMP_ONE_END = 32,   /* nor could the client be told of the socket's: it is the whole end */
 };
 
 struct pump_config {

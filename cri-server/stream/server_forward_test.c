@@ -24,8 +24,9 @@
 struct pod {
 	atomic_bool dialled, let; /* the dial begins, and may go on */
 	int refuses;              /* with this; 0: not */
+	uint16_t refused_port;    /* only this; 0: all */
 	int fd;                   /* its end of the connection */
-	uint16_t port;
+	_Atomic uint16_t port;
 	atomic_bool connected;
 	atomic_bool ended;
 };
@@ -38,7 +39,7 @@ static int pod_dial(void *userdata, uint16_t port, int *ret_fd, struct err *err)
 	atomic_store(&pod->dialled, true);
 	while (!atomic_load(&pod->let))
 		usleep(1000);
-	if (pod->refuses)
+	if (pod->refuses && (!pod->refused_port || pod->refused_port == port))
 		return err_set(err, pod->refuses, "the port says no");
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_errno(err, "socketpair");
@@ -260,6 +261,96 @@ static void after_a_goaway_no_stream_is_opened(void **state)
 	finish(&client, &pod);
 }
 
+/* ---- WebSocket with channels: two for each port, no streams ---- */
+
+static const uint16_t two_ports[] = {80, 0x1f90};
+
+static int begin_websocket(struct stream_server **ret_server, struct pod *pod, unsigned n_ports,
+	const char *protocols, char answer[2048])
+{
+	struct stream_request request = {
+		.kind = STREAM_FORWARD, .ops = &pod_ops, .target = pod, .pod = "pod"};
+	_cleanup_free_ char *headers = str_printf("Connection: Upgrade\r\nUpgrade: websocket\r\n"
+						  "Sec-WebSocket-Version: 13\r\n"
+						  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+						  "%s",
+		protocols);
+	_cleanup_free_ char *url = NULL;
+	memcpy(request.ports, two_ports, sizeof(two_ports));
+	request.n_ports = n_ports;
+	*ret_server = fixture_start(NULL, NULL, 60000, 60000);
+	assert_int_equal(stream_server_url(*ret_server, &request, &url, NULL), 0);
+	return fixture_request(url, headers, answer, 2048);
+}
+
+static void finish_websocket(struct stream_server *server, struct pod *pod, int fd)
+{
+	fd_close(fd);
+	fixture_await(&pod->ended);
+	stream_server_stop(server);
+	if (atomic_load(&pod->connected))
+		fd_close(pod->fd);
+}
+
+#define PROTOCOLS "Sec-WebSocket-Protocol: "
+
+/* As the clients of Python, JavaScript and Rust do. What such a client sends has no end of its own.
+ */
+static void a_websocket_forwards_the_ports_that_the_call_named(void **state)
+{
+	struct pod pod = {.refuses = 0};
+	struct stream_server *server;
+	char answer[2048], text[TEXT_SIZE] = "";
+	(void)state;
+	int fd = begin_websocket(
+		&server, &pod, 1, PROTOCOLS "v5.channel.k8s.io, v4.channel.k8s.io\r\n", answer);
+	assert_non_null(strstr(answer, PROTOCOLS "v4.channel.k8s.io\r\n"));
+	fixture_send(fd, "\0early", 6);
+	atomic_store(&pod.let, true);
+	fixture_await(&pod.connected);
+	assert_int_equal(pod.port, 80);
+	fixture_send(fd, "\0 late", 6);
+	assert_int_equal(fd_read_exact(pod.fd, text, 10, NULL), 0);
+	assert_string_equal(text, "early late");
+	assert_int_equal(fd_write_all(pod.fd, "answer", 6, NULL), 0);
+	/* It says no more, and so there is nothing more to wait for. */
+	shutdown(pod.fd, SHUT_WR);
+	fixture_read_channel(fd, 0, text, sizeof(text));
+	assert_memory_equal(text, "P\0answer", 9);
+	finish_websocket(server, &pod, fd);
+}
+
+static void a_websocket_is_told_of_a_port_that_refuses(void **state)
+{
+	static const char why[] = "error forwarding port 8080 to pod pod: the port says no";
+	struct pod pod = {.refuses = -ECONNREFUSED, .refused_port = 8080};
+	struct stream_server *server;
+	char answer[2048], text[TEXT_SIZE];
+	(void)state;
+	int fd = begin_websocket(&server, &pod, 2, "", answer);
+	assert_non_null(strstr(answer, "101 Switching"));
+	atomic_store(&pod.let, true);
+	fixture_read_channel(fd, 3, text, sizeof(text));
+	assert_memory_equal(text, "\x90\x1f", 2);
+	assert_string_equal(text + 2, why);
+	finish_websocket(server, &pod, fd);
+}
+
+static void a_websocket_without_ports_ends(void **state)
+{
+	struct pod pod = {.refuses = 0};
+	struct stream_server *server;
+	char answer[2048], text[TEXT_SIZE];
+	(void)state;
+	int fd =
+		begin_websocket(&server, &pod, 0, PROTOCOLS "v4.base64.channel.k8s.io\r\n", answer);
+	assert_non_null(strstr(answer, PROTOCOLS "v4.base64.channel.k8s.io\r\n"));
+	fixture_read_channel(fd, '0', text, sizeof(text));
+	assert_string_equal(text, "");
+	assert_false(atomic_load(&pod.dialled));
+	finish_websocket(server, &pod, fd);
+}
+
 int main(void)
 {
 	signal(SIGPIPE, SIG_IGN);
@@ -269,6 +360,9 @@ int main(void)
 		cmocka_unit_test(a_port_that_refuses),
 		cmocka_unit_test(a_stream_that_stays_alone_times_out),
 		cmocka_unit_test(after_a_goaway_no_stream_is_opened),
+		cmocka_unit_test(a_websocket_forwards_the_ports_that_the_call_named),
+		cmocka_unit_test(a_websocket_is_told_of_a_port_that_refuses),
+		cmocka_unit_test(a_websocket_without_ports_ends),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

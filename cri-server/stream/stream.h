@@ -21,6 +21,9 @@
 #include "common/err.h"
 #include "common/log.h"
 
+/* A WebSocket has two channels for each, whose numbers are characters where it is base64. */
+#define STREAM_PORTS_MAX 32
+
 enum stream_kind { STREAM_EXEC, STREAM_ATTACH, STREAM_FORWARD };
 
 struct stream_start {
@@ -54,6 +57,9 @@ struct stream_request {
 	bool in_stays_open; /* the end of the client's stdin is not the process's */
 	const struct stream_ops *ops;
 	void *target;
+	/* Of a port-forward: what a client without streams of its own means. Others say it anew. */
+	uint16_t ports[STREAM_PORTS_MAX];
+	unsigned n_ports;
 	const char *pod; /* for messages; valid as long as the target */
 };
 

@@ -15,6 +15,7 @@
 
 struct websocket {
 	enum websocket_mode mode;
+	unsigned n_channels;
 	websocket_write_fn write;
 	void *userdata;
 	const struct stream_handler *handler;
@@ -61,13 +62,13 @@ static void refuse(struct websocket *ws, uint16_t code, const char *reason)
 static void take_message(struct websocket *ws, uint8_t channel, const uint8_t *data, size_t len)
 {
 	if (channel == CLOSE_SIGNAL && ws->mode == WEBSOCKET_CHANNELS_BINARY) {
-		if (len != 1 || data[0] >= WEBSOCKET_CHANNELS)
+		if (len != 1 || data[0] >= ws->n_channels)
 			refuse(ws, WSLAY_CODE_POLICY_VIOLATION, "a close signal of no channel");
 		else
 			ws->handler->on_end(ws->session, data[0], false);
 		return;
 	}
-	if (channel >= WEBSOCKET_CHANNELS)
+	if (channel >= ws->n_channels)
 		refuse(ws, WSLAY_CODE_POLICY_VIOLATION, "a message of an unknown channel");
 	else if (len)
 		ws->handler->on_data(ws->session, channel, data, len);
@@ -119,6 +120,7 @@ int websocket_new(enum websocket_mode mode, websocket_write_fn write, void *user
 	if (!ws)
 		return err_nomem(err);
 	ws->mode = mode;
+	ws->n_channels = WEBSOCKET_CHANNELS;
 	ws->write = write;
 	ws->userdata = userdata;
 	ws->handler = handler;
@@ -130,6 +132,11 @@ int websocket_new(enum websocket_mode mode, websocket_write_fn write, void *user
 	wslay_event_config_set_max_recv_msg_length(ws->wslay, MESSAGE_BYTES_MAX);
 	*ret = ws;
 	return 0;
+}
+
+void websocket_set_channels(struct websocket *ws, unsigned n)
+{
+	ws->n_channels = n;
 }
 
 struct websocket *websocket_free(struct websocket *ws)

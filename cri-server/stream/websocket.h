@@ -34,6 +34,8 @@ typedef void (*websocket_write_fn)(void *userdata, const void *data, size_t len)
 int websocket_new(enum websocket_mode mode, websocket_write_fn write, void *userdata,
 	const struct stream_handler *handler, void *session, struct websocket **ret,
 	struct err *err);
+/* Of another number than WEBSOCKET_CHANNELS, below 255. */
+void websocket_set_channels(struct websocket *websocket, unsigned n);
 struct websocket *websocket_free(struct websocket *websocket);
 
 /* 0; positive 1: the client has closed; -EPROTO or -ENOMEM: the connection is over. */
