@@ -419,9 +419,11 @@ static int sysctl_path(const char *key, char path[static PATH_MAX], struct err *
 
 int netconf_sysctls(const Bulkhead__Agent__ConfigureSandboxRequest *request, struct err *err)
 {
-	/* Echo requests need no raw socket, as in other runtimes; the kernel's own default is
-	 * nobody. */
+	/* As containerd 2 has it: echo requests need no raw socket and low ports no capability.
+	 * The kernel's own defaults are nobody and 1024. */
 	int failed = proc_write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", err);
+	if (failed == 0)
+		failed = proc_write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0", err);
 	if (failed < 0)
 		return failed;
 	for (size_t i = 0; i < request->n_sysctls; i++) {

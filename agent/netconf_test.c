@@ -251,6 +251,7 @@ static void test_sysctls(void **state)
 				 &err),
 		0);
 	assert_shell("cat /proc/sys/net/ipv4/ping_group_range", "0\t2147483647\n");
+	assert_shell("cat /proc/sys/net/ipv4/ip_unprivileged_port_start", "0\n");
 	sysctl.key = (char *)"net.ipv4.ip_default_ttl";
 	sysctl.value = (char *)"77";
 	assert_int_equal(netconf_sysctls(&request, &err), 0);
