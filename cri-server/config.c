@@ -257,7 +257,7 @@ static int fill_defaults(struct config *c, struct err *err)
 		return err_nomem(err);
 	default_number(&c->workers, 512);
 	default_number(&c->network.plugin_timeout_ms, 60000);
-	default_number(&c->images.pull_timeout_ms, 1800000);
+	default_number(&c->images.pull_timeout_ms, 300000);
 	if (!c->images.image_bytes_max)
 		c->images.image_bytes_max = UINT64_C(32) << 30;
 	default_number(&c->streaming.idle_timeout_ms, 14400000);

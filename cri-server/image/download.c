@@ -323,14 +323,33 @@ static int converted(struct pull *p, struct err *err)
 	return done < p->manifest.n_layers;
 }
 
+/*
+ * With the lock held. A large image may take any time; of a registry that is silent nobody knows
+ * whether it will ever say more. A local source has nobody to wait for, and is read before anything
+ * is to be seen.
+ */
+static bool is_stuck(const struct pull *p)
+{
+	uint64_t limit_ms = p->img->config.pull_timeout_ms;
+	return p->copy == COPY_RUNS && limit_ms && !img_source_is_local(p->source) &&
+	       ev_now_ms() - p->moved_ms > limit_ms;
+}
+
 /* Until something may have happened; 0 when all is done. */
 static int wait_for_change(struct download *d, struct err *err)
 {
 	struct pull *p = d->pull;
 	uint64_t until_ms = ev_now_ms() + LOOK_MS;
 	pthread_mutex_lock(&p->img->lock);
-	int r = p->cancelled ? err_set(err, -ECANCELED, "nobody waits for it any more")
-			     : converted(p, err);
+	int r = 0;
+	if (p->cancelled)
+		r = err_set(err, -ECANCELED, "nobody waits for it any more");
+	else if (is_stuck(p))
+		r = err_set(err, -ETIMEDOUT,
+			"the registry has sent nothing for %llu ms (images.pull_timeout_ms)",
+			(unsigned long long)p->img->config.pull_timeout_ms);
+	else
+		r = converted(p, err);
 	bool ended = p->copy == COPY_DONE && !d->checked; /* which is to be looked at */
 	if (r == 0 && !d->checked)
 		r = 1;

@@ -36,7 +36,7 @@ struct img_config {
 				     it */
 	uint64_t layer_bytes_max; /* unpacked size of one layer; error names the limit */
 	uint64_t layer_files_max;
-	uint64_t pull_timeout_ms;
+	uint64_t pull_timeout_ms; /* for which a registry may be silent; 0: for ever */
 	char *const *pinned; /* references, or patterns with '*' for whole names; may be NULL */
 	size_t n_pinned;
 	const struct log *log; /* NULL: none */

@@ -9,17 +9,23 @@
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 
+#include "common/loop.h"
 #include "cri-server/image/image_fixture.h"
 
-#define PATIENCE_S   20
-#define DRIP_MS      500
+#define PATIENCE_S 20
+#define DRIP_MS    500
+#define TRICKLE_MS 50
+/* Less than a layer takes that trickles. */
+#define TIMEOUT_MS   2000
 #define DOCUMENT_MAX 65536
 #define JOE          "am9lOmpvZQ==" /* joe:joe */
 
 enum manner {
 	HONEST,
-	DRIPS, /* a layer comes byte by byte */
-	ASKS,  /* for a user and a password */
+	DRIPS,    /* a layer comes byte by byte */
+	TRICKLES, /* the same, sooner than anybody loses patience */
+	STALLS,   /* of a layer the first byte comes */
+	ASKS,     /* for a user and a password */
 };
 
 struct registry {
@@ -41,11 +47,14 @@ static void answer(int fd, const char *type, const char *text, size_t len, enum 
 	int n = snprintf(head, sizeof(head),
 		"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n", type, len);
 	say(fd, head, (size_t)n);
-	for (size_t i = 0; manner == DRIPS && text[0] != '{' && i < len; i++) {
+	bool slow = text[0] != '{' && manner >= DRIPS && manner <= STALLS;
+	for (size_t i = 0; slow && i < len; i++) {
 		say(fd, text + i, 1);
-		usleep(DRIP_MS * 1000);
+		if (manner == STALLS)
+			pause();
+		usleep((manner == DRIPS ? DRIP_MS : TRICKLE_MS) * 1000);
 	}
-	if (manner != DRIPS || text[0] == '{')
+	if (!slow)
 		say(fd, text, len);
 }
 
@@ -208,6 +217,35 @@ static void a_registry_that_drips(void **state)
 		fail_msg("'%s', and the other: '%s'", p->err.msg, dripping.err.msg);
 }
 
+/* As long as it comes it may take any time; that is what large images and slow lines need. */
+static void a_pull_has_time_while_something_comes(void **state)
+{
+	struct place *p = begin(state);
+	_cleanup_free_ char *id = NULL, *none = NULL;
+	close_images(p);
+	p->config.pull_timeout_ms = TIMEOUT_MS;
+	open_images(p);
+	make_layout(p, &(struct layout_options){.layers = {one}, .gzip = true});
+	const struct registry slow = begin_registry(p, TRICKLES), dead = begin_registry(p, STALLS);
+	snprintf(p->source, sizeof(p->source), "127.0.0.1:%u/x", dead.port);
+	uint64_t begin_ms = ev_now_ms();
+	int stalled = img_pull(p->img, p->source, NULL, -EBADF, &none, &p->err);
+	uint64_t took_ms = ev_now_ms() - begin_ms;
+	bool told = strstr(p->err.msg, "images.pull_timeout_ms");
+	snprintf(p->source, sizeof(p->source), "127.0.0.1:%u/y", slow.port);
+	begin_ms = ev_now_ms();
+	int r = img_pull(p->img, p->source, NULL, -EBADF, &id, &p->err);
+	uint64_t slow_ms = ev_now_ms() - begin_ms;
+	end_registry(&slow);
+	end_registry(&dead);
+	if (r < 0)
+		fail_msg("%s", p->err.msg);
+	assert_true(slow_ms > TIMEOUT_MS);
+	assert_int_equal(stalled, -ETIMEDOUT);
+	assert_true(told);
+	assert_in_range(took_ms, TIMEOUT_MS, PATIENCE_S * 1000);
+}
+
 static void write_login(const struct place *p, const char *name, const struct registry *registry)
 {
 	char path[128], text[256];
@@ -263,6 +301,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		image_test(a_registry_that_drips),
+		image_test(a_pull_has_time_while_something_comes),
 		image_test(logins_of_the_node_are_not_used),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -302,7 +302,7 @@ int transport_copy(struct transport *t, const char *source, struct err *err)
 	arguments[n++] = destination;
 	arguments[n] = NULL;
 	struct spawn_result result = SPAWN_RESULT_INIT(65536);
-	int r = skopeo(t, arguments, t->img->config.pull_timeout_ms, &result, err);
+	int r = skopeo(t, arguments, 0, &result, err); /* who waits looks after its progress */
 	spawn_result_done(&result);
 	return r;
 }
