@@ -7,7 +7,7 @@
  *
  * A WebSocket that does not carry SPDY has no streams but channels, two for each port that the CRI
  * call named: 2n for data, 2n + 1 for errors. On both the port is told first. Nothing says there
- * that one of them ends: with the first pair the connection does.
+ * that one of them ends: the connection does with the last pair.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -50,6 +50,15 @@ static bool has_channels(const struct forward *forward)
 	return kind == PEER_WEBSOCKET || kind == PEER_WEBSOCKET_BASE64;
 }
 
+static bool all_ended(const struct forward *forward)
+{
+	const struct pair *pair;
+	TAILQ_FOREACH(pair, &forward->pairs, link)
+		if (pair->state != ENDED)
+			return false;
+	return true;
+}
+
 static void pair_free(struct pair *pair)
 {
 	TAILQ_REMOVE(&pair->forward->pairs, pair, link);
@@ -79,7 +88,7 @@ static void pair_end(struct pair *pair, const char *why)
 	}
 	if (!dials) /* else when that is done */
 		ev_timer_set(pair->timer, 0);
-	if (has_channels(pair->forward))
+	if (has_channels(pair->forward) && all_ended(pair->forward))
 		session_finish(&pair->forward->session);
 }
 
@@ -281,19 +290,23 @@ static bool open_channel(struct forward *forward, unsigned i)
 		return false;
 	peer_send(peer, pair->data_id, told, sizeof(told));
 	peer_send(peer, pair->error_id, told, sizeof(told));
-	begin(pair);
 	return true;
 }
 
-/* All that were asked for, from the start. Some may dial when there is no memory for another. */
+/* All that were asked for, from the start. */
 static void open_channels(struct forward *forward)
 {
 	unsigned n = forward->session.request.n_ports, i = 0;
 	peer_set_channels(forward->session.peer, 2 * n);
 	while (i < n && open_channel(forward, i))
 		i++;
-	if (i < n || !n)
+	if (i < n || !n) {
 		session_finish(&forward->session);
+		return;
+	}
+	struct pair *pair;
+	TAILQ_FOREACH(pair, &forward->pairs, link)
+		begin(pair);
 }
 
 static int forward_open(struct session *session, struct err *err)

@@ -330,6 +330,11 @@ static void a_websocket_is_told_of_a_port_that_refuses(void **state)
 	int fd = begin_websocket(&server, &pod, 2, "", answer);
 	assert_non_null(strstr(answer, "101 Switching"));
 	atomic_store(&pod.let, true);
+	/* The other one goes on, to its own end. */
+	fixture_await(&pod.connected);
+	fixture_send(fd, "\0on", 3);
+	assert_int_equal(fd_read_exact(pod.fd, text, 2, NULL), 0);
+	shutdown(pod.fd, SHUT_WR);
 	fixture_read_channel(fd, 3, text, sizeof(text));
 	assert_memory_equal(text, "\x90\x1f", 2);
 	assert_string_equal(text + 2, why);
