@@ -9,6 +9,7 @@
 #include "common/fault.h"
 #include "common/fd.h"
 #include "cri-server/runtime/resources.h"
+#include "cri-server/runtime/sizing.h"
 
 #define CALL_MS 10000
 
@@ -48,6 +49,16 @@ static int record(
 	return r;
 }
 
+/* What the machine could not have when the container was made is not asked for again. */
+static bool wants_more(
+	const struct container *c, const Runtime__V1__LinuxContainerResources *merged)
+{
+	struct sizing_sum has = {0}, wants = {0};
+	sizing_add(&has, container_resources(c));
+	sizing_add(&wants, merged);
+	return wants.memory_mib > has.memory_mib;
+}
+
 /* Room and place first, then the limits. */
 static int update_guest(
 	struct container *c, const Runtime__V1__LinuxContainerResources *merged, struct err *err)
@@ -55,7 +66,7 @@ static int update_guest(
 	struct machine *machine = sandbox_machine(c->sandbox, err);
 	if (!machine)
 		return -EBADFD;
-	int r = grow_check(machine, c->sandbox, merged, err);
+	int r = wants_more(c, merged) ? grow_check(machine, c->sandbox, merged, err) : 0;
 	if (r == 0)
 		r = grow_for_container(machine, c, merged, err);
 	if (r == 0)
