@@ -26,6 +26,7 @@ enum manner {
 	TRICKLES, /* the same, sooner than anybody loses patience */
 	STALLS,   /* of a layer the first byte comes */
 	ASKS,     /* for a user and a password */
+	SENDS_ON, /* for its blobs to where nobody listens, with a signature */
 };
 
 struct registry {
@@ -80,6 +81,13 @@ static void answer_request(int fd, const char *layout, const char *request, enum
 	}
 	if (!wanted) {
 		answer(fd, "application/json", "{}", 2, HONEST);
+		return;
+	}
+	if (!manifest && manner == SENDS_ON) {
+		static const char elsewhere[] =
+			"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\n"
+			"Location: http://127.0.0.1:1/b?X-Signature=secret&X-Token=secret\r\n\r\n";
+		say(fd, elsewhere, strlen(elsewhere));
 		return;
 	}
 	snprintf(path, sizeof(path), "%s/index.json", layout);
@@ -297,12 +305,28 @@ static void logins_of_the_node_are_not_used(void **state)
 		fail_msg("%s", p->err.msg);
 }
 
+/* With a signed URL anybody has the blob, and errors stand in a pod's events. */
+static void signatures_of_urls_are_not_told(void **state)
+{
+	struct place *p = begin(state);
+	_cleanup_free_ char *id = NULL;
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	const struct registry registry = begin_registry(p, SENDS_ON);
+	snprintf(p->source, sizeof(p->source), "127.0.0.1:%u/x", registry.port);
+	int r = img_pull(p->img, p->source, NULL, -EBADF, &id, &p->err);
+	end_registry(&registry);
+	if (r != -EHOSTUNREACH || strstr(p->err.msg, "secret") ||
+		!strstr(p->err.msg, "\"http://127.0.0.1:1/b?...\": "))
+		fail_msg("%d, %s", r, p->err.msg);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		image_test(a_registry_that_drips),
 		image_test(a_pull_has_time_while_something_comes),
 		image_test(logins_of_the_node_are_not_used),
+		image_test(signatures_of_urls_are_not_told),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -167,6 +167,20 @@ static int classify(const char *text)
 	return -EIO;
 }
 
+/* What follows an URL's '?' may be a signature, with which anybody has the blob. */
+static void hide_queries(char *line)
+{
+	for (char *p = line; (p = strstr(p, "://"));) {
+		char *query = p + strcspn(p, "?");
+		p += strcspn(p, " \"");
+		if (query + 4 > p)
+			continue; /* none, or nothing that could be one */
+		memcpy(query, "?...", 4);
+		memmove(query + 4, p, strlen(p) + 1);
+		p = query + 4;
+	}
+}
+
 /* The last message, without logrus's decoration. */
 static int skopeo_error(struct spawn_result *result, struct err *err)
 {
@@ -186,6 +200,7 @@ static int skopeo_error(struct spawn_result *result, struct err *err)
 		line[len++] = *message++;
 	}
 	line[len] = '\0';
+	hide_queries(line);
 	return err_set(err, classify(line), "%s", line);
 }
 
