@@ -77,18 +77,6 @@ static void method_adjust_clock(
 		ttrpc_reply(call, &response.base);
 }
 
-/* NULL: no memory. */
-static Bulkhead__Agent__UpdateInterfacesRequest *copy_interfaces(
-	const Bulkhead__Agent__UpdateInterfacesRequest *request)
-{
-	size_t len = bulkhead__agent__update_interfaces_request__get_packed_size(request);
-	_cleanup_free_ uint8_t *packed = malloc(len + 1);
-	if (!packed)
-		return NULL;
-	bulkhead__agent__update_interfaces_request__pack(request, packed);
-	return bulkhead__agent__update_interfaces_request__unpack(NULL, len, packed);
-}
-
 static void free_interfaces(Bulkhead__Agent__UpdateInterfacesRequest *interfaces)
 {
 	if (interfaces)
@@ -111,7 +99,7 @@ static int start_job(struct server *server, const Bulkhead__Agent__UpdateInterfa
 {
 	if (server->configuring)
 		return err_set(err, -EAGAIN, "the interfaces are being configured");
-	server->wanted = copy_interfaces(wanted);
+	server->wanted = (void *)message_copy(&wanted->base);
 	if (!server->wanted)
 		return err_nomem(err);
 	int r = job_start(
@@ -333,6 +321,7 @@ int server_new(const struct server_options *options, struct server **ret, struct
 			.userdata = server,
 			.on_close = server_on_close},
 	};
+	TAILQ_INIT(&server->state.volume_calls);
 	int r = events_new(options->loop, &server->events, err);
 	if (r < 0)
 		return r;
