@@ -249,36 +249,50 @@ static int remove_missing(struct rtnl *rtnl, int index, const Bulkhead__Agent__I
 }
 
 /* A NIC of ours changes its MAC also while it is up. */
-static int update_link(struct rtnl *rtnl, int index, const Bulkhead__Agent__Interface *before,
+static int update_link(struct rtnl *rtnl, int index,
+	const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	const Bulkhead__Agent__Interface *after, struct err *err)
 {
 	struct rtnl_link_change change = {.up = !after->down, .down = after->down};
 	uint8_t mac[RTNL_MAC_BYTES];
-	if (strcmp(before->mac, after->mac) != 0) {
-		int r = rtnl_mac_parse(after->mac, mac, err);
-		if (r < 0)
-			return r;
-		change.mac = mac;
+	for (size_t i = 0; i < before->n_interfaces; i++) {
+		const Bulkhead__Agent__Interface *from = before->interfaces[i];
+		if (strcmp(from->name, after->name) != 0)
+			continue;
+		if (strcmp(from->mac, after->mac) != 0)
+			change.mac = mac;
+		if (from->mtu != after->mtu)
+			change.mtu = after->mtu;
 	}
-	if (before->mtu != after->mtu)
-		change.mtu = after->mtu;
+	if (change.mac && rtnl_mac_parse(after->mac, mac, err) < 0)
+		return err->code;
 	return rtnl_link_set(rtnl, index, &change, err);
 }
 
-static int update_interface(struct rtnl *rtnl, const Bulkhead__Agent__Interface *before,
+static int update_interface(struct rtnl *rtnl,
+	const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	const Bulkhead__Agent__Interface *after, struct err *err)
 {
 	int index = (int)if_nametoindex(after->name);
 	if (!index)
 		return err_errno(err, "find the interface");
 	int r = update_link(rtnl, index, before, after, err);
-	if (r == 0)
-		r = remove_missing(rtnl, index, before, after, err);
+	for (size_t i = 0; r == 0 && i < before->n_interfaces; i++)
+		if (strcmp(before->interfaces[i]->name, after->name) == 0)
+			r = remove_missing(rtnl, index, before->interfaces[i], after, err);
 	/* An address takes others of its network with it, a link that goes down its routes: so all
 	 * is asked for again. */
 	if (r == 0 && !after->down)
 		r = add_all(rtnl, index, after, err);
 	return r;
+}
+
+static bool is_among(const Bulkhead__Agent__UpdateInterfacesRequest *interfaces, const char *name)
+{
+	for (size_t i = 0; i < interfaces->n_interfaces; i++)
+		if (strcmp(interfaces->interfaces[i]->name, name) == 0)
+			return true;
+	return false;
 }
 
 int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
@@ -289,12 +303,9 @@ int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && i < after->n_interfaces; i++) {
-		const Bulkhead__Agent__Interface *to = after->interfaces[i], *from = NULL;
-		for (size_t k = 0; k < before->n_interfaces; k++)
-			if (strcmp(before->interfaces[k]->name, to->name) == 0)
-				from = before->interfaces[k];
-		r = from ? update_interface(&rtnl, from, to, err)
-			 : err_set(err, -ENODEV, "it was not configured");
+		const Bulkhead__Agent__Interface *to = after->interfaces[i];
+		r = is_among(before, to->name) ? update_interface(&rtnl, before, to, err)
+					       : err_set(err, -ENODEV, "it was not configured");
 		if (r < 0)
 			err_wrap(err, "interface '%.16s'", to->name);
 	}
