@@ -14,7 +14,7 @@
 /*
  * Unpacks a message from a peer; free it with protobuf_c_message_free_unpacked(…, NULL). NULL when
  * it does not parse or would take more than TTRPC_UNPACKED_MAX bytes of memory (a byte on the wire
- * can become a structure).
+ * can become a structure). What the descriptor does not know is dropped.
  */
 #define TTRPC_UNPACKED_MAX (64u << 20)
 ProtobufCMessage *ttrpc_unpack(

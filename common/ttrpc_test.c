@@ -93,6 +93,26 @@ static void unpacking_has_a_budget(void **state)
 	assert_null(ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, "\377\377", 2));
 }
 
+/* Who keeps a message would keep what a peer put into it beside what we know, 50 MiB of it. */
+static void unknown_fields_are_dropped(void **state)
+{
+	(void)state;
+	static const char data[] = "\x0a\x01s"                 /* service */
+				   "\x78\x01"                  /* field 15 */
+				   "\x2a\x05\x0a\x01k\x78\x02" /* metadata: key, field 15 */
+				   "\x7a\x03xyz";              /* field 15 again */
+	ProtobufCMessage *message =
+		ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, sizeof(data) - 1);
+	assert_non_null(message);
+	const Bulkhead__Ttrpc__Request *request = (const void *)message;
+	assert_string_equal(request->service, "s");
+	assert_int_equal(request->n_metadata, 1);
+	assert_string_equal(request->metadata[0]->key, "k");
+	assert_int_equal(message->n_unknown_fields, 0);
+	assert_int_equal(request->metadata[0]->base.n_unknown_fields, 0);
+	protobuf_c_message_free_unpacked(message, NULL);
+}
+
 /* Both ends together. */
 
 static void calls_are_answered(void **state)
@@ -321,6 +341,7 @@ int main(void)
 		cmocka_unit_test(frames_go_through),
 		cmocka_unit_test(bad_headers_are_refused_at_once),
 		cmocka_unit_test(unpacking_has_a_budget),
+		cmocka_unit_test(unknown_fields_are_dropped),
 		cmocka_unit_test(failing_to_begin_closes_the_descriptor),
 		BOTH(calls_are_answered),
 		BOTH(errors_travel),
