@@ -694,6 +694,28 @@ static void test_check_events(void **state)
 	assert_int_equal(check_events(&response, 7, NULL), -EPROTO);
 }
 
+/* Each that tells of nothing is waited for, with all of the answer in memory. */
+static void test_check_many_events(void **state)
+{
+	(void)state;
+	Bulkhead__Agent__Exit exit = BULKHEAD__AGENT__EXIT__INIT;
+	Bulkhead__Agent__Event events[AGENT_EVENTS_MAX + 1];
+	Bulkhead__Agent__Event *pointers[AGENT_EVENTS_MAX + 1];
+	Bulkhead__Agent__NextEventsResponse response = BULKHEAD__AGENT__NEXT_EVENTS_RESPONSE__INIT;
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
+		bulkhead__agent__event__init(&events[i]);
+		events[i].sequence = i + 1;
+		events[i].container_id = (char *)"c";
+		events[i].exit = &exit;
+		pointers[i] = &events[i];
+	}
+	response.events = pointers;
+	response.n_events = AGENT_EVENTS_MAX;
+	assert_int_equal(check_events(&response, 0, NULL), 0);
+	response.n_events = AGENT_EVENTS_MAX + 1;
+	assert_int_equal(check_events(&response, 0, NULL), -EPROTO);
+}
+
 static void test_check_text(void **state)
 {
 	(void)state;
@@ -740,6 +762,7 @@ int main(void)
 		CLIENT_TEST(test_false_events),
 		CLIENT_TEST(test_false_stats),
 		cmocka_unit_test(test_check_events),
+		cmocka_unit_test(test_check_many_events),
 		cmocka_unit_test(test_check_text),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
