@@ -142,9 +142,9 @@ static void drop_unknown(ProtobufCMessage *message)
 }
 
 ProtobufCMessage *ttrpc_unpack(
-	const ProtobufCMessageDescriptor *descriptor, const void *data, size_t len)
+	const ProtobufCMessageDescriptor *descriptor, const void *data, size_t len, size_t budget)
 {
-	size_t left = TTRPC_UNPACKED_MAX;
+	size_t left = budget;
 	ProtobufCAllocator allocator = {
 		.alloc = budget_alloc,
 		.free = budget_free,
@@ -154,6 +154,13 @@ ProtobufCMessage *ttrpc_unpack(
 	if (message)
 		drop_unknown(message);
 	return message;
+}
+
+ProtobufCMessage *ttrpc_unpack_envelope(
+	const ProtobufCMessageDescriptor *descriptor, const struct ttrpc_frame *frame)
+{
+	return ttrpc_unpack(descriptor, frame->payload, frame->payload_len,
+		frame->payload_len + TTRPC_ENVELOPE_EXTRA_MAX);
 }
 
 int ttrpc_flush(int fd, struct buf *out)

@@ -85,12 +85,15 @@ static void unpacking_has_a_budget(void **state)
 		data[i] = 5 << 3 | 2;
 		data[i + 1] = 0;
 	}
-	assert_null(ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, len));
-	ProtobufCMessage *message = ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, 2000);
+	assert_null(
+		ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, len, TTRPC_UNPACKED_MAX));
+	ProtobufCMessage *message =
+		ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, 2000, TTRPC_UNPACKED_MAX);
 	assert_non_null(message);
 	assert_int_equal(((Bulkhead__Ttrpc__Request *)message)->n_metadata, 1000);
 	protobuf_c_message_free_unpacked(message, NULL);
-	assert_null(ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, "\377\377", 2));
+	assert_null(ttrpc_unpack(
+		&bulkhead__ttrpc__request__descriptor, "\377\377", 2, TTRPC_UNPACKED_MAX));
 }
 
 /* Who keeps a message would keep what a peer put into it beside what we know, 50 MiB of it. */
@@ -101,8 +104,8 @@ static void unknown_fields_are_dropped(void **state)
 				   "\x78\x01"                  /* field 15 */
 				   "\x2a\x05\x0a\x01k\x78\x02" /* metadata: key, field 15 */
 				   "\x7a\x03xyz";              /* field 15 again */
-	ProtobufCMessage *message =
-		ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, sizeof(data) - 1);
+	ProtobufCMessage *message = ttrpc_unpack(
+		&bulkhead__ttrpc__request__descriptor, data, sizeof(data) - 1, TTRPC_UNPACKED_MAX);
 	assert_non_null(message);
 	const Bulkhead__Ttrpc__Request *request = (const void *)message;
 	assert_string_equal(request->service, "s");
