@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,7 +19,8 @@
 #define LOOPBACK_INDEX  1
 #define INTERFACES_MAX  32
 #define FILE_BYTES_MAX  65536
-#define HOST_NAME_BYTES 64 /* the kernel's __NEW_UTS_LEN */
+#define PLACE_SIZE      "1m" /* of some files of that size */
+#define HOST_NAME_BYTES 64   /* the kernel's __NEW_UTS_LEN */
 
 /* Writes an existing file of /proc/sys. */
 static int proc_write(const char *path, const char *value, struct err *err)
@@ -383,6 +385,28 @@ static int write_file(
 	return r < 0 ? err_wrap(err, "write %s", path) : 0;
 }
 
+/*
+ * A file system of their own: containers may write the files, which stay when they end, and so does
+ * the memory that these take.
+ */
+static int make_place(const char *directory, struct err *err)
+{
+	struct stat own, above;
+	_cleanup_free_ char *parent = str_printf("%s/..", directory);
+	if (!parent)
+		return err_nomem(err);
+	if (fd_mkdir_all(directory, 0755, err) < 0)
+		return err->code;
+	if (stat(directory, &own) < 0 || stat(parent, &above) < 0)
+		return err_errno(err, "examine %s", directory);
+	if (own.st_dev != above.st_dev)
+		return 0; /* repeated */
+	if (mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=" PLACE_SIZE) <
+		0)
+		return err_errno(err, "mount %s", directory);
+	return 0;
+}
+
 int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const char *directory,
 	struct err *err)
 {
@@ -397,7 +421,7 @@ int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const
 		if (sethostname(hostname, strlen(hostname)) < 0)
 			return err_errno(err, "set the host name");
 	}
-	int r = fd_mkdir_all(directory, 0755, err);
+	int r = make_place(directory, err);
 	struct buf content = buf_init(FILE_BYTES_MAX);
 	if (r == 0)
 		r = write_file(directory, "resolv.conf", &content,

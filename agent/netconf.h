@@ -21,7 +21,7 @@ int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	const Bulkhead__Agent__UpdateInterfacesRequest *after, struct err *err);
 
 /* Sets the host name where there is one and writes hosts, resolv.conf and hostname into
- * `directory`, which is made. */
+ * `directory`, which becomes a file system of 1 MiB. */
 int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const char *directory,
 	struct err *err);
 
