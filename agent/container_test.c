@@ -92,6 +92,14 @@ static void test_user(void **state)
 	assert_int_equal(run_all(*state, &request, out), 0);
 	assert_non_null(strstr(out, "uid=1000(web) gid=1001(webs) groups=77(extra),1001(webs)"));
 	assert_non_null(strstr(out, "0000000000000000\n/srv/web\n"));
+	/* As under runc, an empty home is none. */
+	char *env[] = {(char *)"PATH=/bin", (char *)"HOME=", (char *)"LAST=x"};
+	request_init(&request, "home", "echo $HOME-$LAST");
+	request.user.name = (char *)"web";
+	request.process.env = env;
+	request.process.n_env = ARRAY_SIZE(env);
+	assert_int_equal(run_all(*state, &request, out), 0);
+	assert_string_equal(out, "/srv/web-x\n");
 	request.user.name = (char *)"nobody-at-all";
 	struct run run;
 	run_create(*state, &request, &run);
