@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/rtnetlink.h"
+#include "agent/sysctl.h"
 #include "common/buf.h"
 #include "common/fd.h"
 
@@ -22,19 +23,6 @@
 #define PLACE_SIZE      "1m" /* of some files of that size */
 #define HOST_NAME_BYTES 64   /* the kernel's __NEW_UTS_LEN */
 
-/* Writes an existing file of /proc/sys. */
-static int proc_write(const char *path, const char *value, struct err *err)
-{
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return err_errno(err, "open %s", path);
-	size_t len = strlen(value);
-	ssize_t n = write(fd, value, len);
-	if (n < 0)
-		return err_errno(err, "write '%.64s' to %s", value, path);
-	return (size_t)n == len ? 0 : err_set(err, -EIO, "%s took a part only", path);
-}
-
 /*
  * Addresses and routes come from the plugin alone: what a neighbour advertises on the link is not
  * listened to. Without IPv6 in the kernel there is no such file.
@@ -43,7 +31,7 @@ static void ignore_advertisements(const char *name)
 {
 	char path[64 + IF_NAMESIZE];
 	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/accept_ra", name);
-	proc_write(path, "0", NULL);
+	sysctl_write(path, "0", NULL);
 }
 
 static int link_set_up(
@@ -456,14 +444,14 @@ int netconf_sysctls(const Bulkhead__Agent__ConfigureSandboxRequest *request, str
 {
 	/* Echo requests need no raw socket, as in other runtimes; the kernel's own default is
 	 * nobody. */
-	int failed = proc_write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", err);
+	int failed = sysctl_write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", err);
 	if (failed < 0)
 		return failed;
 	for (size_t i = 0; i < request->n_sysctls; i++) {
 		char path[PATH_MAX];
 		int r = sysctl_path(request->sysctls[i]->key, path, err);
 		if (r == 0)
-			r = proc_write(path, request->sysctls[i]->value, err);
+			r = sysctl_write(path, request->sysctls[i]->value, err);
 		if (r < 0)
 			return err_wrap(err, "sysctl %.64s", request->sysctls[i]->key);
 	}
