@@ -501,7 +501,7 @@ char *hv_vm_console_path(struct hv *hv, const char *id)
 	return dir ? str_printf("%s/console", dir) : NULL;
 }
 
-int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err)
+int hv_vm_console(struct hv *hv, const char *id, size_t max, char **ret_text, struct err *err)
 {
 	_cleanup_free_ char *dir = NULL;
 	int r = hv_check_id(id, err);
@@ -511,5 +511,5 @@ int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *er
 	dir = hv_vm_dir(hv, id);
 	if (!dir)
 		return err_nomem(err);
-	return console_tail(dir, 64 * 1024, ret_text, err);
+	return console_tail(dir, max, ret_text, err);
 }

@@ -235,8 +235,10 @@ int hv_vm_wait_off(struct hv *hv, const char *id, uint64_t timeout_ms);
 int hv_each_vm(
 	struct hv *hv, int (*fn)(void *userdata, const char *id), void *userdata, struct err *err);
 
-/* The last bytes of the guest's console (at most 64 KiB), raw; the caller frees. "" when there is
- * none. */
-int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err);
+/*
+ * The last bytes of the guest's console, at most max, raw, also of a machine that has ended and was
+ * not destroyed yet; the caller frees. "" when there is none. Waits a second at most.
+ */
+int hv_vm_console(struct hv *hv, const char *id, size_t max, char **ret_text, struct err *err);
 /* Its file on this host, whether it is there or not; the caller frees. NULL when memory is out. */
 char *hv_vm_console_path(struct hv *hv, const char *id);
