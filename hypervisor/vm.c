@@ -126,21 +126,19 @@ static const char *helper_user(const struct hv *hv)
 	return hv->qemu_user.name[0] && geteuid() == 0 ? hv->qemu_user.name : NULL;
 }
 
-/* bulkhead-console lies beside bulkhead-vsock. */
-static char *console_program(const struct hv *hv)
+char *hv_console_program(const char *vsock_helper)
 {
-	const char *slash = strrchr(hv->config.vsock_helper, '/');
+	const char *slash = strrchr(vsock_helper, '/');
 
 	if (!slash)
 		return strdup("bulkhead-console");
-	return str_printf("%.*s/bulkhead-console", (int)(slash - hv->config.vsock_helper),
-		hv->config.vsock_helper);
+	return str_printf("%.*s/bulkhead-console", (int)(slash - vsock_helper), vsock_helper);
 }
 
 static int start_console(const struct hv_vm *vm, const struct cgroup_place *place,
 	const char *socket, struct err *err)
 {
-	_cleanup_free_ char *program = console_program(vm->hv);
+	_cleanup_free_ char *program = hv_console_program(vm->hv->config.vsock_helper);
 	_cleanup_free_ char *file = str_printf("%s/console", vm->dir);
 	const char *user = helper_user(vm->hv);
 	const char *argv[] = {

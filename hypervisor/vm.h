@@ -57,6 +57,9 @@ struct hv_config {
 	unsigned monitor_ms;      /* in which QEMU must answer libvirt; 0: a minute */
 };
 
+/* The path of bulkhead-console, beside bulkhead-vsock; the caller frees. NULL: memory is out. */
+char *hv_console_program(const char *vsock_helper);
+
 /* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must
  * not block. */
 typedef void (*hv_died_fn)(void *userdata, const char *id, const char *reason);
