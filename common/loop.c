@@ -89,6 +89,12 @@ uint64_t ev_left_ms(uint64_t until_ms)
 	return until_ms > now ? until_ms - now : 0;
 }
 
+uint64_t ev_until_ms(uint64_t timeout_ms)
+{
+	uint64_t now = ev_now_ms();
+	return timeout_ms && timeout_ms < EV_NEVER - now ? now + timeout_ms : EV_NEVER;
+}
+
 void ev_cond_init(pthread_cond_t *cond)
 {
 	pthread_condattr_t attr;
@@ -100,6 +106,8 @@ void ev_cond_init(pthread_cond_t *cond)
 
 int ev_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until_ms)
 {
+	if (until_ms == EV_NEVER)
+		return pthread_cond_wait(cond, lock);
 	const struct timespec until = {
 		.tv_sec = (time_t)(until_ms / 1000),
 		.tv_nsec = (long)(until_ms % 1000) * 1000000,
