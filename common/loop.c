@@ -71,7 +71,7 @@ struct ev_loop {
 	struct job **jobs_tail;
 };
 
-static uint64_t now_ns(void)
+uint64_t ev_now_ns(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -80,7 +80,7 @@ static uint64_t now_ns(void)
 
 uint64_t ev_now_ms(void)
 {
-	return now_ns() / NS_PER_MS;
+	return ev_now_ns() / NS_PER_MS;
 }
 
 uint64_t ev_left_ms(uint64_t until_ms)
@@ -273,7 +273,7 @@ void ev_timer_set(struct ev_source *source, uint64_t after_ms)
 	heap_remove(loop, source);
 	if (after_ms == EV_NEVER)
 		return;
-	uint64_t now = now_ns();
+	uint64_t now = ev_now_ns();
 	uint64_t longest = UINT64_MAX - now;
 	source->deadline_ns =
 		after_ms > longest / NS_PER_MS ? UINT64_MAX : now + after_ms * NS_PER_MS;
@@ -462,7 +462,7 @@ static void run_timers(struct ev_loop *loop)
 {
 	if (!loop->n_heap)
 		return;
-	uint64_t now = now_ns();
+	uint64_t now = ev_now_ns();
 	uint64_t armings = loop->armings;
 	while (loop->n_heap) {
 		struct ev_source *source = loop->heap[0];
@@ -477,7 +477,7 @@ static int wait_ms(const struct ev_loop *loop)
 {
 	if (!loop->n_heap)
 		return -1;
-	uint64_t now = now_ns();
+	uint64_t now = ev_now_ns();
 	uint64_t deadline = loop->heap[0]->deadline_ns;
 	if (deadline <= now)
 		return 0;

@@ -72,8 +72,9 @@ struct ev_source *ev_source_free(struct ev_source *source);
  */
 int ev_post(struct ev_loop *loop, ev_fn fn, void *userdata);
 
-/* CLOCK_MONOTONIC in milliseconds. */
+/* CLOCK_MONOTONIC in milliseconds, and in nanoseconds. */
 uint64_t ev_now_ms(void);
+uint64_t ev_now_ns(void);
 /* From now until then; 0 when that is past. */
 uint64_t ev_left_ms(uint64_t until_ms);
 /* When a timeout that begins now is over; EV_NEVER for 0, which is none. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "cri-server/cli/cli.h"
 #include "cri-server/cli/output.h"
 #include "cri-server/fsck/fsck.h"
@@ -20,21 +21,14 @@
 #define EXIT_FINDINGS  1
 #define EXIT_NO_LOOK   3
 
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 /* Looks until nothing is found, or for as long as is given: what every look found is true. */
 static int look(const struct config *config, struct fsck_guests *guests, uint64_t settle_s,
 	struct fsck_report **ret, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = BETWEEN_MS * 1000000};
-	uint64_t deadline = now_ms() + settle_s * 1000;
+	uint64_t deadline = ev_now_ms() + settle_s * 1000;
 	int r = fsck_look(config, guests, ret, err);
-	while (r == 0 && (*ret)->n_findings > 0 && now_ms() < deadline) {
+	while (r == 0 && (*ret)->n_findings > 0 && ev_now_ms() < deadline) {
 		struct fsck_report *again;
 		nanosleep(&pause, NULL);
 		r = fsck_look(config, guests, &again, err);
