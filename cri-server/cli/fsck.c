@@ -13,13 +13,12 @@
 #include "cri-server/cli/output.h"
 #include "cri-server/fsck/fsck.h"
 
-#define DEFAULT_CONFIG "/etc/bulkhead/config.yaml"
-#define SETTLE_S       3
-#define SETTLE_MAX_S   3600
-#define BETWEEN_MS     300
-#define ANSWER_MS      15000 /* as long as bulkheadd gives a guest at its start */
-#define EXIT_FINDINGS  1
-#define EXIT_NO_LOOK   3
+#define SETTLE_S      3
+#define SETTLE_MAX_S  3600
+#define BETWEEN_MS    300
+#define ANSWER_MS     15000 /* as long as bulkheadd gives a guest at its start */
+#define EXIT_FINDINGS 1
+#define EXIT_NO_LOOK  3
 
 /* Looks until nothing is found, or for as long as is given: what every look found is true. */
 static int look(const struct config *config, struct fsck_guests *guests, uint64_t settle_s,
@@ -93,7 +92,7 @@ int command_fsck(struct cli *cli, char **args)
 	uint64_t settle_s = SETTLE_S;
 	const struct option_row rows[] = {
 		{"config", 'c', OPTION_STRING, &path, "FILE",
-			"bulkheadd's configuration (default " DEFAULT_CONFIG ")"},
+			"bulkheadd's configuration (default " CLI_CONFIG ")"},
 		{"output", 'o', OPTION_CHOICE, &output, "text|json",
 			"form of the report (default text)"},
 		{"settle", 0, OPTION_NUMBER, &settle_s, "SECONDS",
@@ -109,10 +108,8 @@ int command_fsck(struct cli *cli, char **args)
 		cli_fail(&err);
 		return EXIT_USAGE;
 	}
-	if (!path && access(DEFAULT_CONFIG, F_OK) == 0)
-		path = DEFAULT_CONFIG;
 	struct config *config = NULL;
-	if (config_load(path, &config, &err) < 0)
+	if (cli_config(path, &config, &err) < 0)
 		return fail(&err);
 	struct fsck_report *report = NULL;
 	struct fsck_guests *guests = NULL;
