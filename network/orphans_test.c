@@ -7,9 +7,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -107,7 +107,7 @@ static void another_users_process_is_none(void **state)
 	char dir[] = "/tmp/orphans-test-XXXXXX";
 	struct orphans orphans;
 	pid_t open, closed;
-	char command[128];
+	size_t len;
 	int status;
 
 	(void)state;
@@ -115,9 +115,10 @@ static void another_users_process_is_none(void **state)
 		skip();
 	assert_non_null(mkdtemp(dir));
 	_cleanup_free_ char *program = str_printf("%s/sleep", dir);
-	snprintf(command, sizeof(command), "chmod 0711 %s && install -m 0711 /bin/sleep %s", dir,
-		program);
-	assert_int_equal(system(command), 0);
+	_cleanup_free_ char *data = NULL;
+	assert_int_equal(chmod(dir, 0711), 0);
+	assert_int_equal(fd_read_file("/bin/sleep", 16 << 20, &data, &len, NULL), 0);
+	assert_int_equal(fd_write_file(program, data, len, 0711, NULL), 0);
 	open = start("/bin/sleep", NOBODY, "orphans-test-stranger", "1000");
 	closed = start(program, NOBODY, "orphans-test-stranger", "1000");
 	orphans_find(&orphans);
