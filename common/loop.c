@@ -203,7 +203,7 @@ static struct ev_source *source_new(struct ev_loop *loop, enum source_kind kind,
 
 /*
  * epoll reports a hang-up even where nothing is asked for, and would do so without end;
- * edge-triggered it wakes us once, and dispatch_io() drops it.
+ * edge-triggered it wakes us once, and dispatch_event() drops it.
  */
 static uint32_t epoll_events(uint32_t events)
 {

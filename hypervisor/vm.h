@@ -179,7 +179,6 @@ int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struc
 int hv_vm_attach_device(
 	struct hv_vm *vm, unsigned target, const char *path, bool read_only, struct err *err);
 /* Takes it away again; one that is not attached is success. */
-
 int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err);
 
 /*
