@@ -178,7 +178,10 @@ void usage_read(int cgroup, struct usage_rate *rate, struct usage *ret)
 	usage->io_pressure = read_pressure(cgroup, "io.pressure", ret, 2, text);
 }
 
-/* "  eth0: 1 2 3 …": 16 numbers, of which received ones come first. */
+/*
+ * "  eth0: 1 2 3 …": 16 numbers, of which received ones come first. Names are a container's that
+ * may make links, and any bytes; the host takes no message of which a text is not proper.
+ */
 static bool parse_interface(const char *line, struct usage_interface *ret)
 {
 	unsigned long long rx[8], tx[8];
@@ -190,7 +193,8 @@ static bool parse_interface(const char *line, struct usage_interface *ret)
 		    &rx[0], &rx[1], &rx[2], &rx[3], &rx[4], &rx[5], &rx[6], &rx[7], &tx[0], &tx[1],
 		    &tx[2], &tx[3]) != 12)
 		return false;
-	memcpy(ret->name, line, len);
+	for (size_t i = 0; i < len; i++)
+		ret->name[i] = line[i] > ' ' && line[i] <= '~' ? line[i] : '?';
 	ret->name[len] = '\0';
 	bulkhead__agent__interface_usage__init(&ret->message);
 	ret->message.rx_bytes = rx[0];

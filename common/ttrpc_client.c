@@ -157,8 +157,8 @@ static int take_frame(struct ttrpc_client *client, const struct ttrpc_frame *fra
 {
 	if (frame->type != TTRPC_RESPONSE)
 		return -EPROTO;
-	Bulkhead__Ttrpc__Response *response = (Bulkhead__Ttrpc__Response *)ttrpc_unpack(
-		&bulkhead__ttrpc__response__descriptor, frame->payload, frame->payload_len);
+	Bulkhead__Ttrpc__Response *response = (Bulkhead__Ttrpc__Response *)ttrpc_unpack_envelope(
+		&bulkhead__ttrpc__response__descriptor, frame);
 	if (!response)
 		return -EPROTO;
 
@@ -345,8 +345,8 @@ static int take_response(const Bulkhead__Ttrpc__Response *response,
 		bool plausible = status->code > 0 && status->code < 4096;
 		return err_set(err, plausible ? -status->code : -EPROTO, "%s", status->message);
 	}
-	ProtobufCMessage *message =
-		ttrpc_unpack(output, response->payload.data, response->payload.len);
+	ProtobufCMessage *message = ttrpc_unpack(
+		output, response->payload.data, response->payload.len, TTRPC_UNPACKED_MAX);
 	if (!message)
 		return err_set(err, -EPROTO, "the answer does not parse");
 	if (ret_response)

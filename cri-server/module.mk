@@ -26,6 +26,7 @@ $(call unit_test,cri-server/runtime/process_test.c,runtime seccomp image cri-pro
 $(call unit_test,cri-server/runtime/mirror_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/mirror_watch_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/volumes_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
+$(call unit_test,cri-server/runtime/recover_test.c,runtime store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/container_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 
 $(call library,seccomp,$(addprefix cri-server/seccomp/,parse.c compile.c default.c cache.c))

@@ -48,6 +48,7 @@ struct agent {
 	struct agent_transport transport;
 	struct agent_callbacks callbacks;
 	uint64_t after;           /* event thread's alone once it runs */
+	bool told;                /* likewise: of an event */
 	struct clock_watch clock; /* the event thread's */
 	Bulkhead__Agent__HelloResponse *hello;
 	pthread_t thread;
@@ -287,6 +288,20 @@ static void deliver(struct agent *agent, const Bulkhead__Agent__NextEventsRespon
 	}
 }
 
+/*
+ * Where records come from a backup, the agent of a pod that has lived on was told to forget more
+ * events than they know of. Those are lost; the pod is not.
+ */
+static void skip_forgotten(struct agent *agent, const Bulkhead__Agent__NextEventsResponse *response)
+{
+	if (!response->n_events || agent->told)
+		return;
+	uint64_t first = response->events[0]->sequence;
+	if (agent->hello->configured && first > agent->after)
+		agent->after = first - 1;
+	agent->told = true;
+}
+
 /* One round of the long poll. */
 static int poll_events(struct agent *agent, struct err *err)
 {
@@ -302,6 +317,7 @@ static int poll_events(struct agent *agent, struct err *err)
 	const Bulkhead__Agent__NextEventsResponse *events = (const void *)response;
 	if (agent->hello->version >= AGENT_PROTOCOL_CLOCK)
 		clock_watch(agent, &agent->clock, events->realtime_ns);
+	skip_forgotten(agent, events);
 	r = check_events(events, agent->after, err);
 	if (r == 0)
 		deliver(agent, events);

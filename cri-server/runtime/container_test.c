@@ -282,15 +282,19 @@ static void *read_as_a_save_does(void *userdata)
 static Bulkhead__Store__Volume *record_secret(struct fixture *f, const char *path)
 {
 	Bulkhead__Store__Sandbox *record = f->sandbox->record;
+	Bulkhead__Store__Container *reader = f->ends->record;
 	Bulkhead__Store__Volume *volume = calloc(1, sizeof(*volume));
 	struct stat st;
 
 	record->volumes = calloc(1, sizeof(*record->volumes));
+	reader->volumes = calloc(1, sizeof(*reader->volumes));
 	assert_non_null(volume);
 	assert_non_null(record->volumes);
+	assert_non_null(reader->volumes);
 	assert_int_equal(stat(path, &st), 0);
 	bulkhead__store__volume__init(volume);
 	volume->id = 1;
+	reader->volumes[reader->n_volumes++] = volume->id;
 	volume->kind = BULKHEAD__STORE__VOLUME_KIND__VOLUME_MIRROR;
 	volume->device = st.st_dev;
 	volume->inode = st.st_ino;
