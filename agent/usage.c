@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 
 /* memory.stat has 2 KiB, io.stat a line per disk. */
 #define FILE_MAX_BYTES 16384
@@ -54,13 +54,6 @@ static const struct figure figures[] = {
 	FIGURE("pids.current", NULL, tasks, 1),
 	FIGURE("pids.max", NULL, tasks_limit, 1),
 };
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* Empty when it cannot be read. */
 static void read_text(int directory, const char *name, char text[static FILE_MAX_BYTES])
@@ -145,12 +138,12 @@ static Bulkhead__Agent__Pressure *read_pressure(
 
 void usage_rate_begin(struct usage_rate *rate)
 {
-	*rate = (struct usage_rate){.at_ns = monotonic_ns()};
+	*rate = (struct usage_rate){.at_ns = ev_now_ns()};
 }
 
 static uint64_t rate_next(struct usage_rate *rate, uint64_t cpu_ns)
 {
-	uint64_t now = monotonic_ns(), passed = now - rate->at_ns;
+	uint64_t now = ev_now_ns(), passed = now - rate->at_ns;
 	bool first = rate->cpu_ns == 0 && rate->nano_cores == 0;
 	if (passed == 0 || (passed < RATE_MIN_NS && !first))
 		return rate->nano_cores;

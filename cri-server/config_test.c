@@ -37,6 +37,14 @@ static void everything_has_a_default(void **state)
 	assert_int_equal(c->streaming.port, 0);
 	assert_int_equal(c->streaming.idle_timeout_ms, 4 * 3600 * 1000);
 	assert_int_equal(c->streaming.creation_timeout_ms, 30000);
+	assert_string_equal(c->hypervisor.kernel, "/usr/lib/bulkhead/vmlinux");
+	assert_string_equal(c->hypervisor.initramfs, "/usr/lib/bulkhead/initramfs.cpio");
+	assert_string_equal(c->hypervisor.vsock_helper, "/usr/lib/bulkhead/bulkhead-vsock");
+	assert_string_equal(c->hypervisor.virtiofsd, "/usr/lib/qemu/virtiofsd");
+	assert_null(c->hypervisor.debug_console);
+	assert_string_equal(c->network.conf_dir, "/etc/cni/net.d");
+	assert_string_equal(c->network.bin_dirs, "/opt/cni/bin:/usr/lib/cni");
+	assert_string_equal(c->images.unpack_helper, "/usr/lib/bulkhead/bulkhead-unpack");
 	assert_non_null(config_handler(c, ""));
 	assert_null(config_handler(c, "other"));
 	config_free(c);

@@ -1,6 +1,6 @@
 /*
  * A tree of plain files plays v1 and v2 side by side: what is written where is the kernel's
- * interface. That processes are in it, and that it goes, tests/functional/cgroups.bats shows.
+ * interface. That processes are in it, and that it goes, tests/functional/resources.bats shows.
  */
 #include <setjmp.h>
 #include <stdarg.h>

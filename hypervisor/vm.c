@@ -126,21 +126,19 @@ static const char *helper_user(const struct hv *hv)
 	return hv->qemu_user.name[0] && geteuid() == 0 ? hv->qemu_user.name : NULL;
 }
 
-/* bulkhead-console lies beside bulkhead-vsock. */
-static char *console_program(const struct hv *hv)
+char *hv_console_program(const char *vsock_helper)
 {
-	const char *slash = strrchr(hv->config.vsock_helper, '/');
+	const char *slash = strrchr(vsock_helper, '/');
 
 	if (!slash)
 		return strdup("bulkhead-console");
-	return str_printf("%.*s/bulkhead-console", (int)(slash - hv->config.vsock_helper),
-		hv->config.vsock_helper);
+	return str_printf("%.*s/bulkhead-console", (int)(slash - vsock_helper), vsock_helper);
 }
 
 static int start_console(const struct hv_vm *vm, const struct cgroup_place *place,
 	const char *socket, struct err *err)
 {
-	_cleanup_free_ char *program = console_program(vm->hv);
+	_cleanup_free_ char *program = hv_console_program(vm->hv->config.vsock_helper);
 	_cleanup_free_ char *file = str_printf("%s/console", vm->dir);
 	const char *user = helper_user(vm->hv);
 	const char *argv[] = {
@@ -501,7 +499,7 @@ char *hv_vm_console_path(struct hv *hv, const char *id)
 	return dir ? str_printf("%s/console", dir) : NULL;
 }
 
-int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err)
+int hv_vm_console(struct hv *hv, const char *id, size_t max, char **ret_text, struct err *err)
 {
 	_cleanup_free_ char *dir = NULL;
 	int r = hv_check_id(id, err);
@@ -511,5 +509,5 @@ int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *er
 	dir = hv_vm_dir(hv, id);
 	if (!dir)
 		return err_nomem(err);
-	return console_tail(dir, 64 * 1024, ret_text, err);
+	return console_tail(dir, max, ret_text, err);
 }

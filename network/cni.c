@@ -4,10 +4,10 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "common/spawn.h"
 #include "network/capability.h"
 #include "network/cni_result.h"
@@ -88,14 +88,6 @@ static char *make_stdin(const json_t *plugin, json_t *prev_result)
 	return json_dumps(config, JSON_COMPACT);
 }
 
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static int spawn_plugin(const struct turn *turn, const char *path, const char *input,
 	struct spawn_result *result, struct err *err)
 {
@@ -111,7 +103,7 @@ static int spawn_plugin(const struct turn *turn, const char *path, const char *i
 	env = make_env(variables);
 	if (!env)
 		return err_nomem(err);
-	begin = monotonic_ns();
+	begin = ev_now_ns();
 	r = spawn_run(
 		&(struct spawn_options){
 			.argv = argv,
@@ -127,7 +119,7 @@ static int spawn_plugin(const struct turn *turn, const char *path, const char *i
 		},
 		result, err);
 	if (turn->spent_ns)
-		*turn->spent_ns += monotonic_ns() - begin;
+		*turn->spent_ns += ev_now_ns() - begin;
 	return r;
 }
 

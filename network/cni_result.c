@@ -226,11 +226,6 @@ int cni_result_parse(
 	return 0;
 }
 
-json_t *cni_result_empty(const char *version)
-{
-	return json_pack("{s:s}", "cniVersion", version);
-}
-
 /* Whether the plugins put the address on that interface inside the pod. */
 static bool ip_is_on(const json_t *result, const json_t *ip, const char *name)
 {

@@ -19,7 +19,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "agent/client/check.h"
@@ -140,27 +139,14 @@ static void link_put(struct agent *agent, struct link *link)
 		link_free(link);
 }
 
-static void deadline_in(struct timespec *ret, uint64_t ms)
-{
-	clock_gettime(CLOCK_MONOTONIC, ret);
-	ret->tv_sec += (time_t)(ms / 1000);
-	ret->tv_nsec += (long)(ms % 1000) * 1000000;
-	if (ret->tv_nsec >= 1000000000) {
-		ret->tv_sec++;
-		ret->tv_nsec -= 1000000000;
-	}
-}
-
 /* Waits while the event thread reconnects; it gives up in the end. */
 static int link_get(struct agent *agent, uint64_t timeout_ms, struct link **ret, struct err *err)
 {
-	struct timespec deadline;
+	const uint64_t until_ms = ev_until_ms(timeout_ms);
 	int r = 0;
-	deadline_in(&deadline, timeout_ms);
 	pthread_mutex_lock(&agent->lock);
 	while (!agent->link && !agent->lost && !agent->closing && r != ETIMEDOUT)
-		r = timeout_ms ? pthread_cond_timedwait(&agent->changed, &agent->lock, &deadline)
-			       : pthread_cond_wait(&agent->changed, &agent->lock);
+		r = ev_cond_wait(&agent->changed, &agent->lock, until_ms);
 	struct link *link = agent->link;
 	if (link)
 		link->refs++;
@@ -253,12 +239,11 @@ static int link_open(struct agent *agent, uint64_t timeout_ms, struct link **ret
 /* Whether to go on after so long. */
 static bool rest(struct agent *agent, uint64_t ms)
 {
-	struct timespec deadline;
-	deadline_in(&deadline, ms);
+	const uint64_t until_ms = ev_now_ms() + ms;
 	pthread_mutex_lock(&agent->lock);
 	int r = 0;
 	while (!agent->closing && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&agent->changed, &agent->lock, &deadline);
+		r = ev_cond_wait(&agent->changed, &agent->lock, until_ms);
 	bool go_on = !agent->closing;
 	pthread_mutex_unlock(&agent->lock);
 	return go_on;

@@ -16,7 +16,6 @@
 #include "cri-server/version.h"
 
 #define DEFAULT_SOCKET "unix:///run/bulkhead/bulkhead.sock"
-#define DEFAULT_CONFIG "/etc/bulkhead/config.yaml"
 
 static const struct command commands[] = {
 	{"check", "[options]", "What this host offers and lacks, with the remedy", command_check},
@@ -124,6 +123,13 @@ void cli_describe(const struct command *command, const struct option_sink *sink)
 	command->run(&describing, none);
 }
 
+int cli_config(const char *given, struct config **ret, struct err *err)
+{
+	if (!given && access(CLI_CONFIG, F_OK) == 0)
+		given = CLI_CONFIG;
+	return config_load(given, ret, err);
+}
+
 int cli_connect(struct cli *cli, struct err *err)
 {
 	if (cli->client)
@@ -216,7 +222,7 @@ void cli_describe_globals(const struct option_sink *sink)
 static char *configured_certificate(void)
 {
 	struct config *config = NULL;
-	if (access(DEFAULT_CONFIG, R_OK) < 0 || config_load(DEFAULT_CONFIG, &config, NULL) < 0)
+	if (cli_config(NULL, &config, NULL) < 0)
 		return NULL;
 	char *path = TAKE_PTR(config->streaming.tls_certificate);
 	config_free(config);
