@@ -341,6 +341,8 @@ int config_load(const char *path, struct config **ret, struct err *err)
 	struct config *c = NULL;
 	int r;
 
+	if (!path && access(CONFIG_PATH, F_OK) == 0)
+		path = CONFIG_PATH;
 	if (path) {
 		_cleanup_free_ char *text = NULL;
 		size_t len;

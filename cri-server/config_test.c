@@ -1,10 +1,13 @@
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -29,7 +32,7 @@ static void everything_has_a_default(void **state)
 	(void)state;
 	struct config *c;
 	struct err err = ERR_INIT;
-	assert_int_equal(config_load(NULL, &c, &err), 0);
+	assert_int_equal(load("", &c, &err), 0);
 	assert_string_equal(c->socket, "/run/bulkhead/bulkhead.sock");
 	assert_string_equal(
 		c->hypervisor.libvirt_uri, "qemu:///embed?root=/var/lib/bulkhead/libvirt");
@@ -133,6 +136,27 @@ static void a_missing_file_is_named(void **state)
 	assert_non_null(strstr(err.msg, "/nonexistent/config.yaml"));
 }
 
+/* In a mount namespace of its own, with an /etc that has nothing else. */
+static void a_hosts_own_is_taken_where_it_is_there(void **state)
+{
+	static const char text[] = "log_level: error\n";
+	struct config *c;
+	struct err err = ERR_INIT;
+	(void)state;
+	if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+		mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		mount("tmpfs", "/etc", "tmpfs", 0, NULL) < 0)
+		skip();
+	assert_int_equal(config_load(NULL, &c, &err), 0);
+	assert_string_equal(c->log_level, "info");
+	config_free(c);
+	assert_int_equal(mkdir("/etc/bulkhead", 0755), 0);
+	assert_int_equal(fd_write_file(CONFIG_PATH, text, strlen(text), 0644, &err), 0);
+	assert_int_equal(config_load(NULL, &c, &err), 0);
+	assert_string_equal(c->log_level, "error");
+	config_free(c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -141,6 +165,7 @@ int main(void)
 		cmocka_unit_test(what_is_written_wins),
 		cmocka_unit_test(refuses_with_the_reason),
 		cmocka_unit_test(a_missing_file_is_named),
+		cmocka_unit_test(a_hosts_own_is_taken_where_it_is_there),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/cli/output.h"
@@ -69,14 +68,14 @@ int command_check(struct cli *cli, char **args)
 	const char *path = NULL;
 	const struct option_row rows[] = {
 		{"config", 'c', OPTION_STRING, &path, "FILE",
-			"bulkheadd's configuration (default " CLI_CONFIG ")"},
+			"bulkheadd's configuration (default " CONFIG_PATH ")"},
 	};
 	int exit_code;
 	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 0, 0, &exit_code))
 		return exit_code;
 	struct config *config = NULL;
 	struct err err = ERR_INIT;
-	if (cli_config(path, &config, &err) < 0)
+	if (config_load(path, &config, &err) < 0)
 		return cli_fail(&err);
 	if (!cli->socket_given)
 		cli->socket = config->socket;

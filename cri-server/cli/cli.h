@@ -15,7 +15,6 @@
 #include "cri-server/rpc/client.h"
 
 struct command;
-struct config;
 struct option_sink;
 
 struct cli {
@@ -102,11 +101,6 @@ void cli_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Time for calls that look or change a little, and for those that boot a VM or stop a container. */
 #define CLI_SHORT_MS 30000
 #define CLI_LONG_MS  300000
-
-/* bulkheadd's configuration on this host, where it has one. */
-#define CLI_CONFIG "/etc/bulkhead/config.yaml"
-/* The one that was given, else this host's, else the defaults; the caller frees. */
-int cli_config(const char *given, struct config **ret, struct err *err);
 
 /* Connects if need be. */
 int cli_connect(struct cli *cli, struct err *err);

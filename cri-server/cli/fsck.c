@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "common/loop.h"
@@ -92,7 +91,7 @@ int command_fsck(struct cli *cli, char **args)
 	uint64_t settle_s = SETTLE_S;
 	const struct option_row rows[] = {
 		{"config", 'c', OPTION_STRING, &path, "FILE",
-			"bulkheadd's configuration (default " CLI_CONFIG ")"},
+			"bulkheadd's configuration (default " CONFIG_PATH ")"},
 		{"output", 'o', OPTION_CHOICE, &output, "text|json",
 			"form of the report (default text)"},
 		{"settle", 0, OPTION_NUMBER, &settle_s, "SECONDS",
@@ -109,7 +108,7 @@ int command_fsck(struct cli *cli, char **args)
 		return EXIT_USAGE;
 	}
 	struct config *config = NULL;
-	if (cli_config(path, &config, &err) < 0)
+	if (config_load(path, &config, &err) < 0)
 		return fail(&err);
 	struct fsck_report *report = NULL;
 	struct fsck_guests *guests = NULL;

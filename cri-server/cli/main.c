@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
@@ -123,13 +122,6 @@ void cli_describe(const struct command *command, const struct option_sink *sink)
 	command->run(&describing, none);
 }
 
-int cli_config(const char *given, struct config **ret, struct err *err)
-{
-	if (!given && access(CLI_CONFIG, F_OK) == 0)
-		given = CLI_CONFIG;
-	return config_load(given, ret, err);
-}
-
 int cli_connect(struct cli *cli, struct err *err)
 {
 	if (cli->client)
@@ -222,7 +214,7 @@ void cli_describe_globals(const struct option_sink *sink)
 static char *configured_certificate(void)
 {
 	struct config *config = NULL;
-	if (cli_config(NULL, &config, NULL) < 0)
+	if (config_load(NULL, &config, NULL) < 0)
 		return NULL;
 	char *path = TAKE_PTR(config->streaming.tls_certificate);
 	config_free(config);
