@@ -216,6 +216,9 @@ int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err)
 	const struct cgroups *cgroups = place->cgroups;
 	int r = 0;
 
+	/* 0 is who writes it: we would end with the machine. */
+	if (pid <= 0)
+		return err_set(err, -ESRCH, "Enter cgroup %s: the process is gone", place->path);
 	for (size_t i = 0; i < cgroups->n && r == 0; i++) {
 		_cleanup_free_ char *dir = str_printf("%s%s", cgroups->items[i].mount, place->path);
 

@@ -48,7 +48,7 @@ int cgroups_make(
 	const struct cgroups *cgroups, const char *path, const char *owner, struct err *err);
 /* Whether the cgroup, a directory, has that note. */
 bool cgroup_is_of(const char *dir, const char *owner);
-/* Moves a process into it; its children begin there. */
+/* Moves a process into it; its children begin there. -ESRCH: there is none, or pid is 0. */
 int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err);
 int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct hv_limits *limits,
 	struct err *err);

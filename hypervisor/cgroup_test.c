@@ -154,12 +154,32 @@ static void test_cpusets(void **state)
 	assert_file(f, "cpuset/own/b/cpuset.cpus", "1\n");
 }
 
+/* The kernel takes 0 for who writes it: this process would go where a machine is killed. */
+static void test_nobody_enters(void **state)
+{
+	static const char *const files[] = {"v2/a/cgroup.procs", "memory/a/cgroup.procs",
+		"cpu,cpuacct/a/cgroup.procs", "cpuset/a/cgroup.procs"};
+	struct fixture *f = *state;
+	const struct cgroup_place place = {&f->cgroups, "/a"};
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		put(f, files[i], "");
+	assert_int_equal(cgroups_enter(&place, 0, &err), -ESRCH);
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		assert_file(f, files[i], "");
+	assert_int_equal(cgroups_enter(&place, 7, &err), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(files); i++)
+		assert_file(f, files[i], "7");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_hierarchies, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cpusets, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_enters, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
