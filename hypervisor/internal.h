@@ -34,7 +34,7 @@ struct hv {
 	struct tsc_mark tsc; /* as it was opened */
 	bool vhost_net;      /* the kernel moves frames between taps and guests */
 	char accelerator_reason[256];
-	const struct transport *transport;
+	const struct transport *transport; /* of machines that are made */
 	char version[64];
 	struct cgroups cgroups;
 	struct user qemu_user; /* whose rights QEMU has */

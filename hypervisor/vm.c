@@ -351,13 +351,13 @@ int hv_vm_connect(
 	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
 {
 	const struct transport_machine machine = {.dir = vm->dir, .cid = vm->cid};
+	const struct transport *transport = transport_of(vm->cid);
 	uint64_t begin = ev_now_ms(), deadline = begin + timeout_ms, next_check = begin + 50;
 
 	for (unsigned pause_ms = 1;; pause_ms = pause_ms < 10 ? pause_ms + 1 : 10) {
 		uint64_t now = ev_now_ms();
 		uint64_t left = now < deadline ? deadline - now : 0;
-		int r = vm->hv->transport->connect(
-			&machine, port, left < 250 ? left : 250, ret_fd, err);
+		int r = transport->connect(&machine, port, left < 250 ? left : 250, ret_fd, err);
 
 		if (r <= 0)
 			return r;
