@@ -51,6 +51,35 @@ static void test_config(void **state)
 	cni_config_free(config);
 }
 
+/* The latest of those that both sides know counts, wherever the configuration names it. */
+static void test_config_versions(void **state)
+{
+	static const struct {
+		const char *text, *version;
+	} rows[] = {
+		{"\"cniVersion\": \"0.4.0\", \"cniVersions\": [\"0.3.1\", \"1.0.0\", \"0.4.0\"]",
+			"1.0.0"},
+		{"\"cniVersion\": \"1.0.0\", \"cniVersions\": [\"0.3.1\"]", "1.0.0"},
+		{"\"cniVersion\": \"1.2.0\", \"cniVersions\": [\"1.0.0\", \"1.1.0\", \"1.2.0\"]",
+			"1.1.0"},
+		{"\"cniVersions\": [\"0.4.0\"]", "0.4.0"},
+		{"\"cniVersion\": \"0.4.0\", \"cniVersions\": []", "0.4.0"},
+	};
+	struct err err = ERR_INIT;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		_cleanup_free_ char *text =
+			str_printf("{\"name\": \"n\", %s, \"type\": \"a\"}", rows[i].text);
+		struct cni_config *config = NULL;
+
+		assert_int_equal(parse(text, &config, &err), 0);
+		assert_string_equal(config->version, rows[i].version);
+		cni_config_free(config);
+	}
+}
+
 static void test_config_refused(void **state)
 {
 	static const struct {
@@ -66,6 +95,11 @@ static void test_config_refused(void **state)
 		{"{\"name\": \"n\\u0000\", \"cniVersion\": \"1.0.0\"}", "not JSON"},
 		{"{\"name\": \"n\", \"type\": \"a\"}", "'cniVersion' must be"},
 		{"{\"name\": \"n\", \"cniVersion\": \"0.2.0\"}", "'cniVersion' must be"},
+		{"{\"name\": \"n\", \"cniVersion\": 1, \"cniVersions\": [\"1.0.0\"]}",
+			"'cniVersion' must be"},
+		{"{\"name\": \"n\", \"cniVersions\": [\"0.2.0\"]}", "'cniVersion' must be"},
+		{HEAD "\"cniVersions\": \"1.0.0\"}", "'cniVersions' is not an array of strings"},
+		{HEAD "\"cniVersions\": [1]}", "'cniVersions' is not an array of strings"},
 		{HEAD "\"plugins\": {}}", "'plugins' is not an array"},
 		{HEAD "\"plugins\": []}", "'plugins' has 0 entries"},
 		{HEAD "\"plugins\": [3]}", "plugin 0 is not an object"},
@@ -382,6 +416,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_config_versions),
 		cmocka_unit_test(test_config_refused),
 		cmocka_unit_test(test_deep_nesting),
 		cmocka_unit_test(test_choice_of_file),

@@ -660,6 +660,39 @@ static void check_versions(struct room *room)
 		"#!/bin/sh\necho '{\"code\": 50, \"msg\": \"asleep\"}'; exit 1\n", 0755);
 }
 
+/* Of a configuration's versions the latest that its plugins speak. */
+static void test_versions(void **state)
+{
+	struct net_pod_spec spec = pod_spec("pod1");
+	struct net_pod_info *info = NULL;
+	struct room *room = *state;
+	_cleanup_free_ char *script =
+		str_printf("#!/bin/sh\n{ echo $CNI_COMMAND; cat; echo; } >>%s/log\n"
+			   "[ $CNI_COMMAND = ADD ] && exit 1\n"
+			   "echo '{\"supportedVersions\": [\"0.4.0\", \"1.0.0\"]}'\n",
+			room->dir);
+	_cleanup_free_ char *log = str_printf("%s/log", room->dir), *text = NULL;
+	struct err err = ERR_INIT;
+
+	testing_write(room->bin, "old", script, 0755);
+	testing_write(room->conf, "10-x.conflist",
+		"{\"name\": \"n\", \"cniVersion\": \"0.4.0\", \"cniVersions\": [\"0.4.0\", "
+		"\"1.0.0\", \"1.1.0\"], \"plugins\": [{\"type\": \"old\"}]}",
+		0644);
+	assert_int_equal(net_pod_setup(room->net, &spec, &info, &err), -EIO);
+	assert_int_equal(net_check(room->net, &err), 0);
+	assert_int_equal(fd_read_file(log, 4096, &text, NULL, &err), 0);
+	assert_non_null(
+		strstr(text, "ADD\n{\"type\":\"old\",\"name\":\"n\",\"cniVersion\":\"1.0.0\"}"));
+	/* Asked once for each. */
+	assert_ptr_equal(strstr(text, "VERSION"), text);
+	assert_null(strstr(strstr(text, "ADD"), "VERSION"));
+	testing_write(
+		room->bin, "old", "#!/bin/sh\necho '{\"supportedVersions\": [\"0.3.1\"]}'\n", 0755);
+	assert_int_equal(net_check(room->net, &err), 1);
+	assert_non_null(strstr(err.msg, "'old' does not speak version 1.1.0"));
+}
+
 static void test_check(void **state)
 {
 	struct room *room = *state;
@@ -908,6 +941,7 @@ int main(void)
 		POD_TEST(test_damaged_cache),
 		POD_TEST(test_ids),
 		POD_TEST(test_setup_twice),
+		POD_TEST(test_versions),
 		POD_TEST(test_check),
 		POD_TEST(test_collect),
 		POD_TEST(test_attach_tap),
