@@ -751,7 +751,8 @@ static void test_collect(void **state)
 	assert_int_equal(fd_read_file(log, 4096, &text, NULL, &err), 0);
 	assert_string_equal(text,
 		"GC\n{\"name\":\"n\",\"cniVersion\":\"1.1.0\",\"type\":\"keeper\","
-		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}");
+		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}],"
+		"\"cni.dev/attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}");
 }
 
 /* Frames between the machine's side of the tap and the other end of the CNI interface, both ways.
