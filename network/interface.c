@@ -21,6 +21,9 @@
 #include "network/netlink.h"
 #include "network/redirect.h"
 
+/* What drivers/net/tun.c leaves of 64 KiB beside an Ethernet header. */
+#define TAP_MTU_MAX (65535 - 14)
+
 /* The whole state of the namespace, read once. */
 struct state {
 	struct nl_cache *links;
@@ -58,6 +61,15 @@ static int state_read(struct nl_sock *sock, struct state *state, struct err *err
 	return netlink_routes_read(sock, &state->routes, err);
 }
 
+/*
+ * A tap's own MTU, which bounds no frame that is redirected to it or comes from it. The kernel
+ * takes less for one than for other links.
+ */
+static uint32_t tap_mtu(uint32_t mtu)
+{
+	return mtu < TAP_MTU_MAX ? mtu : TAP_MTU_MAX;
+}
+
 int interface_move(struct nl_sock *sock, const char *name, const struct interface_place *place,
 	struct err *err)
 {
@@ -73,7 +85,7 @@ int interface_move(struct nl_sock *sock, const char *name, const struct interfac
 	rtnl_link_set_ifindex(link, index);
 	rtnl_link_set_ns_fd(change, place->netns_fd);
 	rtnl_link_set_name(change, place->name);
-	rtnl_link_set_mtu(change, place->mtu);
+	rtnl_link_set_mtu(change, tap_mtu(place->mtu));
 	r = rtnl_link_change(sock, link, change, 0);
 	if (r < 0)
 		return netlink_error(err, r, "move '%s' into the pod as '%s' with MTU %u", name,
@@ -453,7 +465,7 @@ int interface_set(
 	if (wanted->alias)
 		rtnl_link_set_ifalias(change, wanted->alias);
 	if (wanted->mtu)
-		rtnl_link_set_mtu(change, wanted->mtu);
+		rtnl_link_set_mtu(change, tap_mtu(wanted->mtu));
 	if (wanted->up)
 		rtnl_link_set_flags(change, IFF_UP);
 	r = rtnl_link_change(sock, link, change, 0);

@@ -16,7 +16,7 @@
 /* What is NULL, 0 or false stays as it is. */
 struct interface_change {
 	const char *alias;
-	uint32_t mtu;
+	uint32_t mtu; /* of a tap: what it can have of it */
 	bool up;
 };
 int interface_set(
@@ -29,7 +29,10 @@ struct interface_place {
 	uint32_t mtu;
 };
 
-/* Moves a link of the socket's namespace into another, with a new name and MTU. It is then down. */
+/*
+ * Moves a tap of the socket's namespace into another, with a new name, and what it can have of the
+ * MTU. It is then down.
+ */
 int interface_move(struct nl_sock *sock, const char *name, const struct interface_place *place,
 	struct err *err);
 

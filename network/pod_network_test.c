@@ -71,6 +71,11 @@
 	"ip route append default dev eth1\" >&2 || exit 1\n"                                       \
 	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
 
+#define PTP_LARGE_CONF                                                                             \
+	"{\"cniVersion\": \"%s\", \"name\": \"bhptp\", \"type\": \"ptp\", \"mtu\": 65535,"         \
+	" \"ipam\": {\"type\": \"host-local\", \"dataDir\": \"%s/leases\","                        \
+	"  \"ranges\": [[{\"subnet\": \"10.213.1.0/24\"}]]}}"
+
 #define HOST_DEVICE_CONF                                                                           \
 	"{\"cniVersion\": \"%s\", \"name\": \"bhdevice\", \"type\": \"host-device\","              \
 	" \"device\": \"bhdev0\", \"ipam\": {\"type\": \"static\","                                \
@@ -817,6 +822,40 @@ static void test_attach_tap(void **state)
 	net_pod_info_free(info);
 }
 
+/* A veth may have a larger MTU than a tap, by which frames of that size pass all the same. */
+static void test_largest_mtu(void **state)
+{
+	static const char *const find_veth[] = {
+		"sed", "-n", "s/^ *\\(veth[^:]*\\):.*/\\1/p", "/proc/net/dev", NULL};
+	static const unsigned char all[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	static unsigned char frame[65536];
+	_cleanup_close_ int tap = -EBADF, host = -EBADF;
+	char name[NET_TAP_NAME_SIZE];
+	struct room *room = *state;
+	struct net_pod_info *info;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config(room, "10-ptp.conf", PTP_LARGE_CONF, "1.0.0");
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->interfaces[0].mtu, 65535);
+	net_tap_name("pod1", 0, name);
+	tap = testing_tap(name, false);
+	if (net_pod_attach_tap(room->net, "pod1", info, 0, &err) < 0)
+		fail_msg("%s", err.msg);
+	_cleanup_free_ char *veth = testing_output(find_veth);
+	veth[strcspn(veth, "\n")] = '\0';
+	host = testing_packet_socket(veth);
+	testing_frame(frame, sizeof(frame), all, 1);
+	assert_int_equal(write(tap, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(host, frame, sizeof(frame)));
+	testing_frame(frame, sizeof(frame), all, 2);
+	assert_int_equal(write(host, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(tap, frame, sizeof(frame)));
+	must_tear_down(room, "pod1");
+	net_pod_info_free(info);
+}
+
 static int remove_taps_without_descriptors(const char *id)
 {
 	struct rlimit limit, none;
@@ -946,6 +985,7 @@ int main(void)
 		POD_TEST(test_check),
 		POD_TEST(test_collect),
 		POD_TEST(test_attach_tap),
+		POD_TEST(test_largest_mtu),
 		POD_TEST(test_teardown_removes_a_tap),
 		POD_TEST(test_cycles),
 		POD_TEST(test_close_leaves_no_mount_but_of_pods),
