@@ -235,6 +235,20 @@ static int64_t weight_of_shares(uint64_t shares)
 	return (int64_t)(1 + (bounded - 2) * 9999 / 262142);
 }
 
+/* First without a quota: the old one in the new period may be more than what is above allows. */
+static int limit_cpu_time_v1(const char *dir, const struct hv_limits *limits, struct err *err)
+{
+	int r = write_number(dir, "cpu.cfs_quota_us", -1, err);
+
+	if (r == 0 && limits->cpu_period_us)
+		r = write_number(dir, "cpu.cfs_period_us", (int64_t)limits->cpu_period_us, err);
+	if (r < 0 || !limits->cpu_quota_us)
+		return r;
+	r = write_number(dir, "cpu.cfs_quota_us", (int64_t)limits->cpu_quota_us, err);
+	/* One above allows less, which holds for this too. */
+	return r == -EINVAL ? 0 : r;
+}
+
 static int limit_v1(const struct cgroup_hierarchy *h, const char *dir,
 	const struct hv_limits *limits, struct err *err)
 {
@@ -245,16 +259,7 @@ static int limit_v1(const struct cgroup_hierarchy *h, const char *dir,
 			dir, "memory.limit_in_bytes", (int64_t)(limits->memory_mib << 20), err);
 	if (r == 0 && h->cpu && limits->cpu_shares)
 		r = write_number(dir, "cpu.shares", (int64_t)limits->cpu_shares, err);
-	if (r == 0 && h->cpu && limits->cpu_period_us)
-		r = write_number(dir, "cpu.cfs_period_us", (int64_t)limits->cpu_period_us, err);
-	/* -EINVAL: one above allows less, which holds for this too. */
-	if (r == 0 && h->cpu) {
-		int64_t quota = limits->cpu_quota_us ? (int64_t)limits->cpu_quota_us : -1;
-
-		r = write_number(dir, "cpu.cfs_quota_us", quota, err);
-		r = r == -EINVAL ? 0 : r;
-	}
-	return r;
+	return r == 0 && h->cpu ? limit_cpu_time_v1(dir, limits, err) : r;
 }
 
 static int limit_v2(const struct cgroup_hierarchy *h, const char *dir,
@@ -288,6 +293,10 @@ int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct 
 		if (!dir)
 			return err_nomem(err);
 		r = h->v2 ? limit_v2(h, dir, limits, err) : limit_v1(h, dir, limits, err);
+		/* systemd, when it sets a slice anew, takes the controllers that no unit below
+		   asked for away from what is there. */
+		if (r == -ENOENT && h->v2 && make_in(h, path, err) == 0)
+			r = limit_v2(h, dir, limits, err);
 	}
 	return r;
 }

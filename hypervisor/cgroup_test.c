@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -131,6 +132,86 @@ static void test_limits(void **state)
 	assert_int_equal(cgroups_limit(&f->cgroups, "/none", &limits, &err), -ENOENT);
 }
 
+/*
+ * systemd, when it sets a slice anew, takes what is below it the controllers that no unit there
+ * asked for: they are given again where they lack.
+ */
+static void test_controllers_taken_away(void **state)
+{
+	const struct hv_limits limits = {.memory_mib = 3};
+	struct fixture *f = *state;
+	struct cgroups v2 = {.items = {f->cgroups.items[0]}, .n = 1};
+	struct err err = ERR_INIT;
+
+	assert_int_equal(cgroups_make(&v2, "/pods/a", "/run/a", &err), 0);
+	put(f, "v2/pods/cgroup.subtree_control", "");
+	/* Files alone bring no controller back. */
+	assert_int_equal(cgroups_limit(&v2, "/pods/a", &limits, &err), -ENOENT);
+	assert_file(f, "v2/pods/cgroup.subtree_control", "+memory");
+}
+
+/* Below another, in the kernel's own hierarchy of v1; where there is none the test is skipped. */
+struct real {
+	struct cgroups all, cpu;
+	char parent[64], child[72];
+};
+
+static void set_up_real(struct real *real)
+{
+	struct err err = ERR_INIT;
+
+	assert_int_equal(cgroups_read("/proc/self/mountinfo", &real->all, &err), 0);
+	for (size_t i = 0; i < real->all.n; i++)
+		if (real->all.items[i].cpu && !real->all.items[i].v2)
+			real->cpu = (struct cgroups){.items = {real->all.items[i]}, .n = 1};
+	snprintf(real->parent, sizeof(real->parent), "/bulkhead-cgroup-test-%d", getpid());
+	snprintf(real->child, sizeof(real->child), "%s/a", real->parent);
+	if (real->cpu.n && cgroups_make(&real->cpu, real->child, "/run/a", &err) == 0)
+		return;
+	cgroups_done(&real->all);
+	skip();
+}
+
+static void tear_down_real(struct real *real)
+{
+	struct err err = ERR_INIT;
+
+	assert_int_equal(cgroups_remove(&real->cpu, real->child, &err), 0);
+	assert_int_equal(cgroups_remove(&real->cpu, real->parent, &err), 0);
+	cgroups_done(&real->all);
+}
+
+static void assert_quota(const struct real *real, uint64_t quota, uint64_t period, const char *is)
+{
+	const struct hv_limits limits = {.cpu_quota_us = quota, .cpu_period_us = period};
+	_cleanup_free_ char *file =
+		str_printf("%s%s/cpu.cfs_quota_us", real->cpu.items[0].mount, real->child);
+	_cleanup_free_ char *text = NULL;
+	struct err err = ERR_INIT;
+
+	if (cgroups_limit(&real->cpu, real->child, &limits, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(fd_read_file(file, 64, &text, NULL, &err), 0);
+	assert_string_equal(text, is);
+}
+
+static void test_cpu_time_below_another(void **state)
+{
+	const struct hv_limits two = {.cpu_quota_us = 200000, .cpu_period_us = 100000};
+	struct real real = {0};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	set_up_real(&real);
+	assert_int_equal(cgroups_limit(&real.cpu, real.parent, &two, &err), 0);
+	assert_quota(&real, 200000, 100000, "200000\n");
+	/* The old quota in the new period would be too much. */
+	assert_quota(&real, 20000, 10000, "20000\n");
+	/* More than there is above: what is above holds, not what was before. */
+	assert_quota(&real, 400000, 100000, "-1\n");
+	tear_down_real(&real);
+}
+
 /* Whoever finds a cpuset that is empty fills it, be it another's; one that is not stays. */
 static void test_cpusets(void **state)
 {
@@ -178,6 +259,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_hierarchies, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_controllers_taken_away, setup, teardown),
+		cmocka_unit_test(test_cpu_time_below_another),
 		cmocka_unit_test_setup_teardown(test_cpusets, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nobody_enters, setup, teardown),
 	};
