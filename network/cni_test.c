@@ -206,6 +206,26 @@ static void test_result(void **state)
 	cni_strv_free(strv);
 }
 
+/* What is not said may also be said to be nothing, as Go's programs take it. */
+static void test_result_of_nulls(void **state)
+{
+	static const char text[] =
+		"{\"cniVersion\": \"1.0.0\", \"interfaces\": [{\"name\": \"eth0\", \"mac\": null, "
+		"\"sandbox\": null}], \"ips\": [{\"address\": \"fd00::1/64\", \"interface\": null, "
+		"\"gateway\": null}], \"routes\": null, \"dns\": {\"nameservers\": null}}";
+	json_auto_t *result = NULL;
+	struct err err = ERR_INIT;
+	char **strv;
+
+	(void)state;
+	if (parse_result(text, "1.0.0", &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(cni_result_ips(result, "eth0", &strv, &err), 0);
+	assert_string_equal(strv[0], "fd00::1");
+	assert_null(strv[1]);
+	cni_strv_free(strv);
+}
+
 static void test_result_refused(void **state)
 {
 	static const char *const rows[] = {
@@ -421,6 +441,7 @@ int main(void)
 		cmocka_unit_test(test_deep_nesting),
 		cmocka_unit_test(test_choice_of_file),
 		cmocka_unit_test(test_result),
+		cmocka_unit_test(test_result_of_nulls),
 		cmocka_unit_test(test_result_refused),
 		cmocka_unit_test(test_failure_messages),
 		cmocka_unit_test(test_attachment),
