@@ -339,6 +339,17 @@ struct net_interface *interfaces_free(struct net_interface *interfaces, size_t n
 	return NULL;
 }
 
+/* Of a bond or a bridge, which gets its frames. A VRF only has routes of its own. */
+static bool is_part(const struct state *state, struct rtnl_link *link)
+{
+	const int index = rtnl_link_get_master(link);
+	_cleanup_(link_putp) struct rtnl_link *master =
+		index > 0 ? rtnl_link_get(state->links, index) : NULL;
+	const char *kind = master ? rtnl_link_get_type(master) : NULL;
+
+	return master && !(kind && !strcmp(kind, "vrf"));
+}
+
 static int read_matching(const struct state *state, const char *first, bool is_first,
 	struct net_interface *interfaces, size_t *n, struct err *err)
 {
@@ -349,7 +360,8 @@ static int read_matching(const struct state *state, const char *first, bool is_f
 		object = nl_cache_get_next(object)) {
 		struct rtnl_link *link = (struct rtnl_link *)object;
 
-		if (!is_from_cni(link) || !strcmp(rtnl_link_get_name(link), first) != is_first)
+		if (!is_from_cni(link) || is_part(state, link) ||
+			!strcmp(rtnl_link_get_name(link), first) != is_first)
 			continue;
 		if (*n == NET_INTERFACES_MAX)
 			return err_set(err, -E2BIG, "CNI made more than %d interfaces",

@@ -37,8 +37,8 @@ int interface_move(struct nl_sock *sock, const char *name, const struct interfac
 	struct err *err);
 
 /*
- * Reads the interfaces that CNI made: Ethernet, up, and no tap; `first` before the others, which
- * are in the order of making. Freed with interfaces_free().
+ * Reads the interfaces that CNI made: Ethernet, up, no tap and no part of another; `first` before
+ * the others, which are in the order of making. Freed with interfaces_free().
  */
 int interfaces_read(struct nl_sock *sock, const char *first, struct net_interface **ret,
 	size_t *ret_n, struct err *err);

@@ -71,6 +71,17 @@
 	"ip route append default dev eth1\" >&2 || exit 1\n"                                       \
 	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
 
+/* Likewise, one that is made of another, as the plugin bond does it. */
+#define MASTER_PLUGIN                                                                              \
+	"#!/bin/sh\n"                                                                              \
+	"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n"                                                   \
+	"nsenter --net=$CNI_NETNS /bin/sh -e -c \""                                                \
+	"ip link add part0 type veth peer name twin netns $$; ip link add master0 type bridge;"    \
+	"ip link set part0 master master0; ip link set part0 up; ip link set master0 up;"          \
+	"ip address add 10.213.4.7/24 dev master0\" >&2 || exit 1\n"                               \
+	"ip link set twin up\n"                                                                    \
+	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
+
 #define PTP_LARGE_CONF                                                                             \
 	"{\"cniVersion\": \"%s\", \"name\": \"bhptp\", \"type\": \"ptp\", \"mtu\": 65535,"         \
 	" \"ipam\": {\"type\": \"host-local\", \"dataDir\": \"%s/leases\","                        \
@@ -856,6 +867,38 @@ static void test_largest_mtu(void **state)
 	net_pod_info_free(info);
 }
 
+/* Frames of what an interface is made of are that interface's. */
+static void test_interface_of_parts(void **state)
+{
+	static const unsigned char all[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	_cleanup_close_ int tap = -EBADF, far = -EBADF;
+	char name[NET_TAP_NAME_SIZE];
+	unsigned char frame[100];
+	struct room *room = *state;
+	struct net_pod_info *info;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config_with_plugin(room, "master", MASTER_PLUGIN);
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->n_interfaces, 2);
+	assert_string_equal(info->interfaces[1].name, "master0");
+	assert_string_equal(info->interfaces[1].addresses[0], "10.213.4.7/24");
+	net_tap_name("pod1", 1, name);
+	tap = testing_tap(name, false);
+	if (net_pod_attach_tap(room->net, "pod1", info, 1, &err) < 0)
+		fail_msg("%s", err.msg);
+	far = testing_packet_socket("twin");
+	testing_frame(frame, sizeof(frame), all, 1);
+	assert_int_equal(write(far, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(tap, frame, sizeof(frame)));
+	testing_frame(frame, sizeof(frame), all, 2);
+	assert_int_equal(write(tap, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(far, frame, sizeof(frame)));
+	must_tear_down(room, "pod1");
+	net_pod_info_free(info);
+}
+
 static int remove_taps_without_descriptors(const char *id)
 {
 	struct rlimit limit, none;
@@ -986,6 +1029,7 @@ int main(void)
 		POD_TEST(test_collect),
 		POD_TEST(test_attach_tap),
 		POD_TEST(test_largest_mtu),
+		POD_TEST(test_interface_of_parts),
 		POD_TEST(test_teardown_removes_a_tap),
 		POD_TEST(test_cycles),
 		POD_TEST(test_close_leaves_no_mount_but_of_pods),
