@@ -17,6 +17,7 @@
 
 #define MOUNTINFO_MAX  (8u << 20)
 #define FILE_MAX_BYTES 65536
+#define CHILDREN_MAX   (1u << 20)
 #define REMOVE_TRIES   200 /* 10 ms apart */
 #define OWNER_XATTR    "trusted.bulkhead"
 
@@ -225,6 +226,31 @@ int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err)
 		r = dir ? write_number(dir, "cgroup.procs", pid, err) : err_nomem(err);
 	}
 	return r;
+}
+
+static bool is_named(pid_t pid, const char *name)
+{
+	_cleanup_free_ char *comm = NULL;
+	size_t len = strlen(name);
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	return fd_read_file(path, 64, &comm, NULL, NULL) == 0 && strncmp(comm, name, len) == 0 &&
+	       strcmp(comm + len, "\n") == 0;
+}
+
+/* They are the children of kthreadd, which is process 2. */
+void cgroups_enter_kernel_threads(const struct cgroup_place *place, const char *name)
+{
+	_cleanup_free_ char *text = NULL;
+	char *rest = NULL;
+
+	if (!is_named(2, "kthreadd") ||
+		fd_read_file("/proc/2/task/2/children", CHILDREN_MAX, &text, NULL, NULL) < 0)
+		return;
+	for (char *p = strtok_r(text, " ", &rest); p; p = strtok_r(NULL, " ", &rest))
+		if (is_named(atoi(p), name))
+			cgroups_enter(place, atoi(p), NULL);
 }
 
 /* runc's conversion of 2…262144 shares to a weight of 1…10000. */

@@ -50,6 +50,11 @@ int cgroups_make(
 bool cgroup_is_of(const char *dir, const char *owner);
 /* Moves a process into it; its children begin there. -ESRCH: there is none, or pid is 0. */
 int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err);
+/*
+ * Moves the kernel's own threads of that name into it. One that cannot be moved, or is not seen
+ * from our process namespace, stays where it is: it is only not counted.
+ */
+void cgroups_enter_kernel_threads(const struct cgroup_place *place, const char *name);
 int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct hv_limits *limits,
 	struct err *err);
 /*

@@ -10,10 +10,13 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -254,6 +257,41 @@ static void test_nobody_enters(void **state)
 		assert_file(f, files[i], "7");
 }
 
+/* Of the kernel's own threads, as vhost's once were: not of whoever takes such a name. */
+static void test_kernel_threads_enter(void **state)
+{
+	static const char name[] = "ksoftirqd/0";
+	struct fixture *f = *state;
+	const struct cgroup_place place = {
+		&(struct cgroups){.items = {f->cgroups.items[0]}, .n = 1}, "/a"};
+	_cleanup_free_ char *comm = NULL, *path = NULL, *procs = NULL, *is = NULL;
+	struct err err = ERR_INIT;
+	pid_t impostor;
+
+	if (fd_read_file("/proc/2/comm", 32, &comm, NULL, NULL) < 0 ||
+		strcmp(comm, "kthreadd\n") != 0)
+		skip();
+	impostor = fork();
+	if (impostor == 0) {
+		prctl(PR_SET_NAME, name);
+		pause();
+		_exit(0);
+	}
+	put(f, "v2/a/cgroup.procs", "");
+	cgroups_enter_kernel_threads(&place, name);
+	kill(impostor, SIGKILL);
+	waitpid(impostor, NULL, 0);
+	procs = str_printf("%s/v2/a/cgroup.procs", f->root);
+	assert_int_equal(fd_read_file(procs, 64, &is, NULL, &err), 0);
+	path = str_printf("/proc/%s/comm", is);
+	free(TAKE_PTR(comm));
+	assert_int_equal(fd_read_file(path, 32, &comm, NULL, &err), 0);
+	assert_string_equal(comm, "ksoftirqd/0\n");
+	put(f, "v2/a/cgroup.procs", "");
+	cgroups_enter_kernel_threads(&place, "ksoftirqd/");
+	assert_file(f, "v2/a/cgroup.procs", "");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -263,6 +301,7 @@ int main(void)
 		cmocka_unit_test(test_cpu_time_below_another),
 		cmocka_unit_test_setup_teardown(test_cpusets, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nobody_enters, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_kernel_threads_enter, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

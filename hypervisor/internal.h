@@ -92,6 +92,8 @@ void hv_monitor_end(const int *timer);
 /* vm_cgroup.c */
 int vm_cgroup_make(
 	const struct hv_vm *vm, const char *path, const struct hv_limits *limits, struct err *err);
+/* QEMU, and what the kernel does for it. */
+int vm_cgroup_enter(struct hv_vm *vm, const struct cgroup_place *place, struct err *err);
 /* Kills whatever is left in it. dir: the machine's directory, which names it. */
 int vm_cgroup_remove(const struct hv *hv, const char *dir, struct err *err);
 

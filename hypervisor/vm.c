@@ -224,7 +224,7 @@ static int start_domain(
 	if (!live)
 		return hv_fail(err, "Ask libvirt for the machine's XML");
 	take_live(vm, live);
-	return place ? cgroups_enter(place, hv_vm_pid(vm), err) : 0;
+	return place ? vm_cgroup_enter(vm, place, err) : 0;
 }
 
 /* Emulated CPUs are all there from the start (domain_xml.c); some wait to be brought online. */
