@@ -31,6 +31,7 @@ struct hv {
 	hv_died_fn on_died;
 	void *userdata;
 	bool kvm;
+	bool libvirtd;       /* machines are one's, not our own driver's */
 	struct tsc_mark tsc; /* as it was opened */
 	bool vhost_net;      /* the kernel moves frames between taps and guests */
 	char accelerator_reason[256];

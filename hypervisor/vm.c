@@ -252,6 +252,7 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 		.spec = spec,
 		.run_dir = vm->hv->config.run_dir,
 		.kvm = vm->hv->kvm,
+		.libvirtd = vm->hv->libvirtd,
 		.vhost_net = vm->hv->vhost_net,
 		.kernel = vm->hv->config.kernel,
 		.initramfs = vm->hv->config.initramfs,
