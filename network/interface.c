@@ -209,12 +209,37 @@ static struct nl_addr *gateway_of(struct rtnl_route *route)
 	return gateway && nl_addr_get_len(gateway) > 0 ? gateway : NULL;
 }
 
+/*
+ * Whether it is the kernel's to the other end of an address, which is outside of the address's own
+ * prefix: the guest gets the address alone.
+ */
+static bool is_to_peer(const struct state *state, int link, struct rtnl_route *route)
+{
+	struct nl_addr *dst = rtnl_route_get_dst(route);
+	struct nl_object *object;
+
+	for (object = nl_cache_get_first(state->addresses); dst && object;
+		object = nl_cache_get_next(object)) {
+		struct rtnl_addr *address = (struct rtnl_addr *)object;
+		struct nl_addr *peer = rtnl_addr_get_peer(address);
+		unsigned int prefix = (unsigned int)rtnl_addr_get_prefixlen(address);
+
+		if (is_configured(address, link) && peer && nl_addr_get_prefixlen(dst) == prefix &&
+			same_prefix(peer, dst, prefix) &&
+			!same_prefix(rtnl_addr_get_local(address), dst, prefix))
+			return true;
+	}
+	return false;
+}
+
 /* Not those that come with an address, and those that router advertisements bring and renew. */
-static bool is_configured_route(struct rtnl_route *route, int link)
+static bool is_configured_route(const struct state *state, int link, struct rtnl_route *route)
 {
 	uint8_t protocol = rtnl_route_get_protocol(route);
 
-	return is_out_of(route, link) && protocol != RTPROT_KERNEL && protocol != RTPROT_RA;
+	if (!is_out_of(route, link) || protocol == RTPROT_RA)
+		return false;
+	return protocol != RTPROT_KERNEL || is_to_peer(state, link, route);
 }
 
 /* Of another interface the guest might not have it yet. */
@@ -266,7 +291,7 @@ static int read_routes(
 		for (i = 0; i < state->routes.n; i++) {
 			struct rtnl_route *route = state->routes.items[i];
 
-			if (!is_configured_route(route, link) || !!gateway_of(route) != pass)
+			if (!is_configured_route(state, link, route) || !!gateway_of(route) != pass)
 				continue;
 			if (interface->n_routes == NET_ROUTES_MAX)
 				return err_set(err, -E2BIG, "interface %s has more than %d routes",

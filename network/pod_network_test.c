@@ -71,6 +71,16 @@
 	"ip route append default dev eth1\" >&2 || exit 1\n"                                       \
 	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
 
+/* Likewise, one whose address has others at its other end than in its own subnet. */
+#define PEER_PLUGIN                                                                                \
+	"#!/bin/sh\n"                                                                              \
+	"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n"                                                   \
+	"nsenter --net=$CNI_NETNS /bin/sh -e -c \""                                                \
+	"ip link add eth1 type veth peer name far netns $$; ip link set eth1 up;"                  \
+	"ip address add 10.213.5.2 peer 10.213.6.0/24 dev eth1;"                                   \
+	"ip address add 10.213.7.2 peer 10.213.7.1/24 dev eth1\" >&2 || exit 1\n"                  \
+	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
+
 /* Likewise, one that is made of another, as the plugin bond does it. */
 #define MASTER_PLUGIN                                                                              \
 	"#!/bin/sh\n"                                                                              \
@@ -384,6 +394,29 @@ static void test_two_interfaces_of_one_subnet(void **state)
 	assert_string_equal(eth1->addresses[0], "10.213.0.77/24");
 	assert_string_equal(eth1->addresses[1], "fd13::77/64");
 	assert_true(has_route(eth1, "0.0.0.0/0", ""));
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+}
+
+/* The kernel's route to the other end is no part of such an address in the guest. */
+static void test_peer_addresses(void **state)
+{
+	struct room *room = *state;
+	struct net_interface *eth1;
+	struct net_pod_info *info;
+
+	need_plugins();
+	write_config_with_plugin(room, "peer", PEER_PLUGIN);
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->n_interfaces, 2);
+	/* Those of addresses in their own subnets come with these. */
+	assert_int_equal(info->interfaces[0].n_routes, 2);
+	eth1 = &info->interfaces[1];
+	assert_int_equal(eth1->n_addresses, 2);
+	assert_string_equal(eth1->addresses[0], "10.213.5.2/32");
+	assert_string_equal(eth1->addresses[1], "10.213.7.2/24");
+	assert_int_equal(eth1->n_routes, 1);
+	assert_true(has_route(eth1, "10.213.6.0/24", ""));
 	net_pod_info_free(info);
 	must_tear_down(room, "pod1");
 }
@@ -1013,6 +1046,7 @@ int main(void)
 		POD_TEST(test_two_interfaces_of_one_subnet),
 		POD_TEST(test_leaves_nothing),
 		POD_TEST(test_host_port),
+		POD_TEST(test_peer_addresses),
 		POD_TEST(test_failed_add_is_undone),
 		POD_TEST(test_failed_undo_can_be_repeated),
 		POD_TEST(test_failed_del_can_be_repeated),
