@@ -147,14 +147,20 @@ static int inherit_cpuset(const char *parent, const char *dir, struct err *err)
 	return 0;
 }
 
-static int make_one(
-	const struct cgroup_hierarchy *h, const char *parent, const char *dir, struct err *err)
+/* To those below. What cannot be given is missed when it is to be limited. */
+static void give_controllers(const char *dir)
 {
 	static const char *const controllers[] = {"+io", "+cpu", "+pids", "+cpuset", "+memory"};
 
-	/* What cannot be given to those below is missed when it is to be limited. */
-	for (size_t i = 0; h->v2 && i < ARRAY_SIZE(controllers); i++)
-		write_text(parent, "cgroup.subtree_control", controllers[i], NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++)
+		write_text(dir, "cgroup.subtree_control", controllers[i], NULL);
+}
+
+static int make_one(
+	const struct cgroup_hierarchy *h, const char *parent, const char *dir, struct err *err)
+{
+	if (h->v2)
+		give_controllers(parent);
 	if (mkdir(dir, 0755) < 0 && errno != EEXIST)
 		return err_errno(err, "Make cgroup %s", dir);
 	return h->cpuset && !h->v2 ? inherit_cpuset(parent, dir, err) : 0;
@@ -181,6 +187,22 @@ static int make_in(const struct cgroup_hierarchy *h, const char *path, struct er
 			*slash = '/';
 	}
 	return r;
+}
+
+/*
+ * systemd, when it sets a slice anew, takes the controllers that no unit below asked for away from
+ * what is there.
+ */
+static void give_again(const struct cgroup_hierarchy *h, const char *path)
+{
+	_cleanup_free_ char *dir = str_printf("%s%s", h->mount, path);
+
+	for (char *slash = dir ? dir + strlen(h->mount) : NULL; slash;
+		slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		give_controllers(dir);
+		*slash = '/';
+	}
 }
 
 static void note_owner(const struct cgroup_hierarchy *h, const char *path, const char *owner)
@@ -319,10 +341,10 @@ int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct 
 		if (!dir)
 			return err_nomem(err);
 		r = h->v2 ? limit_v2(h, dir, limits, err) : limit_v1(h, dir, limits, err);
-		/* systemd, when it sets a slice anew, takes the controllers that no unit below
-		   asked for away from what is there. */
-		if (r == -ENOENT && h->v2 && make_in(h, path, err) == 0)
+		if (r == -ENOENT && h->v2) {
+			give_again(h, path);
 			r = limit_v2(h, dir, limits, err);
+		}
 	}
 	return r;
 }

@@ -145,12 +145,17 @@ static void test_controllers_taken_away(void **state)
 	struct fixture *f = *state;
 	struct cgroups v2 = {.items = {f->cgroups.items[0]}, .n = 1};
 	struct err err = ERR_INIT;
+	char gone[96];
 
 	assert_int_equal(cgroups_make(&v2, "/pods/a", "/run/a", &err), 0);
 	put(f, "v2/pods/cgroup.subtree_control", "");
 	/* Files alone bring no controller back. */
 	assert_int_equal(cgroups_limit(&v2, "/pods/a", &limits, &err), -ENOENT);
 	assert_file(f, "v2/pods/cgroup.subtree_control", "+memory");
+	/* Of a machine that is gone nothing is made anew. */
+	assert_int_equal(cgroups_limit(&v2, "/pods/b", &limits, &err), -ENOENT);
+	snprintf(gone, sizeof(gone), "%s/v2/pods/b", f->root);
+	assert_int_equal(access(gone, F_OK), -1);
 }
 
 /* Below another, in the kernel's own hierarchy of v1; where there is none the test is skipped. */
