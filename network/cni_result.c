@@ -150,6 +150,21 @@ static bool dns_word_is_valid(const char *word)
 	return i > 0;
 }
 
+/* Of IPv6 a link-local one may name its interface: resolv.conf(5). */
+static bool is_nameserver(const char *word)
+{
+	char address[INET6_ADDRSTRLEN];
+	size_t len = strcspn(word, "%");
+	int family;
+
+	if (len >= sizeof(address))
+		return false;
+	memcpy(address, word, len);
+	address[len] = '\0';
+	family = address_family(address, false);
+	return family == 6 || (family == 4 && !word[len]);
+}
+
 static int check_dns_list(const json_t *dns, const char *key, struct err *err)
 {
 	bool addresses = !strcmp(key, "nameservers");
@@ -163,8 +178,7 @@ static int check_dns_list(const json_t *dns, const char *key, struct err *err)
 		return r;
 	json_array_foreach(list, i, value) {
 		word = json_string_value(value);
-		if (!word || !dns_word_is_valid(word) ||
-			(addresses && address_family(word, false) == 0))
+		if (!word || !dns_word_is_valid(word) || (addresses && !is_nameserver(word)))
 			return err_set(
 				err, -EPROTO, "its result's dns.%s[%zu] is not valid", key, i);
 	}

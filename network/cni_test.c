@@ -178,7 +178,7 @@ static void test_result(void **state)
 		"\"/n\"}],"
 		" \"ips\": [{\"address\": \"10.0.0.1/24\", \"interface\": 1},"
 		" {\"address\": \"fd00::1/64\", \"interface\": 2}, {\"address\": \"10.0.1.1/24\"}],"
-		" \"dns\": {\"nameservers\": [\"10.0.0.9\", \"fd00::9\"], \"options\": "
+		" \"dns\": {\"nameservers\": [\"10.0.0.9\", \"fe80::9%eth0\"], \"options\": "
 		"[\"ndots:5\"]}}";
 	json_auto_t *result = NULL;
 	struct err err = ERR_INIT;
@@ -198,7 +198,7 @@ static void test_result(void **state)
 	assert_null(strv[3]);
 	cni_strv_free(strv);
 	assert_int_equal(cni_result_dns(result, "nameservers", &strv, &err), 0);
-	assert_string_equal(strv[1], "fd00::9");
+	assert_string_equal(strv[1], "fe80::9%eth0");
 	assert_null(strv[2]);
 	cni_strv_free(strv);
 	assert_int_equal(cni_result_dns(result, "search", &strv, &err), 0);
@@ -238,6 +238,8 @@ static void test_result_refused(void **state)
 		"{\"interfaces\": {}}",
 		"{\"interfaces\": [{}]}",
 		"{\"interfaces\": [{\"name\": \"a\", \"sandbox\": 3}]}",
+		"{\"dns\": {\"nameservers\": [\"10.0.0.9%eth0\"]}}",
+		"{\"dns\": {\"nameservers\": [\"%eth0\"]}}",
 		"{\"ips\": \"10.0.0.1/24\"}",
 		"{\"ips\": [{}]}",
 		"{\"ips\": [{\"address\": \"10.0.0.1\"}]}",
