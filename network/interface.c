@@ -172,6 +172,9 @@ static struct nl_addr *gateway_of(struct rtnl_route *route)
 	struct rtnl_nexthop *hop = rtnl_route_nexthop_n(route, 0);
 	struct nl_addr *gateway = rtnl_route_nh_get_gateway(hop);
 
+	/* Of a route over IPv4 it may be one of IPv6. */
+	if (!gateway)
+		gateway = rtnl_route_nh_get_via(hop);
 	return gateway && nl_addr_get_len(gateway) > 0 ? gateway : NULL;
 }
 
@@ -221,10 +224,11 @@ static bool is_own_source(const struct net_interface *interface, const char *sou
 	return false;
 }
 
-static void format_address(char *out, size_t size, int family, const struct nl_addr *address)
+static void format_address(char *out, size_t size, const struct nl_addr *address)
 {
 	if (address && nl_addr_get_len(address) > 0)
-		(void)inet_ntop(family, nl_addr_get_binary_addr(address), out, (socklen_t)size);
+		(void)inet_ntop(nl_addr_get_family(address), nl_addr_get_binary_addr(address), out,
+			(socklen_t)size);
 }
 
 static void format_route(
@@ -235,8 +239,8 @@ static void format_route(
 
 	format_cidr(out->destination, sizeof(out->destination), family, dst,
 		dst ? nl_addr_get_prefixlen(dst) : 0);
-	format_address(out->gateway, sizeof(out->gateway), family, gateway_of(route));
-	format_address(out->source, sizeof(out->source), family, rtnl_route_get_pref_src(route));
+	format_address(out->gateway, sizeof(out->gateway), gateway_of(route));
+	format_address(out->source, sizeof(out->source), rtnl_route_get_pref_src(route));
 	if (!is_own_source(interface, out->source))
 		out->source[0] = '\0';
 	out->metric = rtnl_route_get_priority(route);
