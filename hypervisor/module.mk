@@ -10,6 +10,7 @@ $(call program,bulkhead-console,hypervisor/vsock,hypervisor/console_main.c,confi
 $(call unit_test,hypervisor/domain_xml_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/cost_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/tsc_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/helper_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/transport_test.c,hypervisor common,$(HYPERVISOR_PKGS))
