@@ -36,17 +36,41 @@ static bool has_word(const char *list, const char *word)
 	return false;
 }
 
-static void add_hierarchy(
-	struct cgroups *cgroups, const char *mount, const char *type, const char *options)
+/* "36 35 98:0 /root /mount rw,noatime master:1 - type source options": proc(5). */
+struct mount_line {
+	char device[24], mount[256], type[32], options[256];
+};
+
+static bool read_line(const char *text, struct mount_line *ret)
+{
+	const char *tail = strstr(text, " - ");
+
+	*ret = (struct mount_line){0};
+	return tail && sscanf(text, "%*s %*s %23s %*s %255s", ret->device, ret->mount) == 2 &&
+	       sscanf(tail, " - %31s %*s %255s", ret->type, ret->options) >= 1;
+}
+
+/* Others mount them once more, below directories of their own, and may take that away again. */
+static bool is_known(const struct cgroups *cgroups, const char *device)
+{
+	for (size_t i = 0; i < cgroups->n; i++)
+		if (strcmp(cgroups->items[i].device, device) == 0)
+			return true;
+	return false;
+}
+
+static void add_hierarchy(struct cgroups *cgroups, const struct mount_line *line)
 {
 	struct cgroup_hierarchy *h = &cgroups->items[cgroups->n];
 	_cleanup_free_ char *controllers = NULL;
+	const char *options = line->options;
 
-	if (cgroups->n == CGROUPS_MAX || access(mount, W_OK) < 0)
+	if (cgroups->n == CGROUPS_MAX || is_known(cgroups, line->device) ||
+		access(line->mount, W_OK) < 0)
 		return;
-	*h = (struct cgroup_hierarchy){.v2 = strcmp(type, "cgroup2") == 0};
+	*h = (struct cgroup_hierarchy){.v2 = strcmp(line->type, "cgroup2") == 0};
 	if (h->v2) {
-		_cleanup_free_ char *file = str_printf("%s/cgroup.controllers", mount);
+		_cleanup_free_ char *file = str_printf("%s/cgroup.controllers", line->mount);
 
 		if (!file || fd_read_file(file, FILE_MAX_BYTES, &controllers, NULL, NULL) < 0)
 			return;
@@ -57,12 +81,12 @@ static void add_hierarchy(
 	h->memory = has_word(options, "memory");
 	h->cpu = has_word(options, "cpu");
 	h->cpuset = has_word(options, "cpuset");
-	h->mount = strdup(mount);
+	memcpy(h->device, line->device, sizeof(h->device));
+	h->mount = strdup(line->mount);
 	if (h->mount)
 		cgroups->n++;
 }
 
-/* "36 35 98:0 /root /mount rw,noatime master:1 - type source options": proc(5). */
 int cgroups_read(const char *mountinfo, struct cgroups *ret, struct err *err)
 {
 	_cleanup_free_ char *text = NULL;
@@ -72,14 +96,11 @@ int cgroups_read(const char *mountinfo, struct cgroups *ret, struct err *err)
 	*ret = (struct cgroups){0};
 	if (r < 0)
 		return r;
-	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-		char mount[256], type[32], options[256] = "";
-		const char *tail = strstr(line, " - ");
+	for (char *p = strtok_r(text, "\n", &rest); p; p = strtok_r(NULL, "\n", &rest)) {
+		struct mount_line line;
 
-		if (tail && sscanf(line, "%*s %*s %*s %*s %255s", mount) == 1 &&
-			sscanf(tail, " - %31s %*s %255s", type, options) >= 1 &&
-			strncmp(type, "cgroup", 6) == 0)
-			add_hierarchy(ret, mount, type, options);
+		if (read_line(p, &line) && strncmp(line.type, "cgroup", 6) == 0)
+			add_hierarchy(ret, &line);
 	}
 	return 0;
 }

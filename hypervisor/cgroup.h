@@ -23,6 +23,7 @@
 struct cgroups {
 	struct cgroup_hierarchy {
 		char *mount;
+		char device[24]; /* that of its file system: "0:29" */
 		bool v2;
 		bool memory, cpu, cpuset; /* what it controls, of what is set here */
 	} items[CGROUPS_MAX];

@@ -67,14 +67,16 @@ static int setup(void **state)
 	put(f, "cpuset/cpuset.mems", "0\n");
 	put(f, "devices/x", "");
 	put(f, "systemd/x", "");
+	put(f, "again/cgroup.controllers", "memory cpu pids\n");
 	text = str_printf("1 0 0:1 / %s rw - tmpfs tmpfs rw\n"
 			  "2 1 0:2 / %s/v2 rw shared:1 - cgroup2 cgroup2 rw\n"
 			  "3 1 0:3 / %s/memory rw - cgroup cgroup rw,memory\n"
 			  "4 1 0:4 / %s/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
 			  "5 1 0:5 / %s/cpuset rw - cgroup cgroup rw,cpuset\n"
 			  "6 1 0:6 / %s/devices rw - cgroup cgroup rw,devices\n"
-			  "7 1 0:7 / %s/systemd rw - cgroup cgroup rw,xattr,name=systemd\n",
-		f->root, f->root, f->root, f->root, f->root, f->root, f->root);
+			  "7 1 0:7 / %s/systemd rw - cgroup cgroup rw,xattr,name=systemd\n"
+			  "8 1 0:2 / %s/again rw - cgroup2 none rw\n",
+		f->root, f->root, f->root, f->root, f->root, f->root, f->root, f->root);
 	put(f, "mountinfo", text);
 	mountinfo = str_printf("%s/mountinfo", f->root);
 	return cgroups_read(mountinfo, &f->cgroups, &err);
@@ -90,11 +92,14 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* Others mount some of them once more, and may unmount that: the first is the host's. */
 static void test_hierarchies(void **state)
 {
 	struct fixture *f = *state;
+	_cleanup_free_ char *first = str_printf("%s/v2", f->root);
 
 	assert_int_equal(f->cgroups.n, 4);
+	assert_string_equal(f->cgroups.items[0].mount, first);
 	assert_true(f->cgroups.items[0].v2 && f->cgroups.items[0].memory);
 	assert_true(f->cgroups.items[0].cpu && !f->cgroups.items[0].cpuset);
 	assert_true(f->cgroups.items[1].memory && !f->cgroups.items[1].cpu);
