@@ -26,4 +26,4 @@ $(B)/hypervisor/domain_xml.o $(B)/hypervisor/domain_read.o $(B)/hypervisor/domai
 	private CPPFLAGS += $(shell pkg-config --cflags libxml-2.0)
 # These run the program.
 $(B)/hypervisor/helper_test $(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-console
-$(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock
+$(B)/hypervisor/helper_test $(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock
