@@ -21,7 +21,8 @@
 
 struct cni_config {
 	char *name;
-	/* Static, those that it is of ("cniVersion", "cniVersions") and we know, the latest first. */
+	/* Static: those that it is of ("cniVersion", "cniVersions") and we know, the latest first.
+	 */
 	const char *versions[CNI_VERSIONS];
 	size_t n_versions;
 	const char *version; /* of these, the one to be spoken: the first (network/versions.h) */
