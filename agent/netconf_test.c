@@ -76,6 +76,20 @@ static void init_interface(
 	interface->name = (char *)name;
 }
 
+static void init_route(Bulkhead__Agent__Route *route, const char *destination, const char *gateway)
+{
+	bulkhead__agent__route__init(route);
+	route->destination = (char *)destination;
+	route->gateway = (char *)gateway;
+}
+
+static void init_neighbor(Bulkhead__Agent__Neighbor *neighbor, const char *address, const char *mac)
+{
+	bulkhead__agent__neighbor__init(neighbor);
+	neighbor->address = (char *)address;
+	neighbor->mac = (char *)mac;
+}
+
 /* The names that the NICs have are each other's wish. */
 static void test_interfaces(void **state)
 {
@@ -83,7 +97,7 @@ static void test_interfaces(void **state)
 	need_namespaces();
 	struct err err = ERR_INIT;
 	char *addresses[] = {(char *)"10.1.2.3/32", (char *)"fd00:1::3/64"};
-	Bulkhead__Agent__Route routes[3];
+	Bulkhead__Agent__Route routes[4];
 	for (size_t i = 0; i < ARRAY_SIZE(routes); i++)
 		bulkhead__agent__route__init(&routes[i]);
 	routes[0].destination = (char *)"0.0.0.0/0";
@@ -95,7 +109,9 @@ static void test_interfaces(void **state)
 	routes[2].destination = (char *)"::/0";
 	routes[2].gateway = (char *)"fe80::1";
 	routes[2].mtu = 1290;
-	Bulkhead__Agent__Route *pointers[] = {&routes[0], &routes[1], &routes[2]};
+	routes[3].destination = (char *)"10.6.0.0/16";
+	routes[3].gateway = (char *)"fe80::1";
+	Bulkhead__Agent__Route *pointers[] = {&routes[0], &routes[1], &routes[2], &routes[3]};
 	Bulkhead__Agent__Interface a, b;
 	init_interface(&a, MAC_A, "wrong1");
 	init_interface(&b, MAC_B, "wrong0");
@@ -103,7 +119,7 @@ static void test_interfaces(void **state)
 	a.mtu = 1400;
 	a.n_addresses = 2;
 	a.addresses = addresses;
-	a.n_routes = 3;
+	a.n_routes = 4;
 	a.routes = pointers;
 	Bulkhead__Agent__Interface *interfaces[] = {&a, &b};
 	Bulkhead__Agent__ConfigureSandboxRequest request =
@@ -120,6 +136,8 @@ static void test_interfaces(void **state)
 		"default via 169.254.1.1 dev wrong1 proto static onlink \n");
 	assert_shell("ip -4 route show 10.9.0.0/16", "10.9.0.0/16 dev wrong1 proto static scope "
 						     "link src 10.1.2.3 metric 77 mtu 1300 \n");
+	assert_shell("ip -4 route show 10.6.0.0/16",
+		"10.6.0.0/16 via inet6 fe80::1 dev wrong1 proto static onlink \n");
 	assert_shell(
 		"ip -6 route show default | grep -c 'via fe80::1 dev wrong1.* mtu 1290'", "1\n");
 	assert_shell(
@@ -135,15 +153,14 @@ static void test_update(void **state)
 	struct err err = ERR_INIT;
 	char *addresses[] = {(char *)"10.1.2.3/32", (char *)"fd00:1::3/64"};
 	char *later[] = {(char *)"fd00:1::3/64", (char *)"10.7.0.1/24", (char *)"10.7.0.2/24"};
-	Bulkhead__Agent__Route was = BULKHEAD__AGENT__ROUTE__INIT, is = was;
-	was.destination = (char *)"10.9.0.0/16";
+	Bulkhead__Agent__Route was, is, other;
+	init_route(&was, "10.9.0.0/16", "");
 	was.metric = 77;
-	is.destination = (char *)"10.8.0.0/16";
-	is.gateway = (char *)"10.7.0.254";
-	Bulkhead__Agent__Route *was_routes[] = {&was}, *is_routes[] = {&is};
-	Bulkhead__Agent__Neighbor neighbor = BULKHEAD__AGENT__NEIGHBOR__INIT;
-	neighbor.address = (char *)"10.7.0.254";
-	neighbor.mac = (char *)"02:00:00:00:00:fe";
+	init_route(&other, "10.6.0.0/16", "fe80::1");
+	init_route(&is, "10.8.0.0/16", "10.7.0.254");
+	Bulkhead__Agent__Route *was_routes[] = {&was, &other}, *is_routes[] = {&is};
+	Bulkhead__Agent__Neighbor neighbor;
+	init_neighbor(&neighbor, "10.7.0.254", "02:00:00:00:00:fe");
 	Bulkhead__Agent__Neighbor *neighbors[] = {&neighbor};
 	Bulkhead__Agent__Interface a, b;
 	init_interface(&a, MAC_A, "wrong1");
@@ -152,13 +169,14 @@ static void test_update(void **state)
 	a.addresses = addresses;
 	a.n_addresses = 2;
 	a.routes = was_routes;
-	a.n_routes = 1;
+	a.n_routes = 2;
 	b = a;
 	b.mtu = 1300;
 	b.mac = (char *)"02:00:00:00:00:ab";
 	b.addresses = later;
 	b.n_addresses = 3;
 	b.routes = is_routes;
+	b.n_routes = 1;
 	b.neighbors = neighbors;
 	b.n_neighbors = 1;
 	Bulkhead__Agent__Interface *before[] = {&a}, *after[] = {&b};
@@ -174,7 +192,7 @@ static void test_update(void **state)
 	assert_shell("ip -o link show dev wrong1 | grep -c 'mtu 1300.*02:00:00:00:00:ab'", "1\n");
 	assert_shell("ip -o -4 addr show dev wrong1 | awk '{print $4}'",
 		"10.77.0.1/24\n10.7.0.1/24\n10.7.0.2/24\n");
-	assert_shell("ip -4 route show 10.9.0.0/16", "");
+	assert_shell("ip -4 route show 10.9.0.0/16; ip -4 route show 10.6.0.0/16", "");
 	assert_shell("ip -4 route show 10.8.0.0/16",
 		"10.8.0.0/16 via 10.7.0.254 dev wrong1 proto static onlink \n");
 	assert_shell("ip neigh show dev wrong1 nud permanent",

@@ -222,7 +222,7 @@ static int start_domain(
 	if (!live)
 		return hv_fail(err, "Ask libvirt for the machine's XML");
 	take_live(vm, live);
-	return place ? cgroups_enter(place, hv_vm_pid(vm), err) : 0;
+	return place ? vm_cgroup_enter(vm, place, err) : 0;
 }
 
 /* Emulated CPUs are all there from the start (domain_xml.c); some wait to be brought online. */
@@ -250,6 +250,7 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 		.spec = spec,
 		.run_dir = vm->hv->config.run_dir,
 		.kvm = vm->hv->kvm,
+		.libvirtd = vm->hv->libvirtd,
 		.vhost_net = vm->hv->vhost_net,
 		.kernel = vm->hv->config.kernel,
 		.initramfs = vm->hv->config.initramfs,
@@ -349,13 +350,13 @@ int hv_vm_connect(
 	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
 {
 	const struct transport_machine machine = {.dir = vm->dir, .cid = vm->cid};
+	const struct transport *transport = transport_of(vm->cid);
 	uint64_t begin = ev_now_ms(), deadline = begin + timeout_ms, next_check = begin + 50;
 
 	for (unsigned pause_ms = 1;; pause_ms = pause_ms < 10 ? pause_ms + 1 : 10) {
 		uint64_t now = ev_now_ms();
 		uint64_t left = now < deadline ? deadline - now : 0;
-		int r = vm->hv->transport->connect(
-			&machine, port, left < 250 ? left : 250, ret_fd, err);
+		int r = transport->connect(&machine, port, left < 250 ? left : 250, ret_fd, err);
 
 		if (r <= 0)
 			return r;

@@ -3,6 +3,7 @@
  * whatever comes, it is found again and removed.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/fd.h"
@@ -55,6 +56,23 @@ bool vm_cgroup_has(const struct hv *hv, const char *id, pid_t pid)
 		if (names_cgroup(line, strcspn(line, "\n"), path))
 			return true;
 	return false;
+}
+
+/*
+ * Before Linux 6.4 vhost's workers are threads of the kernel, one for each queue, which have been
+ * in the cgroup of QEMU since it opened the device; later ones are threads of QEMU.
+ */
+int vm_cgroup_enter(struct hv_vm *vm, const struct cgroup_place *place, struct err *err)
+{
+	const struct hv *hv = vm->hv;
+	int pid = hv_vm_pid(vm), r = cgroups_enter(place, pid, err);
+	char name[32];
+
+	if (r < 0 || (!hv->vhost_net && !vm->cid))
+		return r;
+	snprintf(name, sizeof(name), "vhost-%d", pid);
+	cgroups_enter_kernel_threads(place, name);
+	return 0;
 }
 
 int hv_vm_limit(struct hv_vm *vm, const struct hv_limits *limits, struct err *err)
