@@ -128,7 +128,7 @@ test:
 	$(Q)$(MAKE) kernel
 	$(Q)tests/run $(SUITES)
 bench:
-	$(Q)packaging/install-deps
+	$(Q)packaging/install-deps --test
 	$(Q)$(MAKE) -j$(JOBS) programs initramfs
 	$(Q)$(MAKE) kernel
 	$(Q)tests/bench/run

@@ -12,6 +12,14 @@
 
 #include "common/fd.h"
 
+int clone_join(int pidfd, int namespaces, struct err *err)
+{
+	if (setns(pidfd, namespaces) == 0)
+		return 0;
+	return errno == ESRCH ? err_set(err, -EBADFD, "the container has ended")
+			      : err_errno(err, "join the container's namespaces");
+}
+
 pid_t clone_child(const struct clone_spec *spec, int *ret_pidfd, struct err *err)
 {
 	int pidfd = -EBADF;
@@ -24,8 +32,8 @@ pid_t clone_child(const struct clone_spec *spec, int *ret_pidfd, struct err *err
 		args.flags |= CLONE_INTO_CGROUP;
 		args.cgroup = (uint64_t)spec->cgroup;
 	}
-	if (spec->pidns_of >= 0 && setns(spec->pidns_of, CLONE_NEWPID) < 0)
-		return err_errno(err, "join the PID namespace");
+	if (spec->pidns_of >= 0 && clone_join(spec->pidns_of, CLONE_NEWPID, err) < 0)
+		return err->code;
 	int dumpable = prctl(PR_GET_DUMPABLE);
 	prctl(PR_SET_DUMPABLE, 0);
 	pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));

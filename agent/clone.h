@@ -24,3 +24,7 @@ struct clone_spec {
  * The child cannot be traced or looked into by the container (PR_SET_DUMPABLE 0) until it execs.
  */
 pid_t clone_child(const struct clone_spec *spec, int *ret_pidfd, struct err *err);
+
+/* setns(2) into namespaces of a container's process. -EBADFD: it has ended, as an exec finds it
+ * that comes before its end was seen. */
+int clone_join(int pidfd, int namespaces, struct err *err);

@@ -106,6 +106,12 @@ static void on_socket(void *userdata, uint32_t events)
 	created(c, &err);
 }
 
+/* SIGKILL to all in the cgroup (cgroup.kill), also of a container whose init has ended. */
+static void kill_all(struct container *c)
+{
+	cgroup_kill(c->cgroup, NULL);
+}
+
 static void on_report(void *userdata, uint32_t events)
 {
 	struct container *c = userdata;
@@ -132,7 +138,7 @@ static void on_exit_of_init(void *userdata, pid_t pid, int status)
 	/* Its last words may still be in the pipe: they come first. */
 	int r = c->report >= 0 ? process_error_receive(c->report, &err) : 0;
 	/* In a PID namespace that is not its own it may leave others behind. */
-	container_kill(c);
+	kill_all(c);
 	if (c->state == CONTAINER_CREATING) {
 		if (r == 0 || r == -EAGAIN)
 			err_set(&err, -EIO, "the container's init %s during its set-up",
@@ -296,11 +302,6 @@ int container_signal(struct container *c, int signo, bool all, struct err *err)
 	return 0;
 }
 
-void container_kill(struct container *c)
-{
-	cgroup_kill(c->cgroup, NULL);
-}
-
 static void removed(void *userdata, const struct err *err)
 {
 	struct container *c = userdata;
@@ -369,7 +370,7 @@ void container_remove(struct container *c, container_done_fn done, void *userdat
 	if (c->pid > 0)
 		reaper_forget(c->host->reaper, c->pid);
 	c->pid = 0;
-	container_kill(c);
+	kill_all(c);
 	struct err err = ERR_INIT;
 	if (ev_timer_new(c->host->loop, 0, on_remove_timer, c, &c->timer, &err) < 0)
 		removed(c, &err);

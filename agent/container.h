@@ -106,8 +106,6 @@ int container_start(
 
 /* Sends to the init or, with all, to every process of the cgroup. An ended one is success. */
 int container_signal(struct container *container, int signo, bool all, struct err *err);
-/* SIGKILL to all in the cgroup (cgroup.kill), also of a container whose init has ended. */
-void container_kill(struct container *container);
 
 /* What the container, or with all of the pod's, has used; the message's id is the caller's to set.
  */

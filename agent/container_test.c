@@ -92,6 +92,14 @@ static void test_user(void **state)
 	assert_int_equal(run_all(*state, &request, out), 0);
 	assert_non_null(strstr(out, "uid=1000(web) gid=1001(webs) groups=77(extra),1001(webs)"));
 	assert_non_null(strstr(out, "0000000000000000\n/srv/web\n"));
+	/* As under runc, an empty home is none. */
+	char *env[] = {(char *)"PATH=/bin", (char *)"HOME=", (char *)"LAST=x"};
+	request_init(&request, "home", "echo $HOME-$LAST");
+	request.user.name = (char *)"web";
+	request.process.env = env;
+	request.process.n_env = ARRAY_SIZE(env);
+	assert_int_equal(run_all(*state, &request, out), 0);
+	assert_string_equal(out, "/srv/web-x\n");
 	request.user.name = (char *)"nobody-at-all";
 	struct run run;
 	run_create(*state, &request, &run);
@@ -210,6 +218,33 @@ static void test_exec_errors(void **state)
 	exec_fails(*state, "/etc/passwd", -EACCES, "exec: \"/etc/passwd\": permission denied");
 	exec_fails(*state, "/bin", -EISDIR, "exec: \"/bin\": is a directory");
 	exec_fails(*state, "/text", -ENOEXEC, "exec /text: exec format error");
+}
+
+/* Its init has ended, which nobody has told us of yet. */
+static void test_exec_in_one_that_ends(void **state)
+{
+	setup(state);
+	struct request request;
+	struct run init, run = {.world = *state};
+	struct err err = ERR_INIT;
+	char out[OUTPUT_MAX];
+	siginfo_t info;
+	request_init(&request, "ends", "sleep 100");
+	run_create(*state, &request, &init);
+	run_start(&init);
+	assert_int_equal(container_signal(init.container, SIGKILL, false, &err), 0);
+	assert_int_equal(waitid(P_PID, (id_t)init.pid, &info, WEXITED | WNOWAIT), 0);
+	struct streams streams = streams_make();
+	const struct container_callbacks callbacks = run_callbacks(&run);
+	int r = container_exec(
+		init.container, &request.process, &streams.child, &callbacks, &run.exec, &err);
+	streams_forked(&streams);
+	fd_close(streams.out);
+	assert_int_equal(r, -EBADFD);
+	assert_string_equal(err.msg, "the container has ended");
+	wait_for(*state, &init.exited);
+	read_output(init.out, out);
+	run_remove(&init);
 }
 
 static void test_create_errors(void **state)
@@ -454,6 +489,7 @@ static int run_tests_in(struct world *world)
 		cmocka_unit_test_prestate(test_read_only_root, world),
 		cmocka_unit_test_prestate(test_devices, world),
 		cmocka_unit_test_prestate(test_exec_errors, world),
+		cmocka_unit_test_prestate(test_exec_in_one_that_ends, world),
 		cmocka_unit_test_prestate(test_create_errors, world),
 		cmocka_unit_test_prestate(test_signals, world),
 		cmocka_unit_test_prestate(test_exec, world),

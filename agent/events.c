@@ -8,9 +8,7 @@
 #include "agent/registry.h"
 #include "common/fd.h"
 
-/* One answer's: far below TTRPC_PAYLOAD_MAX with the longest ids. */
-#define EVENTS_PER_ANSWER 256
-#define WAIT_MS_MAX       600000
+#define WAIT_MS_MAX 600000
 
 struct events {
 	struct ev_loop *loop;
@@ -50,7 +48,7 @@ static void events_answer(struct events *events, struct ttrpc_call *call, uint64
 	size_t skip = after > events->forgotten ? (size_t)(after - events->forgotten) : 0;
 	if (skip < events->n) {
 		size_t n = events->n - skip;
-		response.n_events = n < EVENTS_PER_ANSWER ? n : EVENTS_PER_ANSWER;
+		response.n_events = n < AGENT_EVENTS_MAX ? n : AGENT_EVENTS_MAX;
 		response.events = events->queue + skip;
 	}
 	response.realtime_ns = realtime_ns();

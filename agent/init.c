@@ -90,6 +90,8 @@ static int run(struct init *init, uint64_t boot_ns, struct err *err)
 	if (r == 0)
 		r = machine_mount(err);
 	if (r == 0)
+		r = machine_lift_limits(err);
+	if (r == 0)
 		r = ev_loop_new(&init->loop, err);
 	if (r == 0)
 		r = reaper_new(init->loop, &init->reaper, err);

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/clone.h"
 #include "agent/container.h"
 #include "agent/devices.h"
 #include "agent/mounts.h"
@@ -183,8 +184,8 @@ static int exec_prepare(const struct launch_exec *launch, struct user *user, str
 	if (security_oom_score_adj(launch->process->oom_score_adj, err) < 0)
 		return err->code;
 	if (launch->init >= 0 &&
-		setns(launch->init, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWCGROUP) < 0)
-		return err_errno(err, "join the container's namespaces");
+		clone_join(launch->init, CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWCGROUP, err) < 0)
+		return err->code;
 	fd_close(launch->init);
 	if (ids_make_as_root(launch->ids, err) < 0 ||
 		find_user_and_cwd(launch->process, user, err) < 0 ||

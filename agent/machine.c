@@ -15,6 +15,7 @@
 #include "agent/disk.h"
 #include "agent/netconf.h"
 #include "agent/registry.h"
+#include "agent/sysctl.h"
 #include "common/fd.h"
 
 /* Less is made up for by running faster or slower, as NTP does. */
@@ -23,6 +24,9 @@
 #define SCRATCH_WAIT_MS 10000
 #define BACKLOG         64
 #define SHARE_TAG_BYTES 36 /* of the virtiofs device */
+/* The most that the kernel takes, as systemd has it. */
+#define PIDS_MAX  "4194304"
+#define FILES_MAX "9223372036854775807"
 
 int machine_listen(unsigned port, int *ret_fd, struct err *err)
 {
@@ -87,6 +91,12 @@ int machine_mount(struct err *err)
 			return err_errno(err, "mount %s on %s", m->type, m->target);
 	}
 	return 0;
+}
+
+int machine_lift_limits(struct err *err)
+{
+	int r = sysctl_write("/proc/sys/kernel/pid_max", PIDS_MAX, err);
+	return r < 0 ? r : sysctl_write("/proc/sys/fs/file-max", FILES_MAX, err);
 }
 
 int machine_set_clock(int64_t realtime_ns, struct err *err)

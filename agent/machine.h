@@ -15,6 +15,9 @@ int machine_listen(unsigned port, int *ret_fd, struct err *err);
 /* Makes a root that containers can pivot away from, and mounts the kernel's file systems. */
 int machine_mount(struct err *err);
 
+/* Lifts what bounds the ids and open files of all processes together: their cgroups count both. */
+int machine_lift_limits(struct err *err);
+
 /* server_ops. */
 int machine_set_clock(int64_t realtime_ns, struct err *err);
 /* What AdjustClock does. */

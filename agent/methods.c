@@ -7,6 +7,16 @@
 
 #include "common/fd.h"
 
+ProtobufCMessage *message_copy(const ProtobufCMessage *message)
+{
+	size_t len = protobuf_c_message_get_packed_size(message);
+	_cleanup_free_ uint8_t *packed = malloc(len + 1);
+	if (!packed)
+		return NULL;
+	protobuf_c_message_pack(message, packed);
+	return protobuf_c_message_unpack(message->descriptor, NULL, len, packed);
+}
+
 static void fail(struct ttrpc_call *call, int code, const char *message)
 {
 	struct err err = ERR_INIT;

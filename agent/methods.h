@@ -4,6 +4,8 @@
  */
 #pragma once
 
+#include <sys/queue.h>
+
 #include "agent/ids.h"
 #include "agent/registry.h"
 #include "common/ttrpc.h"
@@ -15,7 +17,11 @@ struct server_state {
 	struct container_host *host; /* made by the first CreateContainer or Exec */
 	bool configured;
 	struct ids ids;
+	TAILQ_HEAD(, volume_call) volume_calls; /* not answered yet, oldest first */
 };
+
+/* One of its own; NULL: no memory. */
+ProtobufCMessage *message_copy(const ProtobufCMessage *message);
 
 void method_create_container(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);
 void method_start_container(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg);

@@ -8,30 +8,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "agent/rtnetlink.h"
+#include "agent/sysctl.h"
 #include "common/buf.h"
 #include "common/fd.h"
 
 #define LOOPBACK_INDEX  1
 #define INTERFACES_MAX  32
 #define FILE_BYTES_MAX  65536
-#define HOST_NAME_BYTES 64 /* the kernel's __NEW_UTS_LEN */
-
-/* Writes an existing file of /proc/sys. */
-static int proc_write(const char *path, const char *value, struct err *err)
-{
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return err_errno(err, "open %s", path);
-	size_t len = strlen(value);
-	ssize_t n = write(fd, value, len);
-	if (n < 0)
-		return err_errno(err, "write '%.64s' to %s", value, path);
-	return (size_t)n == len ? 0 : err_set(err, -EIO, "%s took a part only", path);
-}
+#define PLACE_SIZE      "1m" /* of some files of that size */
+#define HOST_NAME_BYTES 64   /* the kernel's __NEW_UTS_LEN */
 
 /*
  * Addresses and routes come from the plugin alone: what a neighbour advertises on the link is not
@@ -41,7 +31,7 @@ static void ignore_advertisements(const char *name)
 {
 	char path[64 + IF_NAMESIZE];
 	snprintf(path, sizeof(path), "/proc/sys/net/ipv6/conf/%s/accept_ra", name);
-	proc_write(path, "0", NULL);
+	sysctl_write(path, "0", NULL);
 }
 
 static int link_set_up(
@@ -249,36 +239,50 @@ static int remove_missing(struct rtnl *rtnl, int index, const Bulkhead__Agent__I
 }
 
 /* A NIC of ours changes its MAC also while it is up. */
-static int update_link(struct rtnl *rtnl, int index, const Bulkhead__Agent__Interface *before,
+static int update_link(struct rtnl *rtnl, int index,
+	const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	const Bulkhead__Agent__Interface *after, struct err *err)
 {
 	struct rtnl_link_change change = {.up = !after->down, .down = after->down};
 	uint8_t mac[RTNL_MAC_BYTES];
-	if (strcmp(before->mac, after->mac) != 0) {
-		int r = rtnl_mac_parse(after->mac, mac, err);
-		if (r < 0)
-			return r;
-		change.mac = mac;
+	for (size_t i = 0; i < before->n_interfaces; i++) {
+		const Bulkhead__Agent__Interface *from = before->interfaces[i];
+		if (strcmp(from->name, after->name) != 0)
+			continue;
+		if (strcmp(from->mac, after->mac) != 0)
+			change.mac = mac;
+		if (from->mtu != after->mtu)
+			change.mtu = after->mtu;
 	}
-	if (before->mtu != after->mtu)
-		change.mtu = after->mtu;
+	if (change.mac && rtnl_mac_parse(after->mac, mac, err) < 0)
+		return err->code;
 	return rtnl_link_set(rtnl, index, &change, err);
 }
 
-static int update_interface(struct rtnl *rtnl, const Bulkhead__Agent__Interface *before,
+static int update_interface(struct rtnl *rtnl,
+	const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	const Bulkhead__Agent__Interface *after, struct err *err)
 {
 	int index = (int)if_nametoindex(after->name);
 	if (!index)
 		return err_errno(err, "find the interface");
 	int r = update_link(rtnl, index, before, after, err);
-	if (r == 0)
-		r = remove_missing(rtnl, index, before, after, err);
+	for (size_t i = 0; r == 0 && i < before->n_interfaces; i++)
+		if (strcmp(before->interfaces[i]->name, after->name) == 0)
+			r = remove_missing(rtnl, index, before->interfaces[i], after, err);
 	/* An address takes others of its network with it, a link that goes down its routes: so all
 	 * is asked for again. */
 	if (r == 0 && !after->down)
 		r = add_all(rtnl, index, after, err);
 	return r;
+}
+
+static bool is_among(const Bulkhead__Agent__UpdateInterfacesRequest *interfaces, const char *name)
+{
+	for (size_t i = 0; i < interfaces->n_interfaces; i++)
+		if (strcmp(interfaces->interfaces[i]->name, name) == 0)
+			return true;
+	return false;
 }
 
 int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
@@ -289,12 +293,9 @@ int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	if (r < 0)
 		return r;
 	for (size_t i = 0; r == 0 && i < after->n_interfaces; i++) {
-		const Bulkhead__Agent__Interface *to = after->interfaces[i], *from = NULL;
-		for (size_t k = 0; k < before->n_interfaces; k++)
-			if (strcmp(before->interfaces[k]->name, to->name) == 0)
-				from = before->interfaces[k];
-		r = from ? update_interface(&rtnl, from, to, err)
-			 : err_set(err, -ENODEV, "it was not configured");
+		const Bulkhead__Agent__Interface *to = after->interfaces[i];
+		r = is_among(before, to->name) ? update_interface(&rtnl, before, to, err)
+					       : err_set(err, -ENODEV, "it was not configured");
 		if (r < 0)
 			err_wrap(err, "interface '%.16s'", to->name);
 	}
@@ -372,6 +373,28 @@ static int write_file(
 	return r < 0 ? err_wrap(err, "write %s", path) : 0;
 }
 
+/*
+ * A file system of their own: containers may write the files, which stay when they end, and so does
+ * the memory that these take.
+ */
+static int make_place(const char *directory, struct err *err)
+{
+	struct stat own, above;
+	_cleanup_free_ char *parent = str_printf("%s/..", directory);
+	if (!parent)
+		return err_nomem(err);
+	if (fd_mkdir_all(directory, 0755, err) < 0)
+		return err->code;
+	if (stat(directory, &own) < 0 || stat(parent, &above) < 0)
+		return err_errno(err, "examine %s", directory);
+	if (own.st_dev != above.st_dev)
+		return 0; /* repeated */
+	if (mount("tmpfs", directory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=" PLACE_SIZE) <
+		0)
+		return err_errno(err, "mount %s", directory);
+	return 0;
+}
+
 int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const char *directory,
 	struct err *err)
 {
@@ -386,7 +409,7 @@ int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const
 		if (sethostname(hostname, strlen(hostname)) < 0)
 			return err_errno(err, "set the host name");
 	}
-	int r = fd_mkdir_all(directory, 0755, err);
+	int r = make_place(directory, err);
 	struct buf content = buf_init(FILE_BYTES_MAX);
 	if (r == 0)
 		r = write_file(directory, "resolv.conf", &content,
@@ -421,16 +444,16 @@ int netconf_sysctls(const Bulkhead__Agent__ConfigureSandboxRequest *request, str
 {
 	/* As containerd 2 has it: echo requests need no raw socket and low ports no capability.
 	 * The kernel's own defaults are nobody and 1024. */
-	int failed = proc_write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", err);
+	int failed = sysctl_write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647", err);
 	if (failed == 0)
-		failed = proc_write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0", err);
+		failed = sysctl_write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0", err);
 	if (failed < 0)
 		return failed;
 	for (size_t i = 0; i < request->n_sysctls; i++) {
 		char path[PATH_MAX];
 		int r = sysctl_path(request->sysctls[i]->key, path, err);
 		if (r == 0)
-			r = proc_write(path, request->sysctls[i]->value, err);
+			r = sysctl_write(path, request->sysctls[i]->value, err);
 		if (r < 0)
 			return err_wrap(err, "sysctl %.64s", request->sysctls[i]->key);
 	}

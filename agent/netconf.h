@@ -14,13 +14,14 @@ int netconf_interfaces(const Bulkhead__Agent__ConfigureSandboxRequest *request, 
 
 /*
  * Makes what `before` asked for into what `after` does. What the guest itself added stays, what it
- * took away of `after` comes back.
+ * took away of `after` comes back. After a failure an interface may be among `before` more than
+ * once: as it was, and as it may have become in part.
  */
 int netconf_update(const Bulkhead__Agent__UpdateInterfacesRequest *before,
 	const Bulkhead__Agent__UpdateInterfacesRequest *after, struct err *err);
 
 /* Sets the host name where there is one and writes hosts, resolv.conf and hostname into
- * `directory`, which is made. */
+ * `directory`, which becomes a file system of 1 MiB. */
 int netconf_names(const Bulkhead__Agent__ConfigureSandboxRequest *request, const char *directory,
 	struct err *err);
 

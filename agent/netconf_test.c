@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "agent/netconf.h"
@@ -51,7 +52,8 @@ static void assert_shell(const char *script, const char *expected)
 static int setup(void **state)
 {
 	(void)state;
-	if (geteuid() != 0 || unshare(CLONE_NEWNET | CLONE_NEWUTS) < 0)
+	if (geteuid() != 0 || unshare(CLONE_NEWNET | CLONE_NEWUTS | CLONE_NEWNS) < 0 ||
+		mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return 0;
 	/* NOLINTNEXTLINE(cert-env33-c): constants */
 	in_namespaces = system("ip link add wrong0 type veth peer name wrong1 2>/dev/null && "
@@ -74,6 +76,20 @@ static void init_interface(
 	interface->name = (char *)name;
 }
 
+static void init_route(Bulkhead__Agent__Route *route, const char *destination, const char *gateway)
+{
+	bulkhead__agent__route__init(route);
+	route->destination = (char *)destination;
+	route->gateway = (char *)gateway;
+}
+
+static void init_neighbor(Bulkhead__Agent__Neighbor *neighbor, const char *address, const char *mac)
+{
+	bulkhead__agent__neighbor__init(neighbor);
+	neighbor->address = (char *)address;
+	neighbor->mac = (char *)mac;
+}
+
 /* The names that the NICs have are each other's wish. */
 static void test_interfaces(void **state)
 {
@@ -81,7 +97,7 @@ static void test_interfaces(void **state)
 	need_namespaces();
 	struct err err = ERR_INIT;
 	char *addresses[] = {(char *)"10.1.2.3/32", (char *)"fd00:1::3/64"};
-	Bulkhead__Agent__Route routes[3];
+	Bulkhead__Agent__Route routes[4];
 	for (size_t i = 0; i < ARRAY_SIZE(routes); i++)
 		bulkhead__agent__route__init(&routes[i]);
 	routes[0].destination = (char *)"0.0.0.0/0";
@@ -93,7 +109,9 @@ static void test_interfaces(void **state)
 	routes[2].destination = (char *)"::/0";
 	routes[2].gateway = (char *)"fe80::1";
 	routes[2].mtu = 1290;
-	Bulkhead__Agent__Route *pointers[] = {&routes[0], &routes[1], &routes[2]};
+	routes[3].destination = (char *)"10.6.0.0/16";
+	routes[3].gateway = (char *)"fe80::1";
+	Bulkhead__Agent__Route *pointers[] = {&routes[0], &routes[1], &routes[2], &routes[3]};
 	Bulkhead__Agent__Interface a, b;
 	init_interface(&a, MAC_A, "wrong1");
 	init_interface(&b, MAC_B, "wrong0");
@@ -101,7 +119,7 @@ static void test_interfaces(void **state)
 	a.mtu = 1400;
 	a.n_addresses = 2;
 	a.addresses = addresses;
-	a.n_routes = 3;
+	a.n_routes = 4;
 	a.routes = pointers;
 	Bulkhead__Agent__Interface *interfaces[] = {&a, &b};
 	Bulkhead__Agent__ConfigureSandboxRequest request =
@@ -118,6 +136,8 @@ static void test_interfaces(void **state)
 		"default via 169.254.1.1 dev wrong1 proto static onlink \n");
 	assert_shell("ip -4 route show 10.9.0.0/16", "10.9.0.0/16 dev wrong1 proto static scope "
 						     "link src 10.1.2.3 metric 77 mtu 1300 \n");
+	assert_shell("ip -4 route show 10.6.0.0/16",
+		"10.6.0.0/16 via inet6 fe80::1 dev wrong1 proto static onlink \n");
 	assert_shell(
 		"ip -6 route show default | grep -c 'via fe80::1 dev wrong1.* mtu 1290'", "1\n");
 	assert_shell(
@@ -133,15 +153,14 @@ static void test_update(void **state)
 	struct err err = ERR_INIT;
 	char *addresses[] = {(char *)"10.1.2.3/32", (char *)"fd00:1::3/64"};
 	char *later[] = {(char *)"fd00:1::3/64", (char *)"10.7.0.1/24", (char *)"10.7.0.2/24"};
-	Bulkhead__Agent__Route was = BULKHEAD__AGENT__ROUTE__INIT, is = was;
-	was.destination = (char *)"10.9.0.0/16";
+	Bulkhead__Agent__Route was, is, other;
+	init_route(&was, "10.9.0.0/16", "");
 	was.metric = 77;
-	is.destination = (char *)"10.8.0.0/16";
-	is.gateway = (char *)"10.7.0.254";
-	Bulkhead__Agent__Route *was_routes[] = {&was}, *is_routes[] = {&is};
-	Bulkhead__Agent__Neighbor neighbor = BULKHEAD__AGENT__NEIGHBOR__INIT;
-	neighbor.address = (char *)"10.7.0.254";
-	neighbor.mac = (char *)"02:00:00:00:00:fe";
+	init_route(&other, "10.6.0.0/16", "fe80::1");
+	init_route(&is, "10.8.0.0/16", "10.7.0.254");
+	Bulkhead__Agent__Route *was_routes[] = {&was, &other}, *is_routes[] = {&is};
+	Bulkhead__Agent__Neighbor neighbor;
+	init_neighbor(&neighbor, "10.7.0.254", "02:00:00:00:00:fe");
 	Bulkhead__Agent__Neighbor *neighbors[] = {&neighbor};
 	Bulkhead__Agent__Interface a, b;
 	init_interface(&a, MAC_A, "wrong1");
@@ -150,13 +169,14 @@ static void test_update(void **state)
 	a.addresses = addresses;
 	a.n_addresses = 2;
 	a.routes = was_routes;
-	a.n_routes = 1;
+	a.n_routes = 2;
 	b = a;
 	b.mtu = 1300;
 	b.mac = (char *)"02:00:00:00:00:ab";
 	b.addresses = later;
 	b.n_addresses = 3;
 	b.routes = is_routes;
+	b.n_routes = 1;
 	b.neighbors = neighbors;
 	b.n_neighbors = 1;
 	Bulkhead__Agent__Interface *before[] = {&a}, *after[] = {&b};
@@ -172,7 +192,7 @@ static void test_update(void **state)
 	assert_shell("ip -o link show dev wrong1 | grep -c 'mtu 1300.*02:00:00:00:00:ab'", "1\n");
 	assert_shell("ip -o -4 addr show dev wrong1 | awk '{print $4}'",
 		"10.77.0.1/24\n10.7.0.1/24\n10.7.0.2/24\n");
-	assert_shell("ip -4 route show 10.9.0.0/16", "");
+	assert_shell("ip -4 route show 10.9.0.0/16; ip -4 route show 10.6.0.0/16", "");
 	assert_shell("ip -4 route show 10.8.0.0/16",
 		"10.8.0.0/16 via 10.7.0.254 dev wrong1 proto static onlink \n");
 	assert_shell("ip neigh show dev wrong1 nud permanent",
@@ -207,6 +227,47 @@ static void test_update(void **state)
 	assert_shell("ip -4 route show 10.8.0.0/16 | wc -l", "1\n");
 	b.name = (char *)"none0";
 	assert_int_equal(netconf_update(&from, &to, &err), -ENODEV);
+}
+
+/*
+ * After test_update(): a change that failed on its way is taken back. Of what it brought nothing
+ * stays, though nobody knows how far it came.
+ */
+static void test_update_after_failure(void **state)
+{
+	(void)state;
+	need_namespaces();
+	struct err err = ERR_INIT;
+	char *addresses[] = {(char *)"10.7.0.2/24"}, *others[] = {(char *)"10.6.0.2/24"};
+	Bulkhead__Agent__Interface was, tried, absent;
+	init_interface(&was, MAC_A, "wrong1");
+	was.mac = (char *)"02:00:00:00:00:ab";
+	was.mtu = 1300;
+	was.addresses = addresses;
+	was.n_addresses = 1;
+	tried = was;
+	tried.mac = (char *)"02:00:00:00:00:ac";
+	tried.mtu = 1350;
+	tried.addresses = others;
+	init_interface(&absent, MAC_B, "none0");
+	Bulkhead__Agent__Interface *before[] = {&was, &absent}, *after[] = {&tried, &absent};
+	Bulkhead__Agent__Interface *may_be[] = {&tried, &absent, &was, &absent};
+	Bulkhead__Agent__UpdateInterfacesRequest
+		from = BULKHEAD__AGENT__UPDATE_INTERFACES_REQUEST__INIT,
+		to = from;
+	from.n_interfaces = to.n_interfaces = 2;
+	from.interfaces = before;
+	to.interfaces = after;
+	assert_int_equal(netconf_update(&from, &to, &err), -ENODEV);
+	assert_shell("ip -o link show dev wrong1 | grep -c 'mtu 1350.*02:00:00:00:00:ac'", "1\n");
+	from.interfaces = may_be;
+	from.n_interfaces = ARRAY_SIZE(may_be);
+	to.interfaces = before;
+	to.n_interfaces = 1;
+	assert_int_equal(netconf_update(&from, &to, &err), 0);
+	assert_shell("ip -o link show dev wrong1 | grep -c 'mtu 1300.*02:00:00:00:00:ab'", "1\n");
+	assert_shell(
+		"ip -o -4 addr show dev wrong1 | awk '{print $4}'", "10.77.0.1/24\n10.7.0.2/24\n");
 }
 
 static void test_interface_errors(void **state)
@@ -280,6 +341,16 @@ static void assert_file(const char *directory, const char *name, const char *exp
 	assert_non_null(strstr(text, expected));
 }
 
+/* Containers may write them, and what they do is nobody's account once they have ended. */
+static void assert_limited(const char *directory)
+{
+	_cleanup_free_ char *script = str_printf(
+		"dd if=/dev/zero of=%s/hosts bs=64k count=64 2>&1 | grep -o 'No space.*'",
+		directory);
+	assert_non_null(script);
+	assert_shell(script, "No space left on device\n");
+}
+
 static void test_names(void **state)
 {
 	(void)state;
@@ -323,7 +394,9 @@ static void test_names(void **state)
 	assert_int_equal(netconf_names(&request, directory, &err), -EINVAL);
 	request.hostname = (char *)"two words";
 	assert_int_equal(netconf_names(&request, directory, &err), -EINVAL);
-	fd_remove_tree(directory, NULL);
+	assert_limited(directory);
+	umount2(directory, MNT_DETACH);
+	assert_int_equal(fd_remove_tree(directory, &err), 0);
 }
 
 static void test_parsing(void **state)
@@ -355,6 +428,7 @@ int main(void)
 		cmocka_unit_test(test_parsing),
 		cmocka_unit_test(test_interfaces),
 		cmocka_unit_test(test_update),
+		cmocka_unit_test(test_update_after_failure),
 		cmocka_unit_test(test_interface_errors),
 		cmocka_unit_test(test_sysctls),
 		cmocka_unit_test(test_names),

@@ -36,15 +36,16 @@ static int check_executable(const char *path)
 	return faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) < 0 ? -errno : 0;
 }
 
-static const char *environment_value(char *const *env, size_t n, const char *key)
+/* Its index, or n. */
+static size_t environment_find(char *const *env, size_t n, const char *key)
 {
 	size_t len = strlen(key);
 	/* The last one counts, as for a shell that takes them one by one. */
 	for (size_t i = n; i-- > 0;) {
 		if (strncmp(env[i], key, len) == 0 && env[i][len] == '=')
-			return env[i] + len + 1;
+			return i;
 	}
-	return NULL;
+	return n;
 }
 
 static int find_program(
@@ -75,15 +76,12 @@ static int find_program(
 	return err_set(err, -ENOENT, "exec: \"%.200s\": executable file not found in $PATH", name);
 }
 
-/* A NULL-terminated copy of n strings, and one more if it is given; only the array is new. */
-static char **string_array(char *const *strings, size_t n, char *more)
+/* A copy of n strings with a NULL at its end and room for one more; only the array is new. */
+static char **string_array(char *const *strings, size_t n)
 {
 	char **array = calloc(n + 2, sizeof(*array));
-	if (!array)
-		return NULL;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; array && i < n; i++)
 		array[i] = strings[i];
-	array[n] = more;
 	return array;
 }
 
@@ -92,19 +90,18 @@ int program_exec(const Bulkhead__Agent__Process *process, const char *home,
 {
 	if (process->n_args == 0)
 		return err_set(err, -EINVAL, "no command");
-	_cleanup_free_ char *home_variable = NULL;
-	if (!environment_value(process->env, process->n_env, "HOME")) {
-		home_variable = str_printf("HOME=%s", home);
-		if (!home_variable)
-			return err_nomem(err);
-	}
-	_cleanup_free_ char **argv = string_array(process->args, process->n_args, NULL);
-	_cleanup_free_ char **envp = string_array(process->env, process->n_env, home_variable);
-	if (!argv || !envp)
+	_cleanup_free_ char *home_variable = str_printf("HOME=%s", home);
+	_cleanup_free_ char **argv = string_array(process->args, process->n_args);
+	_cleanup_free_ char **envp = string_array(process->env, process->n_env);
+	if (!home_variable || !argv || !envp)
 		return err_nomem(err);
-	const char *search = environment_value(process->env, process->n_env, "PATH");
+	size_t at = environment_find(envp, process->n_env, "HOME");
+	if (at == process->n_env || strcmp(envp[at], "HOME=") == 0)
+		envp[at] = home_variable;
+	at = environment_find(envp, process->n_env, "PATH");
+	const char *search = at < process->n_env ? envp[at] + strlen("PATH=") : DEFAULT_PATH;
 	char path[PATH_MAX];
-	if (find_program(argv[0], search ? search : DEFAULT_PATH, path, err) < 0)
+	if (find_program(argv[0], search, path, err) < 0)
 		return err->code;
 	if (security_filter_load(filter, err) < 0)
 		return err->code;

@@ -10,8 +10,8 @@
 /*
  * Returns only on failure, in runc's words: `exec: "foo": executable file not found in $PATH`,
  * `exec: "/foo": stat /foo: no such file or directory`, `exec: "/foo": permission denied`,
- * `exec /foo: exec format error`. HOME is `home` where the environment does not say. The filter
- * is loaded as the last step before the exec.
+ * `exec /foo: exec format error`. HOME is `home` where the environment has none, or an empty one.
+ * The filter is loaded as the last step before the exec.
  */
 int program_exec(const Bulkhead__Agent__Process *process, const char *home,
 	const struct security_filter *filter, struct err *err);

@@ -287,12 +287,29 @@ static struct rtnl_prefix masked(const struct rtnl_prefix *prefix)
 	return result;
 }
 
+/* Of a route over IPv4 it may be one of IPv6, which then answers for the gateway's MAC. */
+static void request_add_gateway(
+	struct request *request, int family, const struct rtnl_prefix *gateway)
+{
+	struct {
+		uint16_t family;
+		uint8_t address[sizeof(struct in6_addr)];
+	} via = {.family = (uint16_t)gateway->family};
+	const size_t len = address_bytes(gateway);
+	memcpy(via.address, gateway->address, len);
+	if (gateway->family == family)
+		request_add(request, RTA_GATEWAY, gateway->address, len);
+	else
+		request_add(request, RTA_VIA, &via, sizeof(via.family) + len);
+}
+
 /* The kernel's answer, for a new route or the end of one. */
 static int route_request(
 	struct rtnl *rtnl, int index, const struct rtnl_route *route, uint16_t type)
 {
 	struct rtnl_prefix destination = masked(&route->destination);
-	if ((route->gateway && route->gateway->family != destination.family) ||
+	if ((route->gateway && route->gateway->family != destination.family &&
+		    destination.family != AF_INET) ||
 		(route->source && route->source->family != destination.family))
 		return -EINVAL; /* of another address family */
 	struct request request;
@@ -309,8 +326,7 @@ static int route_request(
 	if (route->gateway) {
 		/* Many plugins give gateways outside of the address's prefix (a /32, say). */
 		info->rtm_flags = RTNH_F_ONLINK;
-		request_add(&request, RTA_GATEWAY, route->gateway->address,
-			address_bytes(route->gateway));
+		request_add_gateway(&request, destination.family, route->gateway);
 	}
 	if (route->metric)
 		request_add(&request, RTA_PRIORITY, &route->metric, sizeof(route->metric));

@@ -15,6 +15,9 @@
 
 /* The host has one control connection; a second one is its successor after a restart. */
 #define CONNECTIONS_MAX 4
+/* Of which the agent knows that they were asked for; failures without end are told apart no more.
+ */
+#define INTERFACES_MAX 256
 
 struct server {
 	struct server_state state; /* first: the methods' userdata */
@@ -28,7 +31,10 @@ struct server {
 	struct ttrpc_conn *conns[CONNECTIONS_MAX]; /* oldest first */
 	unsigned n_conns;
 	struct ttrpc_call *configuring;
-	/* What the interfaces were last configured to be; what a call is about to make them. */
+	/*
+	 * What the interfaces were last configured to be, and since then what calls that failed may
+	 * have made of them; what a call is about to make them.
+	 */
 	Bulkhead__Agent__UpdateInterfacesRequest *interfaces, *wanted;
 };
 
@@ -77,18 +83,6 @@ static void method_adjust_clock(
 		ttrpc_reply(call, &response.base);
 }
 
-/* NULL: no memory. */
-static Bulkhead__Agent__UpdateInterfacesRequest *copy_interfaces(
-	const Bulkhead__Agent__UpdateInterfacesRequest *request)
-{
-	size_t len = bulkhead__agent__update_interfaces_request__get_packed_size(request);
-	_cleanup_free_ uint8_t *packed = malloc(len + 1);
-	if (!packed)
-		return NULL;
-	bulkhead__agent__update_interfaces_request__pack(request, packed);
-	return bulkhead__agent__update_interfaces_request__unpack(NULL, len, packed);
-}
-
 static void free_interfaces(Bulkhead__Agent__UpdateInterfacesRequest *interfaces)
 {
 	if (interfaces)
@@ -105,13 +99,50 @@ static void settle_interfaces(struct server *server, bool done)
 	free_interfaces(TAKE_PTR(server->wanted));
 }
 
+static bool is_known(const Bulkhead__Agent__UpdateInterfacesRequest *known,
+	const Bulkhead__Agent__Interface *interface)
+{
+	size_t len = bulkhead__agent__interface__get_packed_size(interface);
+	_cleanup_free_ uint8_t *packed = malloc(2 * len + 1);
+	bool found = false;
+	if (packed)
+		bulkhead__agent__interface__pack(interface, packed);
+	for (size_t i = 0; packed && !found && i < known->n_interfaces; i++) {
+		const Bulkhead__Agent__Interface *other = known->interfaces[i];
+		if (bulkhead__agent__interface__get_packed_size(other) != len)
+			continue;
+		bulkhead__agent__interface__pack(other, packed + len);
+		found = memcmp(packed, packed + len, len) == 0;
+	}
+	return found;
+}
+
+/* The job failed on its way. What it had done by then is the next one's to undo. */
+static void note_attempt(struct server *server)
+{
+	Bulkhead__Agent__UpdateInterfacesRequest *known = server->interfaces,
+						 *wanted = server->wanted;
+	size_t n = known->n_interfaces + wanted->n_interfaces;
+	Bulkhead__Agent__Interface **all =
+		n > INTERFACES_MAX ? NULL : realloc(known->interfaces, (n + 1) * sizeof(*all));
+	if (!all)
+		return;
+	known->interfaces = all;
+	for (size_t i = wanted->n_interfaces; i-- > 0;) {
+		if (is_known(known, wanted->interfaces[i]))
+			continue;
+		all[known->n_interfaces++] = wanted->interfaces[i];
+		wanted->interfaces[i] = wanted->interfaces[--wanted->n_interfaces];
+	}
+}
+
 /* A job that makes the interfaces so; one at a time. Its end settles them. */
 static int start_job(struct server *server, const Bulkhead__Agent__UpdateInterfacesRequest *wanted,
 	job_fn job, void *arg, job_done_fn done, struct err *err)
 {
 	if (server->configuring)
 		return err_set(err, -EAGAIN, "the interfaces are being configured");
-	server->wanted = copy_interfaces(wanted);
+	server->wanted = (void *)message_copy(&wanted->base);
 	if (!server->wanted)
 		return err_nomem(err);
 	int r = job_start(
@@ -190,6 +221,8 @@ static void on_updated(void *userdata, const struct err *err)
 {
 	struct server *server = userdata;
 	struct ttrpc_call *call = TAKE_PTR(server->configuring);
+	if (err->code < 0)
+		note_attempt(server);
 	settle_interfaces(server, err->code >= 0);
 	if (err->code < 0) {
 		ttrpc_fail(call, err);
@@ -333,6 +366,7 @@ int server_new(const struct server_options *options, struct server **ret, struct
 			.userdata = server,
 			.on_close = server_on_close},
 	};
+	TAILQ_INIT(&server->state.volume_calls);
 	int r = events_new(options->loop, &server->events, err);
 	if (r < 0)
 		return r;

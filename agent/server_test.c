@@ -88,13 +88,21 @@ static void test_configure(void **state)
 	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), -EBADFD);
 	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), 0);
 	assert_int_equal(call(state, "ConfigureSandbox", &request, &err), -EEXIST);
-	/* What a job is told of the state before is what the last one that succeeded left. */
-	Bulkhead__Agent__Interface interface = BULKHEAD__AGENT__INTERFACE__INIT;
-	Bulkhead__Agent__Interface *interfaces[] = {&interface, &interface};
+	/* A job is told of what the last one that succeeded left, and of what was tried since. */
+	Bulkhead__Agent__Interface interface = BULKHEAD__AGENT__INTERFACE__INIT, other = interface;
+	Bulkhead__Agent__Interface *interfaces[] = {&interface, &other};
+	interface.mtu = 1400;
 	update.interfaces = interfaces;
-	update.n_interfaces = 2;
-	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), -ENODEV);
-	assert_non_null(strstr(err.msg, "before it was 0"));
+	update.n_interfaces = 1;
+	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), 0);
+	static const unsigned known[] = {1, 2, 2};
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
+		char text[32];
+		update.n_interfaces = 2;
+		assert_int_equal(call(state, "UpdateInterfaces", &update, &err), -ENODEV);
+		snprintf(text, sizeof(text), "before it was %u", known[i]);
+		assert_non_null(strstr(err.msg, text));
+	}
 	update.n_interfaces = 1;
 	assert_int_equal(call(state, "UpdateInterfaces", &update, &err), 0);
 	update.n_interfaces = 2;

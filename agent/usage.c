@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 
 /* memory.stat has 2 KiB, io.stat a line per disk. */
 #define FILE_MAX_BYTES 16384
@@ -54,13 +54,6 @@ static const struct figure figures[] = {
 	FIGURE("pids.current", NULL, tasks, 1),
 	FIGURE("pids.max", NULL, tasks_limit, 1),
 };
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* Empty when it cannot be read. */
 static void read_text(int directory, const char *name, char text[static FILE_MAX_BYTES])
@@ -145,12 +138,12 @@ static Bulkhead__Agent__Pressure *read_pressure(
 
 void usage_rate_begin(struct usage_rate *rate)
 {
-	*rate = (struct usage_rate){.at_ns = monotonic_ns()};
+	*rate = (struct usage_rate){.at_ns = ev_now_ns()};
 }
 
 static uint64_t rate_next(struct usage_rate *rate, uint64_t cpu_ns)
 {
-	uint64_t now = monotonic_ns(), passed = now - rate->at_ns;
+	uint64_t now = ev_now_ns(), passed = now - rate->at_ns;
 	bool first = rate->cpu_ns == 0 && rate->nano_cores == 0;
 	if (passed == 0 || (passed < RATE_MIN_NS && !first))
 		return rate->nano_cores;
@@ -185,7 +178,10 @@ void usage_read(int cgroup, struct usage_rate *rate, struct usage *ret)
 	usage->io_pressure = read_pressure(cgroup, "io.pressure", ret, 2, text);
 }
 
-/* "  eth0: 1 2 3 …": 16 numbers, of which received ones come first. */
+/*
+ * "  eth0: 1 2 3 …": 16 numbers, of which received ones come first. Names are a container's that
+ * may make links, and any bytes; the host takes no message of which a text is not proper.
+ */
 static bool parse_interface(const char *line, struct usage_interface *ret)
 {
 	unsigned long long rx[8], tx[8];
@@ -197,7 +193,8 @@ static bool parse_interface(const char *line, struct usage_interface *ret)
 		    &rx[0], &rx[1], &rx[2], &rx[3], &rx[4], &rx[5], &rx[6], &rx[7], &tx[0], &tx[1],
 		    &tx[2], &tx[3]) != 12)
 		return false;
-	memcpy(ret->name, line, len);
+	for (size_t i = 0; i < len; i++)
+		ret->name[i] = line[i] > ' ' && line[i] <= '~' ? line[i] : '?';
 	ret->name[len] = '\0';
 	bulkhead__agent__interface_usage__init(&ret->message);
 	ret->message.rx_bytes = rx[0];

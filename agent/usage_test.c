@@ -26,9 +26,10 @@ static void test_interfaces(void **state)
 		"    lo: 9 9 9 9 0 0 0 0 9 9 9 9 0 0 0 0\n"
 		"  eth0:1000 10 1 2 0 0 0 0 18446744073709551615 20 3 4 0 0 0 0\n"
 		"a-name-of-16-byte: 1 1 1 1 0 0 0 0 1 1 1 1 0 0 0 0\n"
-		"  net1: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0";
+		"  net1: 5 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0\n"
+		"e\xff\x01\x7fx: 7 1 0 0 0 0 0 0 6 1 0 0 0 0 0 0";
 	struct usage_interface found[4];
-	assert_int_equal(usage_parse_interfaces(text, found, ARRAY_SIZE(found)), 2);
+	assert_int_equal(usage_parse_interfaces(text, found, ARRAY_SIZE(found)), 3);
 	assert_string_equal(found[0].message.name, "eth0");
 	assert_int_equal(found[0].message.rx_bytes, 1000);
 	assert_int_equal(found[0].message.rx_packets, 10);
@@ -39,6 +40,9 @@ static void test_interfaces(void **state)
 	assert_int_equal(found[0].message.tx_errors, 3);
 	assert_int_equal(found[0].message.tx_dropped, 4);
 	assert_string_equal(found[1].message.name, "net1");
+	/* For such a name the host would take nothing of the statistics. */
+	assert_string_equal(found[2].message.name, "e???x");
+	assert_int_equal(found[2].message.rx_bytes, 7);
 	assert_int_equal(usage_parse_interfaces(text, found, 1), 1);
 }
 

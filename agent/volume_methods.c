@@ -1,45 +1,148 @@
 /*
  * The calls about volumes. Each is a job of its own, for a mount or a look at the share may wait
- * for the host; the call waits with it.
+ * for the host; the call waits with it. Those about one volume come one after the other, as the
+ * host sent them: what it repeats after a time-out, or takes back, meets the job that it did not
+ * wait for, which is not to have the last word.
  */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "agent/methods.h"
 #include "agent/volumes.h"
 #include "common/fd.h"
 
 struct volume_call {
+	TAILQ_ENTRY(volume_call) link;
+	struct server_state *state;
 	struct ttrpc_call *call;
+	job_fn fn;
 	const ProtobufCMessage *request; /* the job's copy of it lives as long as the job */
+	ProtobufCMessage *copy;          /* of one that waits: it outlives the handler */
 	const ProtobufCMessageDescriptor *response;
+	bool running;
+	size_t n_names;
+	char *names[];
 };
 
-static void on_done(void *userdata, const struct err *err)
+static void volume_call_free(struct volume_call *volume)
 {
-	struct volume_call *volume = userdata;
+	if (volume->copy)
+		protobuf_c_message_free_unpacked(volume->copy, NULL);
+	for (size_t i = 0; i < volume->n_names; i++)
+		free(volume->names[i]);
+	free(volume);
+}
+
+static struct volume_call *volume_call_new(char *const *names, size_t n_names)
+{
+	struct volume_call *volume = calloc(1, sizeof(*volume) + n_names * sizeof(char *));
+	while (volume && volume->n_names < n_names) {
+		char *name = strdup(names[volume->n_names]);
+		if (!name) {
+			volume_call_free(volume);
+			return NULL;
+		}
+		volume->names[volume->n_names++] = name;
+	}
+	return volume;
+}
+
+static bool share_a_name(const struct volume_call *a, const struct volume_call *b)
+{
+	for (size_t i = 0; i < a->n_names; i++)
+		for (size_t k = 0; k < b->n_names; k++)
+			if (strcmp(a->names[i], b->names[k]) == 0)
+				return true;
+	return false;
+}
+
+/* Whether an earlier one is about the same volume. */
+static bool must_wait(const struct volume_call *volume)
+{
+	const struct volume_call *earlier;
+	TAILQ_FOREACH(earlier, &volume->state->volume_calls, link) {
+		if (earlier == volume)
+			return false;
+		if (share_a_name(earlier, volume))
+			return true;
+	}
+	return false;
+}
+
+static void finish(struct volume_call *volume, const struct err *err)
+{
 	ProtobufCMessage response = {.descriptor = volume->response};
+	TAILQ_REMOVE(&volume->state->volume_calls, volume, link);
 	if (err->code < 0)
 		ttrpc_fail(volume->call, err);
 	else
 		ttrpc_reply(volume->call, &response);
-	free(volume);
+	volume_call_free(volume);
+}
+
+static void on_done(void *userdata, const struct err *err);
+
+static void start(struct volume_call *volume)
+{
+	struct err err = ERR_INIT;
+	volume->running = true;
+	if (job_start(volume->state->reaper, "volume", volume->fn, volume, on_done, volume, &err) <
+		0)
+		finish(volume, &err);
+}
+
+static struct volume_call *next_to_start(struct server_state *state)
+{
+	struct volume_call *volume;
+	TAILQ_FOREACH(volume, &state->volume_calls, link)
+		if (!volume->running && !must_wait(volume))
+			return volume;
+	return NULL;
+}
+
+static void on_done(void *userdata, const struct err *err)
+{
+	struct volume_call *volume = userdata;
+	struct server_state *state = volume->state;
+	finish(volume, err);
+	while ((volume = next_to_start(state)))
+		start(volume);
+}
+
+/* Now, or when those before it are done. */
+static void enter(struct volume_call *volume)
+{
+	struct err err = ERR_INIT;
+	TAILQ_INSERT_TAIL(&volume->state->volume_calls, volume, link);
+	if (!must_wait(volume)) {
+		start(volume);
+		return;
+	}
+	volume->request = volume->copy = message_copy(volume->request);
+	if (!volume->copy) {
+		err_nomem(&err);
+		finish(volume, &err);
+	}
 }
 
 static void run(struct server_state *state, struct ttrpc_call *call, job_fn fn,
-	const ProtobufCMessage *request, const ProtobufCMessageDescriptor *response)
+	const ProtobufCMessage *request, char *const *names, size_t n_names,
+	const ProtobufCMessageDescriptor *response)
 {
-	struct err err = ERR_INIT;
-	struct volume_call *volume = calloc(1, sizeof(*volume));
-	int r = volume ? 0 : err_nomem(&err);
-	if (r == 0) {
-		*volume = (struct volume_call){call, request, response};
-		r = job_start(state->reaper, "volume", fn, volume, on_done, volume, &err);
-	}
-	if (r < 0) {
-		free(volume);
+	struct volume_call *volume = volume_call_new(names, n_names);
+	if (!volume) {
+		struct err err = ERR_INIT;
+		err_nomem(&err);
 		ttrpc_fail(call, &err);
+		return;
 	}
+	volume->state = state;
+	volume->call = call;
+	volume->fn = fn;
+	volume->request = request;
+	volume->response = response;
+	enter(volume);
 }
 
 static int make_job(void *arg, struct err *err)
@@ -50,7 +153,9 @@ static int make_job(void *arg, struct err *err)
 
 void method_make_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
-	run(userdata, call, make_job, msg, &bulkhead__agent__make_volume_response__descriptor);
+	const Bulkhead__Agent__MakeVolumeRequest *request = (const void *)msg;
+	run(userdata, call, make_job, msg, &request->name, 1,
+		&bulkhead__agent__make_volume_response__descriptor);
 }
 
 static int write_job(void *arg, struct err *err)
@@ -64,7 +169,9 @@ static int write_job(void *arg, struct err *err)
 
 void method_write_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
-	run(userdata, call, write_job, msg, &bulkhead__agent__write_volume_response__descriptor);
+	const Bulkhead__Agent__WriteVolumeRequest *request = (const void *)msg;
+	run(userdata, call, write_job, msg, &request->name, 1,
+		&bulkhead__agent__write_volume_response__descriptor);
 }
 
 static int remove_job(void *arg, struct err *err)
@@ -75,5 +182,7 @@ static int remove_job(void *arg, struct err *err)
 
 void method_remove_volumes(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
-	run(userdata, call, remove_job, msg, &bulkhead__agent__remove_volumes_response__descriptor);
+	const Bulkhead__Agent__RemoveVolumesRequest *request = (const void *)msg;
+	run(userdata, call, remove_job, msg, request->names, request->n_names,
+		&bulkhead__agent__remove_volumes_response__descriptor);
 }

@@ -71,7 +71,7 @@ struct ev_loop {
 	struct job **jobs_tail;
 };
 
-static uint64_t now_ns(void)
+uint64_t ev_now_ns(void)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
@@ -80,13 +80,19 @@ static uint64_t now_ns(void)
 
 uint64_t ev_now_ms(void)
 {
-	return now_ns() / NS_PER_MS;
+	return ev_now_ns() / NS_PER_MS;
 }
 
 uint64_t ev_left_ms(uint64_t until_ms)
 {
 	uint64_t now = ev_now_ms();
 	return until_ms > now ? until_ms - now : 0;
+}
+
+uint64_t ev_until_ms(uint64_t timeout_ms)
+{
+	uint64_t now = ev_now_ms();
+	return timeout_ms && timeout_ms < EV_NEVER - now ? now + timeout_ms : EV_NEVER;
 }
 
 void ev_cond_init(pthread_cond_t *cond)
@@ -100,6 +106,8 @@ void ev_cond_init(pthread_cond_t *cond)
 
 int ev_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until_ms)
 {
+	if (until_ms == EV_NEVER)
+		return pthread_cond_wait(cond, lock);
 	const struct timespec until = {
 		.tv_sec = (time_t)(until_ms / 1000),
 		.tv_nsec = (long)(until_ms % 1000) * 1000000,
@@ -195,7 +203,7 @@ static struct ev_source *source_new(struct ev_loop *loop, enum source_kind kind,
 
 /*
  * epoll reports a hang-up even where nothing is asked for, and would do so without end;
- * edge-triggered it wakes us once, and dispatch_io() drops it.
+ * edge-triggered it wakes us once, and dispatch_event() drops it.
  */
 static uint32_t epoll_events(uint32_t events)
 {
@@ -265,7 +273,7 @@ void ev_timer_set(struct ev_source *source, uint64_t after_ms)
 	heap_remove(loop, source);
 	if (after_ms == EV_NEVER)
 		return;
-	uint64_t now = now_ns();
+	uint64_t now = ev_now_ns();
 	uint64_t longest = UINT64_MAX - now;
 	source->deadline_ns =
 		after_ms > longest / NS_PER_MS ? UINT64_MAX : now + after_ms * NS_PER_MS;
@@ -454,7 +462,7 @@ static void run_timers(struct ev_loop *loop)
 {
 	if (!loop->n_heap)
 		return;
-	uint64_t now = now_ns();
+	uint64_t now = ev_now_ns();
 	uint64_t armings = loop->armings;
 	while (loop->n_heap) {
 		struct ev_source *source = loop->heap[0];
@@ -469,7 +477,7 @@ static int wait_ms(const struct ev_loop *loop)
 {
 	if (!loop->n_heap)
 		return -1;
-	uint64_t now = now_ns();
+	uint64_t now = ev_now_ns();
 	uint64_t deadline = loop->heap[0]->deadline_ns;
 	if (deadline <= now)
 		return 0;

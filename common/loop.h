@@ -72,12 +72,18 @@ struct ev_source *ev_source_free(struct ev_source *source);
  */
 int ev_post(struct ev_loop *loop, ev_fn fn, void *userdata);
 
-/* CLOCK_MONOTONIC in milliseconds. */
+/* CLOCK_MONOTONIC in milliseconds, and in nanoseconds. */
 uint64_t ev_now_ms(void);
+uint64_t ev_now_ns(void);
 /* From now until then; 0 when that is past. */
 uint64_t ev_left_ms(uint64_t until_ms);
+/* When a timeout that begins now is over; EV_NEVER for 0, which is none. */
+uint64_t ev_until_ms(uint64_t timeout_ms);
 
 /* A condition whose timed waits go by that clock; pthread_cond_destroy() ends it. */
 void ev_cond_init(pthread_cond_t *cond);
-/* As pthread_cond_timedwait(3): ETIMEDOUT when the time has come. Any thread; the lock is held. */
+/*
+ * As pthread_cond_timedwait(3): ETIMEDOUT when the time has come, which EV_NEVER does not. Any
+ * thread; the lock is held.
+ */
 int ev_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t until_ms);

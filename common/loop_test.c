@@ -500,6 +500,24 @@ static void frees_what_is_left(void **state)
 	assert_int_equal(world->n, 0);
 }
 
+static void a_wait_ends_when_its_timeout_is_over(void **state)
+{
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t cond;
+	(void)state;
+	assert_true(ev_until_ms(0) == EV_NEVER);
+	assert_true(ev_until_ms(UINT64_MAX - 1) == EV_NEVER);
+	ev_cond_init(&cond);
+	uint64_t begin_ms = ev_now_ms(), until_ms = ev_until_ms(30);
+	pthread_mutex_lock(&lock);
+	while (ev_cond_wait(&cond, &lock, until_ms) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&lock);
+	assert_true(ev_now_ms() >= begin_ms + 30);
+	assert_int_equal(ev_left_ms(until_ms), 0);
+	pthread_cond_destroy(&cond);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -521,6 +539,7 @@ int main(void)
 		TEST(equal_deadlines_keep_the_order_of_arming),
 		TEST(a_timer_of_zero_does_not_starve),
 		TEST(a_timer_may_free_itself_and_others_that_are_due),
+		TEST(a_wait_ends_when_its_timeout_is_over),
 		TEST(takes_signals),
 		TEST(other_threads_post_and_stop),
 		TEST(frees_what_is_left),

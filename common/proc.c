@@ -26,3 +26,19 @@ int proc_start_time(pid_t pid, uint64_t *ret)
 		return -ESRCH;
 	return 0;
 }
+
+int proc_user(pid_t pid, uid_t *ret)
+{
+	_cleanup_free_ char *status = NULL;
+	const char *line;
+	char path[32];
+	int r;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	r = fd_read_file(path, 65536, &status, NULL, NULL);
+	if (r < 0)
+		return r == -ENOENT ? -ESRCH : r;
+	/* The name, in the first line, has its newlines escaped. */
+	line = strstr(status, "\nUid:");
+	return line && sscanf(line, "\nUid: %*u %u", ret) == 1 ? 0 : -ESRCH;
+}

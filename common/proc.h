@@ -1,4 +1,4 @@
-/* What tells a process apart from a later one that was given its id. */
+/* What tells a process apart from a later one that was given its id, and whose it is. */
 #pragma once
 
 #include <stdint.h>
@@ -10,3 +10,10 @@
  * proc(5), /proc/<pid>/stat, field 22.
  */
 int proc_start_time(pid_t pid, uint64_t *ret);
+
+/*
+ * The user whose rights it has, its effective one: not the owner of its files in /proc, for those
+ * of a process that may not be dumped, which it can choose, are root's. Errors as above. Source:
+ * proc(5), /proc/<pid>/status, Uid.
+ */
+int proc_user(pid_t pid, uid_t *ret);

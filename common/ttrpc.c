@@ -112,16 +112,55 @@ static void budget_free(void *allocator_data, void *pointer)
 	free(pointer);
 }
 
-ProtobufCMessage *ttrpc_unpack(
-	const ProtobufCMessageDescriptor *descriptor, const void *data, size_t len)
+static void drop_unknown(ProtobufCMessage *message);
+
+static void drop_unknown_below(ProtobufCMessage *message, const ProtobufCFieldDescriptor *field)
 {
-	size_t left = TTRPC_UNPACKED_MAX;
+	char *at = (char *)message + field->offset;
+	size_t n = 1;
+	if (field->label == PROTOBUF_C_LABEL_REPEATED) {
+		n = *(const size_t *)((const char *)message + field->quantifier_offset);
+		at = *(char **)at;
+	}
+	ProtobufCMessage **below = (ProtobufCMessage **)at;
+	for (size_t i = 0; i < n; i++)
+		if (below[i])
+			drop_unknown(below[i]);
+}
+
+/* What we know nothing of would otherwise be kept with the message, for as long as that is. */
+static void drop_unknown(ProtobufCMessage *message)
+{
+	for (unsigned i = 0; i < message->n_unknown_fields; i++)
+		free(message->unknown_fields[i].data);
+	free(message->unknown_fields);
+	message->unknown_fields = NULL;
+	message->n_unknown_fields = 0;
+	for (unsigned i = 0; i < message->descriptor->n_fields; i++)
+		if (message->descriptor->fields[i].type == PROTOBUF_C_TYPE_MESSAGE)
+			drop_unknown_below(message, &message->descriptor->fields[i]);
+}
+
+ProtobufCMessage *ttrpc_unpack(
+	const ProtobufCMessageDescriptor *descriptor, const void *data, size_t len, size_t budget)
+{
+	size_t left = budget;
 	ProtobufCAllocator allocator = {
 		.alloc = budget_alloc,
 		.free = budget_free,
 		.allocator_data = &left,
 	};
-	return protobuf_c_message_unpack(descriptor, &allocator, len, data);
+	ProtobufCMessage *message = protobuf_c_message_unpack(descriptor, &allocator, len, data);
+	if (message)
+		drop_unknown(message);
+	return message;
+}
+
+ProtobufCMessage *ttrpc_unpack_envelope(
+	const ProtobufCMessageDescriptor *descriptor, const struct ttrpc_frame *frame)
+{
+	return ttrpc_unpack(descriptor, frame->payload, frame->payload_len,
+		frame->payload_len + TTRPC_ENVELOPE_EXTRA_MAX);
 }
 
 int ttrpc_flush(int fd, struct buf *out)

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "common/fd.h"
 #include "common/ttrpc.pb-c.h"
@@ -158,8 +157,8 @@ static int take_frame(struct ttrpc_client *client, const struct ttrpc_frame *fra
 {
 	if (frame->type != TTRPC_RESPONSE)
 		return -EPROTO;
-	Bulkhead__Ttrpc__Response *response = (Bulkhead__Ttrpc__Response *)ttrpc_unpack(
-		&bulkhead__ttrpc__response__descriptor, frame->payload, frame->payload_len);
+	Bulkhead__Ttrpc__Response *response = (Bulkhead__Ttrpc__Response *)ttrpc_unpack_envelope(
+		&bulkhead__ttrpc__response__descriptor, frame);
 	if (!response)
 		return -EPROTO;
 
@@ -273,43 +272,14 @@ struct ttrpc_client *ttrpc_client_close(struct ttrpc_client *client)
 	return NULL;
 }
 
-struct deadline {
-	bool set;
-	struct timespec at;
-};
-
-static struct deadline deadline_in(uint64_t timeout_ms)
-{
-	struct deadline deadline = {.set = timeout_ms != 0};
-	clock_gettime(CLOCK_MONOTONIC, &deadline.at);
-	if (timeout_ms > INT32_MAX)
-		timeout_ms = INT32_MAX; /* 24 days */
-	deadline.at.tv_sec += (time_t)(timeout_ms / 1000);
-	deadline.at.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-	if (deadline.at.tv_nsec >= 1000000000) {
-		deadline.at.tv_sec++;
-		deadline.at.tv_nsec -= 1000000000;
-	}
-	return deadline;
-}
-
-/* Lock held. 0 or -ETIMEDOUT. */
-static int wait_until(
-	struct ttrpc_client *client, pthread_cond_t *cond, const struct deadline *deadline)
-{
-	int r = deadline->set ? pthread_cond_timedwait(cond, &client->lock, &deadline->at)
-			      : pthread_cond_wait(cond, &client->lock);
-	return -r;
-}
-
 /* Lock held. Puts the request on its way; the answer belongs to ret_stream_id. */
 static int send_request(struct ttrpc_client *client, const ProtobufCMessage *envelope,
-	const struct deadline *deadline, uint32_t *ret_stream_id, struct err *err)
+	uint64_t until_ms, uint32_t *ret_stream_id, struct err *err)
 {
 	size_t size = TTRPC_HEADER_SIZE + protobuf_c_message_get_packed_size(envelope);
 	int r = 0;
 	while (r == 0 && !client->closed && size > client->out.max - client->out.len)
-		r = wait_until(client, &client->room, deadline);
+		r = -ev_cond_wait(&client->room, &client->lock, until_ms);
 	if (r < 0)
 		return err_set(err, r, "the peer does not read");
 	if (client->closed || client->last_stream_id > UINT32_MAX - 2)
@@ -337,7 +307,7 @@ static int send_request(struct ttrpc_client *client, const ProtobufCMessage *env
 }
 
 /* Lock held. Waits for the answer; NULL in *ret_response never happens with 0. */
-static int await(struct ttrpc_client *client, uint32_t stream_id, const struct deadline *deadline,
+static int await(struct ttrpc_client *client, uint32_t stream_id, uint64_t until_ms,
 	Bulkhead__Ttrpc__Response **ret_response, struct err *err)
 {
 	struct waiter waiter = {.next = client->waiters, .stream_id = stream_id};
@@ -348,7 +318,7 @@ static int await(struct ttrpc_client *client, uint32_t stream_id, const struct d
 	client->n_waiters++;
 	int r = 0;
 	while (r == 0 && !waiter.done)
-		r = wait_until(client, &waiter.answered, deadline);
+		r = -ev_cond_wait(&waiter.answered, &client->lock, until_ms);
 	if (!waiter.done) {
 		struct waiter **link = &client->waiters;
 		while (*link != &waiter)
@@ -375,8 +345,8 @@ static int take_response(const Bulkhead__Ttrpc__Response *response,
 		bool plausible = status->code > 0 && status->code < 4096;
 		return err_set(err, plausible ? -status->code : -EPROTO, "%s", status->message);
 	}
-	ProtobufCMessage *message =
-		ttrpc_unpack(output, response->payload.data, response->payload.len);
+	ProtobufCMessage *message = ttrpc_unpack(
+		output, response->payload.data, response->payload.len, TTRPC_UNPACKED_MAX);
 	if (!message)
 		return err_set(err, -EPROTO, "the answer does not parse");
 	if (ret_response)
@@ -389,13 +359,13 @@ static int take_response(const Bulkhead__Ttrpc__Response *response,
 static int exchange(struct ttrpc_client *client, const ProtobufCMessage *envelope,
 	uint64_t timeout_ms, Bulkhead__Ttrpc__Response **ret_response, struct err *err)
 {
-	struct deadline deadline = deadline_in(timeout_ms);
+	const uint64_t until_ms = ev_until_ms(timeout_ms);
 	uint32_t stream_id = 0;
 	pthread_mutex_lock(&client->lock);
 	client->refs++;
-	int r = send_request(client, envelope, &deadline, &stream_id, err);
+	int r = send_request(client, envelope, until_ms, &stream_id, err);
 	if (r == 0)
-		r = await(client, stream_id, &deadline, ret_response, err);
+		r = await(client, stream_id, until_ms, ret_response, err);
 	pthread_mutex_unlock(&client->lock);
 	unref(client);
 	return r;

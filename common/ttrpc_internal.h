@@ -13,12 +13,20 @@
 
 /*
  * Unpacks a message from a peer; free it with protobuf_c_message_free_unpacked(…, NULL). NULL when
- * it does not parse or would take more than TTRPC_UNPACKED_MAX bytes of memory (a byte on the wire
- * can become a structure).
+ * it does not parse or would take more than `budget` bytes of memory (a byte on the wire can become
+ * a structure). What the descriptor does not know is dropped.
  */
 #define TTRPC_UNPACKED_MAX (64u << 20)
 ProtobufCMessage *ttrpc_unpack(
-	const ProtobufCMessageDescriptor *descriptor, const void *data, size_t len);
+	const ProtobufCMessageDescriptor *descriptor, const void *data, size_t len, size_t budget);
+
+/*
+ * The same for what is around a message, which the loop takes apart for all connections: a few
+ * fields, one of which is the message, and no more work than that.
+ */
+#define TTRPC_ENVELOPE_EXTRA_MAX (64u << 10)
+ProtobufCMessage *ttrpc_unpack_envelope(
+	const ProtobufCMessageDescriptor *descriptor, const struct ttrpc_frame *frame);
 
 /* Appends one frame whose payload is the message. 0, -EMSGSIZE, -ENOBUFS, -ENOMEM. */
 int ttrpc_encode_message(

@@ -169,8 +169,8 @@ static void dispatch(struct ttrpc_call *call, const Bulkhead__Ttrpc__Request *re
 		ttrpc_fail(call, &err);
 		return;
 	}
-	ProtobufCMessage *message =
-		ttrpc_unpack(described->input, request->payload.data, request->payload.len);
+	ProtobufCMessage *message = ttrpc_unpack(
+		described->input, request->payload.data, request->payload.len, TTRPC_UNPACKED_MAX);
 	if (!message) {
 		err_set(&err, -EINVAL, "the request of %s does not parse", method->name);
 		ttrpc_fail(call, &err);
@@ -186,8 +186,8 @@ static int take_frame(struct ttrpc_conn *conn, const struct ttrpc_frame *frame)
 		conn->n_calls == TTRPC_CALLS_MAX)
 		return -EPROTO;
 	conn->last_stream_id = frame->stream_id;
-	Bulkhead__Ttrpc__Request *request = (Bulkhead__Ttrpc__Request *)ttrpc_unpack(
-		&bulkhead__ttrpc__request__descriptor, frame->payload, frame->payload_len);
+	Bulkhead__Ttrpc__Request *request = (Bulkhead__Ttrpc__Request *)ttrpc_unpack_envelope(
+		&bulkhead__ttrpc__request__descriptor, frame);
 	if (!request)
 		return -EPROTO;
 	struct ttrpc_call *call = calloc(1, sizeof(*call));

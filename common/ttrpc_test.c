@@ -85,12 +85,35 @@ static void unpacking_has_a_budget(void **state)
 		data[i] = 5 << 3 | 2;
 		data[i + 1] = 0;
 	}
-	assert_null(ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, len));
-	ProtobufCMessage *message = ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, 2000);
+	assert_null(
+		ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, len, TTRPC_UNPACKED_MAX));
+	ProtobufCMessage *message =
+		ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, data, 2000, TTRPC_UNPACKED_MAX);
 	assert_non_null(message);
 	assert_int_equal(((Bulkhead__Ttrpc__Request *)message)->n_metadata, 1000);
 	protobuf_c_message_free_unpacked(message, NULL);
-	assert_null(ttrpc_unpack(&bulkhead__ttrpc__request__descriptor, "\377\377", 2));
+	assert_null(ttrpc_unpack(
+		&bulkhead__ttrpc__request__descriptor, "\377\377", 2, TTRPC_UNPACKED_MAX));
+}
+
+/* Who keeps a message would keep what a peer put into it beside what we know, 50 MiB of it. */
+static void unknown_fields_are_dropped(void **state)
+{
+	(void)state;
+	static const char data[] = "\x0a\x01s"                 /* service */
+				   "\x78\x01"                  /* field 15 */
+				   "\x2a\x05\x0a\x01k\x78\x02" /* metadata: key, field 15 */
+				   "\x7a\x03xyz";              /* field 15 again */
+	ProtobufCMessage *message = ttrpc_unpack(
+		&bulkhead__ttrpc__request__descriptor, data, sizeof(data) - 1, TTRPC_UNPACKED_MAX);
+	assert_non_null(message);
+	const Bulkhead__Ttrpc__Request *request = (const void *)message;
+	assert_string_equal(request->service, "s");
+	assert_int_equal(request->n_metadata, 1);
+	assert_string_equal(request->metadata[0]->key, "k");
+	assert_int_equal(message->n_unknown_fields, 0);
+	assert_int_equal(request->metadata[0]->base.n_unknown_fields, 0);
+	protobuf_c_message_free_unpacked(message, NULL);
 }
 
 /* Both ends together. */
@@ -321,6 +344,7 @@ int main(void)
 		cmocka_unit_test(frames_go_through),
 		cmocka_unit_test(bad_headers_are_refused_at_once),
 		cmocka_unit_test(unpacking_has_a_budget),
+		cmocka_unit_test(unknown_fields_are_dropped),
 		cmocka_unit_test(failing_to_begin_closes_the_descriptor),
 		BOTH(calls_are_answered),
 		BOTH(errors_travel),

@@ -246,6 +246,7 @@ static int fill_defaults(struct config *c, struct err *err)
 		  default_string(&c->run_dir, "/run/bulkhead") &&
 		  default_string(&c->log_level, "info") &&
 		  default_string(&c->cgroup_driver, "cgroupfs") &&
+		  default_string(&c->images.unpack_helper, "/usr/lib/bulkhead/bulkhead-unpack") &&
 		  default_string(&c->streaming.address, "127.0.0.1") &&
 		  default_string(&c->network.conf_dir, "/etc/cni/net.d") &&
 		  default_string(&c->network.bin_dirs, "/opt/cni/bin:/usr/lib/cni") &&
@@ -340,6 +341,8 @@ int config_load(const char *path, struct config **ret, struct err *err)
 	struct config *c = NULL;
 	int r;
 
+	if (!path && access(CONFIG_PATH, F_OK) == 0)
+		path = CONFIG_PATH;
 	if (path) {
 		_cleanup_free_ char *text = NULL;
 		size_t len;

@@ -77,9 +77,12 @@ struct config {
 	unsigned n_handlers;
 };
 
+/* A host's own. */
+#define CONFIG_PATH "/etc/bulkhead/config.yaml"
+
 /*
- * Reads path; NULL gives the defaults. Errors: -ENOENT; -EINVAL with key and line. Free with
- * config_free().
+ * Reads path; NULL is CONFIG_PATH where it is there, else the defaults. Errors: -ENOENT; -EINVAL
+ * with key and line. Free with config_free().
  */
 int config_load(const char *path, struct config **ret, struct err *err);
 struct config *config_free(struct config *config);

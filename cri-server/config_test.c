@@ -1,10 +1,13 @@
 #include <errno.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -29,7 +32,7 @@ static void everything_has_a_default(void **state)
 	(void)state;
 	struct config *c;
 	struct err err = ERR_INIT;
-	assert_int_equal(config_load(NULL, &c, &err), 0);
+	assert_int_equal(load("", &c, &err), 0);
 	assert_string_equal(c->socket, "/run/bulkhead/bulkhead.sock");
 	assert_string_equal(
 		c->hypervisor.libvirt_uri, "qemu:///embed?root=/var/lib/bulkhead/libvirt");
@@ -37,6 +40,14 @@ static void everything_has_a_default(void **state)
 	assert_int_equal(c->streaming.port, 0);
 	assert_int_equal(c->streaming.idle_timeout_ms, 4 * 3600 * 1000);
 	assert_int_equal(c->streaming.creation_timeout_ms, 30000);
+	assert_string_equal(c->hypervisor.kernel, "/usr/lib/bulkhead/vmlinux");
+	assert_string_equal(c->hypervisor.initramfs, "/usr/lib/bulkhead/initramfs.cpio");
+	assert_string_equal(c->hypervisor.vsock_helper, "/usr/lib/bulkhead/bulkhead-vsock");
+	assert_string_equal(c->hypervisor.virtiofsd, "/usr/lib/qemu/virtiofsd");
+	assert_null(c->hypervisor.debug_console);
+	assert_string_equal(c->network.conf_dir, "/etc/cni/net.d");
+	assert_string_equal(c->network.bin_dirs, "/opt/cni/bin:/usr/lib/cni");
+	assert_string_equal(c->images.unpack_helper, "/usr/lib/bulkhead/bulkhead-unpack");
 	assert_non_null(config_handler(c, ""));
 	assert_null(config_handler(c, "other"));
 	config_free(c);
@@ -125,6 +136,27 @@ static void a_missing_file_is_named(void **state)
 	assert_non_null(strstr(err.msg, "/nonexistent/config.yaml"));
 }
 
+/* In a mount namespace of its own, with an /etc that has nothing else. */
+static void a_hosts_own_is_taken_where_it_is_there(void **state)
+{
+	static const char text[] = "log_level: error\n";
+	struct config *c;
+	struct err err = ERR_INIT;
+	(void)state;
+	if (geteuid() != 0 || unshare(CLONE_NEWNS) < 0 ||
+		mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		mount("tmpfs", "/etc", "tmpfs", 0, NULL) < 0)
+		skip();
+	assert_int_equal(config_load(NULL, &c, &err), 0);
+	assert_string_equal(c->log_level, "info");
+	config_free(c);
+	assert_int_equal(mkdir("/etc/bulkhead", 0755), 0);
+	assert_int_equal(fd_write_file(CONFIG_PATH, text, strlen(text), 0644, &err), 0);
+	assert_int_equal(config_load(NULL, &c, &err), 0);
+	assert_string_equal(c->log_level, "error");
+	config_free(c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -133,6 +165,7 @@ int main(void)
 		cmocka_unit_test(what_is_written_wins),
 		cmocka_unit_test(refuses_with_the_reason),
 		cmocka_unit_test(a_missing_file_is_named),
+		cmocka_unit_test(a_hosts_own_is_taken_where_it_is_there),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

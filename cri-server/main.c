@@ -32,7 +32,7 @@ static const char usage_text[] =
 	"Usage: bulkheadd [--config FILE]\n"
 	"Serves CRI v1; every pod sandbox is a virtual machine.\n"
 	"\n"
-	"  --config FILE  configuration (docs/configuration.md); without it, defaults\n"
+	"  --config FILE  configuration (default " CONFIG_PATH ", where it is there)\n"
 	"  --list-steps   the boundaries between what methods do, for tests: one a line\n"
 	"  --help         this text\n"
 	"  --version      the version\n";

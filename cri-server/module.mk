@@ -27,6 +27,7 @@ $(call unit_test,cri-server/runtime/process_test.c,runtime seccomp image cri-pro
 $(call unit_test,cri-server/runtime/mirror_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/mirror_watch_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/volumes_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
+$(call unit_test,cri-server/runtime/recover_test.c,runtime store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/container_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 $(call unit_test,cri-server/runtime/container_stop_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 $(call unit_test,cri-server/runtime/exec_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))

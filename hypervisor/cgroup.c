@@ -17,6 +17,7 @@
 
 #define MOUNTINFO_MAX  (8u << 20)
 #define FILE_MAX_BYTES 65536
+#define CHILDREN_MAX   (1u << 20)
 #define REMOVE_TRIES   200 /* 10 ms apart */
 #define OWNER_XATTR    "trusted.bulkhead"
 
@@ -35,17 +36,41 @@ static bool has_word(const char *list, const char *word)
 	return false;
 }
 
-static void add_hierarchy(
-	struct cgroups *cgroups, const char *mount, const char *type, const char *options)
+/* "36 35 98:0 /root /mount rw,noatime master:1 - type source options": proc(5). */
+struct mount_line {
+	char device[24], mount[256], type[32], options[256];
+};
+
+static bool read_line(const char *text, struct mount_line *ret)
+{
+	const char *tail = strstr(text, " - ");
+
+	*ret = (struct mount_line){0};
+	return tail && sscanf(text, "%*s %*s %23s %*s %255s", ret->device, ret->mount) == 2 &&
+	       sscanf(tail, " - %31s %*s %255s", ret->type, ret->options) >= 1;
+}
+
+/* Others mount them once more, below directories of their own, and may take that away again. */
+static bool is_known(const struct cgroups *cgroups, const char *device)
+{
+	for (size_t i = 0; i < cgroups->n; i++)
+		if (strcmp(cgroups->items[i].device, device) == 0)
+			return true;
+	return false;
+}
+
+static void add_hierarchy(struct cgroups *cgroups, const struct mount_line *line)
 {
 	struct cgroup_hierarchy *h = &cgroups->items[cgroups->n];
 	_cleanup_free_ char *controllers = NULL;
+	const char *options = line->options;
 
-	if (cgroups->n == CGROUPS_MAX || access(mount, W_OK) < 0)
+	if (cgroups->n == CGROUPS_MAX || is_known(cgroups, line->device) ||
+		access(line->mount, W_OK) < 0)
 		return;
-	*h = (struct cgroup_hierarchy){.v2 = strcmp(type, "cgroup2") == 0};
+	*h = (struct cgroup_hierarchy){.v2 = strcmp(line->type, "cgroup2") == 0};
 	if (h->v2) {
-		_cleanup_free_ char *file = str_printf("%s/cgroup.controllers", mount);
+		_cleanup_free_ char *file = str_printf("%s/cgroup.controllers", line->mount);
 
 		if (!file || fd_read_file(file, FILE_MAX_BYTES, &controllers, NULL, NULL) < 0)
 			return;
@@ -56,12 +81,12 @@ static void add_hierarchy(
 	h->memory = has_word(options, "memory");
 	h->cpu = has_word(options, "cpu");
 	h->cpuset = has_word(options, "cpuset");
-	h->mount = strdup(mount);
+	memcpy(h->device, line->device, sizeof(h->device));
+	h->mount = strdup(line->mount);
 	if (h->mount)
 		cgroups->n++;
 }
 
-/* "36 35 98:0 /root /mount rw,noatime master:1 - type source options": proc(5). */
 int cgroups_read(const char *mountinfo, struct cgroups *ret, struct err *err)
 {
 	_cleanup_free_ char *text = NULL;
@@ -71,14 +96,11 @@ int cgroups_read(const char *mountinfo, struct cgroups *ret, struct err *err)
 	*ret = (struct cgroups){0};
 	if (r < 0)
 		return r;
-	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-		char mount[256], type[32], options[256] = "";
-		const char *tail = strstr(line, " - ");
+	for (char *p = strtok_r(text, "\n", &rest); p; p = strtok_r(NULL, "\n", &rest)) {
+		struct mount_line line;
 
-		if (tail && sscanf(line, "%*s %*s %*s %*s %255s", mount) == 1 &&
-			sscanf(tail, " - %31s %*s %255s", type, options) >= 1 &&
-			strncmp(type, "cgroup", 6) == 0)
-			add_hierarchy(ret, mount, type, options);
+		if (read_line(p, &line) && strncmp(line.type, "cgroup", 6) == 0)
+			add_hierarchy(ret, &line);
 	}
 	return 0;
 }
@@ -146,14 +168,20 @@ static int inherit_cpuset(const char *parent, const char *dir, struct err *err)
 	return 0;
 }
 
-static int make_one(
-	const struct cgroup_hierarchy *h, const char *parent, const char *dir, struct err *err)
+/* To those below. What cannot be given is missed when it is to be limited. */
+static void give_controllers(const char *dir)
 {
 	static const char *const controllers[] = {"+io", "+cpu", "+pids", "+cpuset", "+memory"};
 
-	/* What cannot be given to those below is missed when it is to be limited. */
-	for (size_t i = 0; h->v2 && i < ARRAY_SIZE(controllers); i++)
-		write_text(parent, "cgroup.subtree_control", controllers[i], NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++)
+		write_text(dir, "cgroup.subtree_control", controllers[i], NULL);
+}
+
+static int make_one(
+	const struct cgroup_hierarchy *h, const char *parent, const char *dir, struct err *err)
+{
+	if (h->v2)
+		give_controllers(parent);
 	if (mkdir(dir, 0755) < 0 && errno != EEXIST)
 		return err_errno(err, "Make cgroup %s", dir);
 	return h->cpuset && !h->v2 ? inherit_cpuset(parent, dir, err) : 0;
@@ -180,6 +208,22 @@ static int make_in(const struct cgroup_hierarchy *h, const char *path, struct er
 			*slash = '/';
 	}
 	return r;
+}
+
+/*
+ * systemd, when it sets a slice anew, takes the controllers that no unit below asked for away from
+ * what is there.
+ */
+static void give_again(const struct cgroup_hierarchy *h, const char *path)
+{
+	_cleanup_free_ char *dir = str_printf("%s%s", h->mount, path);
+
+	for (char *slash = dir ? dir + strlen(h->mount) : NULL; slash;
+		slash = strchr(slash + 1, '/')) {
+		*slash = '\0';
+		give_controllers(dir);
+		*slash = '/';
+	}
 }
 
 static void note_owner(const struct cgroup_hierarchy *h, const char *path, const char *owner)
@@ -216,6 +260,9 @@ int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err)
 	const struct cgroups *cgroups = place->cgroups;
 	int r = 0;
 
+	/* 0 is who writes it: we would end with the machine. */
+	if (pid <= 0)
+		return err_set(err, -ESRCH, "Enter cgroup %s: the process is gone", place->path);
 	for (size_t i = 0; i < cgroups->n && r == 0; i++) {
 		_cleanup_free_ char *dir = str_printf("%s%s", cgroups->items[i].mount, place->path);
 
@@ -224,12 +271,51 @@ int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err)
 	return r;
 }
 
+static bool is_named(pid_t pid, const char *name)
+{
+	_cleanup_free_ char *comm = NULL;
+	size_t len = strlen(name);
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	return fd_read_file(path, 64, &comm, NULL, NULL) == 0 && strncmp(comm, name, len) == 0 &&
+	       strcmp(comm + len, "\n") == 0;
+}
+
+/* They are the children of kthreadd, which is process 2. */
+void cgroups_enter_kernel_threads(const struct cgroup_place *place, const char *name)
+{
+	_cleanup_free_ char *text = NULL;
+	char *rest = NULL;
+
+	if (!is_named(2, "kthreadd") ||
+		fd_read_file("/proc/2/task/2/children", CHILDREN_MAX, &text, NULL, NULL) < 0)
+		return;
+	for (char *p = strtok_r(text, " ", &rest); p; p = strtok_r(NULL, " ", &rest))
+		if (is_named(atoi(p), name))
+			cgroups_enter(place, atoi(p), NULL);
+}
+
 /* runc's conversion of 2…262144 shares to a weight of 1…10000. */
 static int64_t weight_of_shares(uint64_t shares)
 {
 	uint64_t bounded = shares < 2 ? 2 : shares > 262144 ? 262144 : shares;
 
 	return (int64_t)(1 + (bounded - 2) * 9999 / 262142);
+}
+
+/* First without a quota: the old one in the new period may be more than what is above allows. */
+static int limit_cpu_time_v1(const char *dir, const struct hv_limits *limits, struct err *err)
+{
+	int r = write_number(dir, "cpu.cfs_quota_us", -1, err);
+
+	if (r == 0 && limits->cpu_period_us)
+		r = write_number(dir, "cpu.cfs_period_us", (int64_t)limits->cpu_period_us, err);
+	if (r < 0 || !limits->cpu_quota_us)
+		return r;
+	r = write_number(dir, "cpu.cfs_quota_us", (int64_t)limits->cpu_quota_us, err);
+	/* One above allows less, which holds for this too. */
+	return r == -EINVAL ? 0 : r;
 }
 
 static int limit_v1(const struct cgroup_hierarchy *h, const char *dir,
@@ -242,16 +328,7 @@ static int limit_v1(const struct cgroup_hierarchy *h, const char *dir,
 			dir, "memory.limit_in_bytes", (int64_t)(limits->memory_mib << 20), err);
 	if (r == 0 && h->cpu && limits->cpu_shares)
 		r = write_number(dir, "cpu.shares", (int64_t)limits->cpu_shares, err);
-	if (r == 0 && h->cpu && limits->cpu_period_us)
-		r = write_number(dir, "cpu.cfs_period_us", (int64_t)limits->cpu_period_us, err);
-	/* -EINVAL: one above allows less, which holds for this too. */
-	if (r == 0 && h->cpu) {
-		int64_t quota = limits->cpu_quota_us ? (int64_t)limits->cpu_quota_us : -1;
-
-		r = write_number(dir, "cpu.cfs_quota_us", quota, err);
-		r = r == -EINVAL ? 0 : r;
-	}
-	return r;
+	return r == 0 && h->cpu ? limit_cpu_time_v1(dir, limits, err) : r;
 }
 
 static int limit_v2(const struct cgroup_hierarchy *h, const char *dir,
@@ -285,6 +362,10 @@ int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct 
 		if (!dir)
 			return err_nomem(err);
 		r = h->v2 ? limit_v2(h, dir, limits, err) : limit_v1(h, dir, limits, err);
+		if (r == -ENOENT && h->v2) {
+			give_again(h, path);
+			r = limit_v2(h, dir, limits, err);
+		}
 	}
 	return r;
 }
@@ -311,6 +392,14 @@ static int pin_one(const struct cgroup_hierarchy *h, const char *path, const cha
 	return r < 0 ? r : write_text(dir, file, above, err);
 }
 
+static int pin_in(const struct cgroup_hierarchy *h, const char *path, const char *cpus,
+	const char *mems, struct err *err)
+{
+	int r = pin_one(h, path, "cpuset.cpus", cpus, err);
+
+	return r < 0 ? r : pin_one(h, path, "cpuset.mems", mems, err);
+}
+
 int cgroups_pin(const struct cgroups *cgroups, const char *path, const char *cpus, const char *mems,
 	struct err *err)
 {
@@ -323,9 +412,11 @@ int cgroups_pin(const struct cgroups *cgroups, const char *path, const char *cpu
 		if (!h->cpuset)
 			continue;
 		known = true;
-		r = pin_one(h, path, "cpuset.cpus", cpus, err);
-		if (r == 0)
-			r = pin_one(h, path, "cpuset.mems", mems, err);
+		r = pin_in(h, path, cpus, mems, err);
+		if (r == -ENOENT && h->v2) {
+			give_again(h, path);
+			r = pin_in(h, path, cpus, mems, err);
+		}
 	}
 	return known ? r : err_set(err, -EOPNOTSUPP, "the host has no cgroups of cpusets");
 }

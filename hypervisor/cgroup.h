@@ -23,6 +23,7 @@
 struct cgroups {
 	struct cgroup_hierarchy {
 		char *mount;
+		char device[24]; /* that of its file system: "0:29" */
 		bool v2;
 		bool memory, cpu, cpuset; /* what it controls, of what is set here */
 	} items[CGROUPS_MAX];
@@ -48,8 +49,13 @@ int cgroups_make(
 	const struct cgroups *cgroups, const char *path, const char *owner, struct err *err);
 /* Whether the cgroup, a directory, has that note. */
 bool cgroup_is_of(const char *dir, const char *owner);
-/* Moves a process into it; its children begin there. */
+/* Moves a process into it; its children begin there. -ESRCH: there is none, or pid is 0. */
 int cgroups_enter(const struct cgroup_place *place, pid_t pid, struct err *err);
+/*
+ * Moves the kernel's own threads of that name into it. One that cannot be moved, or is not seen
+ * from our process namespace, stays where it is: it is only not counted.
+ */
+void cgroups_enter_kernel_threads(const struct cgroup_place *place, const char *name);
 int cgroups_limit(const struct cgroups *cgroups, const char *path, const struct hv_limits *limits,
 	struct err *err);
 /*

@@ -174,6 +174,19 @@ static int load_filter(const struct confine_rights *rights, struct err *err)
 }
 #endif
 
+/* Without capabilities a limit is only lowered: what the host allows may be less. */
+static int limit_files(rlim_t files, struct err *err)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return err_errno(err, "ask for limits");
+	if (limit.rlim_max > files)
+		limit.rlim_max = files;
+	limit.rlim_cur = limit.rlim_max;
+	return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? err_errno(err, "set limits") : 0;
+}
+
 int confine_keep(const struct confine_rights *rights, struct err *err)
 {
 	/* The log's gmtime_r() would open the time zone's file at its first event. */
@@ -181,10 +194,12 @@ int confine_keep(const struct confine_rights *rights, struct err *err)
 	_cleanup_(cap_freep) cap_t none = cap_init();
 	if (!none || cap_set_proc(none) < 0)
 		return err_errno(err, "give up capabilities");
-	const struct rlimit files = {.rlim_cur = rights->files, .rlim_max = rights->files};
 	const struct rlimit no_core = {0};
-	if (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &no_core) < 0)
-		return err_errno(err, "set limits");
+	int r = limit_files(rights->files, err);
+	if (r < 0)
+		return r;
+	if (setrlimit(RLIMIT_CORE, &no_core) < 0)
+		return err_errno(err, "forbid core dumps");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_errno(err, "give up privileges");
 	return load_filter(rights, err);

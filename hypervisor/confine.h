@@ -31,7 +31,7 @@ struct confine_rights {
 	const int *calls; /* system calls beside those of memory and of the end */
 	size_t n_calls;
 	bool unix_sockets; /* may make them */
-	rlim_t files;      /* descriptors at once */
+	rlim_t files;      /* descriptors at once, at most */
 };
 
 /* Limits, no_new_privs and the filter; after this a forbidden system call kills the process. */

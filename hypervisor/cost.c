@@ -30,8 +30,9 @@ static uint64_t stat_field(const char *stat, int n)
 	return p ? strtoull(p, NULL, 10) : 0;
 }
 
-/* start: the process's start time, 0: not known. One that is not this process counts nothing. */
-static void add_process(int pid, uint64_t start, struct hv_cost *cost)
+/* start: the process's start time, 0: not known. False: it is not this process, and counts nothing.
+ */
+static bool add_process(int pid, uint64_t start, struct hv_cost *cost)
 {
 	_cleanup_free_ char *stat = NULL, *rollup = NULL;
 	uint64_t ticks_per_second = (uint64_t)sysconf(_SC_CLK_TCK);
@@ -39,17 +40,31 @@ static void add_process(int pid, uint64_t start, struct hv_cost *cost)
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	if (fd_read_file(path, 4096, &stat, NULL, NULL) < 0)
-		return;
+		return false;
 	if (start && stat_field(stat, 22) != start)
-		return;
+		return false;
 	cost->processes++;
 	cost->cpu_ns += (stat_field(stat, 14) + stat_field(stat, 15)) *
 			(UINT64_C(1000000000) / ticks_per_second);
 	snprintf(path, sizeof(path), "/proc/%d/smaps_rollup", pid);
 	if (fd_read_file(path, 4096, &rollup, NULL, NULL) < 0)
-		return;
+		return true;
 	cost->pss_bytes += rollup_bytes(rollup, "\nPss:");
 	cost->rss_bytes += rollup_bytes(rollup, "\nRss:");
+	return true;
+}
+
+/* It is virtiofsd's child that serves. */
+static void add_children(int pid, struct hv_cost *cost)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[64], *rest = NULL;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
+	if (fd_read_file(path, 4096, &text, NULL, NULL) < 0)
+		return;
+	for (char *p = strtok_r(text, " ", &rest); p; p = strtok_r(NULL, " ", &rest))
+		add_process(atoi(p), 0, cost);
 }
 
 static void add_helpers(const char *dir, struct hv_cost *cost)
@@ -65,8 +80,9 @@ static void add_helpers(const char *dir, struct hv_cost *cost)
 		int pid;
 
 		if (fd_read_file(found.gl_pathv[i], 64, &text, NULL, NULL) == 0 &&
-			sscanf(text, "%d %" SCNu64, &pid, &start) == 2 && pid > 1)
-			add_process(pid, start, cost);
+			sscanf(text, "%d %" SCNu64, &pid, &start) == 2 && pid > 1 &&
+			add_process(pid, start, cost))
+			add_children(pid, cost);
 	}
 	globfree(&found);
 }

@@ -452,6 +452,15 @@ static void write_devices(struct writer *writer, const struct domain_xml *domain
 }
 
 /*
+ * A libvirtd gives QEMU's user the files that a machine uses. The kernel and the initramfs are all
+ * machines': a QEMU that its guest has taken over could change them for the others.
+ */
+static void write_ownership(struct writer *writer)
+{
+	leaf(writer, "seclabel", "type", "none", "model", "dac", NULL);
+}
+
+/*
  * What libvirt is to take QEMU for incapable of. Where QEMU can name the features that it denied a
  * CPU, libvirt asks for each of its properties, 400 questions, to describe a CPU that nobody asks
  * it about; else it reads all in two. A version of libvirt that does not know the name refuses it.
@@ -535,6 +544,8 @@ int domain_xml_write(const struct domain_xml *domain, char **ret, struct err *er
 	write_metadata(&writer, domain->run_dir);
 	write_platform(&writer, domain);
 	write_devices(&writer, domain);
+	if (domain->libvirtd)
+		write_ownership(&writer);
 	write_capabilities(&writer);
 	if (domain->vhost_socket)
 		write_vhost_vsock(&writer, domain->vhost_socket);

@@ -19,6 +19,7 @@ struct domain_xml {
 	const struct hv_vm_spec *spec;
 	const char *run_dir; /* whose machine it is; goes into the metadata */
 	bool kvm;
+	bool libvirtd;  /* it is for one, not for the driver in this process */
 	bool vhost_net; /* the host's kernel moves the NICs' frames, not QEMU */
 	const char *kernel;
 	const char *initramfs;

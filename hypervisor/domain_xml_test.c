@@ -95,6 +95,20 @@ static void test_cpu_is_read_at_once(void **state)
 		"cpu-unavailable-features");
 }
 
+/* A libvirtd would give all machines' kernel to QEMU's user, whatever became of that. */
+static void test_no_file_is_given_to_qemu(void **state)
+{
+	_cleanup_free_ char *ours = write_domain(&plain), *foreign = NULL;
+	struct domain_xml domain = plain;
+
+	(void)state;
+	domain.libvirtd = true;
+	foreign = write_domain(&domain);
+	assert_xpath(foreign, "count(/domain/seclabel[@model='dac' and @type='none'])", "1");
+	/* Our own driver is told so by its configuration, and need not have the model. */
+	assert_xpath(ours, "count(/domain/seclabel)", "0");
+}
+
 /* Many CPUs, many queues; one has the tap that it always had. */
 static void test_nic_driver(void **state)
 {
@@ -391,6 +405,7 @@ static void test_libvirts_schema_accepts_it(void **state)
 	}
 	spec.memory_max_mib = 4096;
 	domain.spec = &spec;
+	domain.libvirtd = true;
 	xml = write_domain(&domain);
 	fd = mkstemp(path);
 	assert_true(fd >= 0);
@@ -406,6 +421,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cpu_is_read_at_once),
+		cmocka_unit_test(test_no_file_is_given_to_qemu),
 		cmocka_unit_test(test_nic_driver),
 		cmocka_unit_test(test_tap_that_was_made),
 		cmocka_unit_test(test_a_full_disk_is_the_guests_to_see),

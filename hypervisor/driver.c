@@ -172,7 +172,8 @@ int driver_prepare(struct hv *hv, struct err *err)
 		return r;
 	open_kvm_to_group(hv);
 	raise_aio_limit(hv);
-	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0) {
+	hv->libvirtd = strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0;
+	if (hv->libvirtd) {
 		hv->state_dir = strdup("/run/libvirt/qemu");
 		hv->log_dir = strdup("/var/log/libvirt/qemu");
 		hv->lib_dir = strdup("/var/lib/libvirt/qemu");
@@ -320,7 +321,7 @@ int driver_configure(const struct hv *hv, struct err *err)
 	struct notes notes;
 	int r;
 
-	if (strncmp(hv->config.libvirt_uri, EMBED_PREFIX, strlen(EMBED_PREFIX)) != 0)
+	if (hv->libvirtd)
 		return 0;
 	r = forget_unborn(hv, &notes, err);
 	if (r == 0)

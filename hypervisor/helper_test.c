@@ -292,8 +292,8 @@ static void test_console_is_read_though_locked(void **state)
 	assert_int_equal(unlink(file), 0);
 }
 
-/* bulkhead-console is built into a folder beside this test. */
-static char *find_console(void)
+/* The helpers are built into a folder beside this test. */
+static char *find_helper(const char *name)
 {
 	char self[256];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -302,7 +302,51 @@ static char *find_console(void)
 		return NULL;
 	self[n] = '\0';
 	*strrchr(self, '/') = '\0';
-	return str_printf("%s/vsock/bulkhead-console", self);
+	return str_printf("%s/vsock/%s", self, name);
+}
+
+/* In a child, for nobody gets a limit back. */
+static int start_with_few_descriptors(const char *const argv[])
+{
+	const struct rlimit few = {1024, 1024};
+	struct err err = ERR_INIT;
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		if (setrlimit(RLIMIT_NOFILE, &few) < 0 ||
+			helper_start(
+				&(struct helper){.dir = dir, .name = "x", .argv = argv}, &err) < 0)
+			fprintf(stderr, "%s\n", err.msg);
+		_exit(err.msg[0] != 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+/* What the kernel gives where no init has raised it, or less: then it serves fewer at once. */
+static void test_vsock_with_few_descriptors(void **state)
+{
+	_cleanup_free_ char *program = find_helper("bulkhead-vsock");
+	_cleanup_free_ char *vhost = str_printf("%s/vhost.sock", dir);
+	_cleanup_free_ char *hybrid = str_printf("%s/vsock.sock", dir);
+	const char *argv[] = {
+		program, "--vhost-socket", vhost, "--listen", hybrid, "--cid", "3", NULL};
+	_cleanup_close_ int pidfd = -EBADF;
+	struct err err = ERR_INIT;
+	pid_t pid;
+
+	(void)state;
+	if (access(program, X_OK) < 0) {
+		print_message("skipped: bulkhead-vsock is not built\n");
+		skip();
+	}
+	assert_int_equal(start_with_few_descriptors(argv), 0);
+	/* It says that it is ready before it gives the last of its rights up. */
+	usleep(500000);
+	assert_int_equal(helper_find(dir, "x", &pid, &pidfd, &err), 0);
+	assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 0), 0);
+	assert_int_equal(helper_end(dir, "x", &err), 0);
 }
 
 static void write_lines(int fd, unsigned n)
@@ -319,7 +363,7 @@ static void write_lines(int fd, unsigned n)
 
 static void test_console_keeps_the_end(void **state)
 {
-	_cleanup_free_ char *program = find_console();
+	_cleanup_free_ char *program = find_helper("bulkhead-console");
 	_cleanup_free_ char *socket = str_printf("%s/console.sock", dir);
 	_cleanup_free_ char *file = str_printf("%s/console", dir);
 	_cleanup_free_ char *tail = NULL;
@@ -365,6 +409,7 @@ int main(void)
 		cmocka_unit_test(test_reused_pid_is_spared),
 		cmocka_unit_test(test_end_without_descriptors),
 		cmocka_unit_test(test_console_is_read_though_locked),
+		cmocka_unit_test(test_vsock_with_few_descriptors),
 		cmocka_unit_test(test_console_keeps_the_end),
 	};
 

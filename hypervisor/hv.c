@@ -304,8 +304,9 @@ const char *hv_version(const struct hv *hv)
 int hv_check(struct hv *hv, struct err *err)
 {
 	if (virConnectIsAlive(hv->connection) != 1)
-		return hv_fail(
-			err, "The connection to libvirt at %s is gone", hv->config.libvirt_uri);
+		return hv_fail(err,
+			"The connection to libvirt at %s is gone; restart bulkheadd, pods go on",
+			hv->config.libvirt_uri);
 	if (virConnectNumOfDomains(hv->connection) < 0)
 		return hv_fail(err, "Ask libvirt for its domains");
 	return 0;

@@ -31,10 +31,11 @@ struct hv {
 	hv_died_fn on_died;
 	void *userdata;
 	bool kvm;
+	bool libvirtd;       /* machines are one's, not our own driver's */
 	struct tsc_mark tsc; /* as it was opened */
 	bool vhost_net;      /* the kernel moves frames between taps and guests */
 	char accelerator_reason[256];
-	const struct transport *transport;
+	const struct transport *transport; /* of machines that are made */
 	char version[64];
 	struct cgroups cgroups;
 	struct user qemu_user; /* whose rights QEMU has */
@@ -92,6 +93,10 @@ void hv_monitor_end(const int *timer);
 /* vm_cgroup.c */
 int vm_cgroup_make(
 	const struct hv_vm *vm, const char *path, const struct hv_limits *limits, struct err *err);
+/* Whether the process is in it, which no process of the machine can leave. */
+bool vm_cgroup_has(const struct hv *hv, const char *id, pid_t pid);
+/* QEMU, and what the kernel does for it. */
+int vm_cgroup_enter(struct hv_vm *vm, const struct cgroup_place *place, struct err *err);
 /* Kills whatever is left in it. dir: the machine's directory, which names it. */
 int vm_cgroup_remove(const struct hv *hv, const char *dir, struct err *err);
 

@@ -9,7 +9,9 @@ $(call library,confine,hypervisor/confine.c)
 $(call program,bulkhead-console,hypervisor/vsock,hypervisor/console_main.c,confine common,libseccomp libcap libprotobuf-c)
 $(call unit_test,hypervisor/domain_xml_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/vm_cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/cost_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/tsc_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/helper_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/transport_test.c,hypervisor common,$(HYPERVISOR_PKGS))
@@ -25,4 +27,4 @@ $(B)/hypervisor/domain_xml.o $(B)/hypervisor/domain_read.o $(B)/hypervisor/domai
 	private CPPFLAGS += $(shell pkg-config --cflags libxml-2.0)
 # These run the program.
 $(B)/hypervisor/helper_test $(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-console
-$(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock
+$(B)/hypervisor/helper_test $(B)/hypervisor/vm_test: | $(B)/hypervisor/vsock/bulkhead-vsock

@@ -7,10 +7,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 
 #define ANSWER_MS 10000
 #define CALL_SLOT (SD_SLOTS - 1)
@@ -243,17 +243,10 @@ static void take_all(struct sd *sd, unsigned queue)
 			sd->done[queue][elem.id] = true;
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
-}
-
 int sd_wait(struct sd *sd, unsigned queue, unsigned slot)
 {
-	int64_t left, deadline = now_ms() + ANSWER_MS;
+	const uint64_t until_ms = ev_now_ms() + ANSWER_MS;
+	uint64_t left_ms;
 	eventfd_t count;
 
 	for (;;) {
@@ -265,10 +258,10 @@ int sd_wait(struct sd *sd, unsigned queue, unsigned slot)
 		take_all(sd, queue);
 		if (sd->done[queue][2 * slot])
 			return 0;
-		left = deadline - now_ms();
-		if (left <= 0)
+		left_ms = ev_left_ms(until_ms);
+		if (!left_ms)
 			return SD_SILENT;
-		if (poll(fds, ARRAY_SIZE(fds), (int)left) < 0)
+		if (poll(fds, ARRAY_SIZE(fds), (int)left_ms) < 0)
 			must(errno == EINTR, "poll");
 		if (fds[1].revents)
 			return SD_ENDED;

@@ -351,7 +351,7 @@ struct share_world *sw_new(bool init)
 }
 
 /* Ends as a machine does: QEMU first. What is found is judged when all of it is gone. */
-void sw_free(struct share_world *world)
+static void sw_free(struct share_world *world)
 {
 	struct err err = ERR_INIT;
 	bool bounded = memory_was_bounded(world);

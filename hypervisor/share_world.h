@@ -38,7 +38,6 @@ struct share_world {
 bool sw_can_run(void);
 /* Without `init` the guest has sent nothing yet, and knows no nodes. */
 struct share_world *sw_new(bool init);
-void sw_free(struct share_world *world);
 /* The same for cmocka, with the world in *state, where sw_of() finds it, or skips. */
 int sw_setup(void **state);
 int sw_teardown(void **state);

@@ -20,10 +20,11 @@
 
 #include "common/fd.h"
 #include "common/loop.h"
-#include "hypervisor/transport.h"
+#include "hypervisor/internal.h"
 
 #define TIMEOUT_MS 300
 #define PORT       1024
+#define GUEST_CID  3
 
 struct room {
 	char dir[32];
@@ -118,6 +119,22 @@ static void test_answer(void **state)
 	pthread_join(thread, NULL);
 }
 
+/* A machine keeps what it was made with, also where new ones get the kernel's device by now. */
+static void test_machine_of_before(void **state)
+{
+	struct room *room = *state;
+	struct hv hv = {.transport = transport_of(GUEST_CID)};
+	struct hv_vm vm = {.hv = &hv, .dir = room->dir};
+	_cleanup_close_ int fd = -EBADF;
+	struct err err = ERR_INIT;
+	pthread_t thread;
+
+	assert_int_equal(virInitialize(), 0);
+	pthread_create(&thread, NULL, answer, room);
+	assert_int_equal(hv_vm_connect(&vm, PORT, TIMEOUT_MS, &fd, &err), 0);
+	pthread_join(thread, NULL);
+}
+
 static void test_drips(void **state)
 {
 	pthread_t thread;
@@ -168,6 +185,7 @@ int main(void)
 #define TRANSPORT_TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TRANSPORT_TEST(test_answer),
+		TRANSPORT_TEST(test_machine_of_before),
 		TRANSPORT_TEST(test_drips),
 		TRANSPORT_TEST(test_nobody),
 		TRANSPORT_TEST(test_accepts_nobody),

@@ -126,21 +126,19 @@ static const char *helper_user(const struct hv *hv)
 	return hv->qemu_user.name[0] && geteuid() == 0 ? hv->qemu_user.name : NULL;
 }
 
-/* bulkhead-console lies beside bulkhead-vsock. */
-static char *console_program(const struct hv *hv)
+char *hv_console_program(const char *vsock_helper)
 {
-	const char *slash = strrchr(hv->config.vsock_helper, '/');
+	const char *slash = strrchr(vsock_helper, '/');
 
 	if (!slash)
 		return strdup("bulkhead-console");
-	return str_printf("%.*s/bulkhead-console", (int)(slash - hv->config.vsock_helper),
-		hv->config.vsock_helper);
+	return str_printf("%.*s/bulkhead-console", (int)(slash - vsock_helper), vsock_helper);
 }
 
 static int start_console(const struct hv_vm *vm, const struct cgroup_place *place,
 	const char *socket, struct err *err)
 {
-	_cleanup_free_ char *program = console_program(vm->hv);
+	_cleanup_free_ char *program = hv_console_program(vm->hv->config.vsock_helper);
 	_cleanup_free_ char *file = str_printf("%s/console", vm->dir);
 	const char *user = helper_user(vm->hv);
 	const char *argv[] = {
@@ -224,7 +222,7 @@ static int start_domain(
 	if (!live)
 		return hv_fail(err, "Ask libvirt for the machine's XML");
 	take_live(vm, live);
-	return place ? cgroups_enter(place, hv_vm_pid(vm), err) : 0;
+	return place ? vm_cgroup_enter(vm, place, err) : 0;
 }
 
 /* Emulated CPUs are all there from the start (domain_xml.c); some wait to be brought online. */
@@ -252,6 +250,7 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 		.spec = spec,
 		.run_dir = vm->hv->config.run_dir,
 		.kvm = vm->hv->kvm,
+		.libvirtd = vm->hv->libvirtd,
 		.vhost_net = vm->hv->vhost_net,
 		.kernel = vm->hv->config.kernel,
 		.initramfs = vm->hv->config.initramfs,
@@ -351,13 +350,13 @@ int hv_vm_connect(
 	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
 {
 	const struct transport_machine machine = {.dir = vm->dir, .cid = vm->cid};
+	const struct transport *transport = transport_of(vm->cid);
 	uint64_t begin = ev_now_ms(), deadline = begin + timeout_ms, next_check = begin + 50;
 
 	for (unsigned pause_ms = 1;; pause_ms = pause_ms < 10 ? pause_ms + 1 : 10) {
 		uint64_t now = ev_now_ms();
 		uint64_t left = now < deadline ? deadline - now : 0;
-		int r = vm->hv->transport->connect(
-			&machine, port, left < 250 ? left : 250, ret_fd, err);
+		int r = transport->connect(&machine, port, left < 250 ? left : 250, ret_fd, err);
 
 		if (r <= 0)
 			return r;
@@ -501,7 +500,7 @@ char *hv_vm_console_path(struct hv *hv, const char *id)
 	return dir ? str_printf("%s/console", dir) : NULL;
 }
 
-int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err)
+int hv_vm_console(struct hv *hv, const char *id, size_t max, char **ret_text, struct err *err)
 {
 	_cleanup_free_ char *dir = NULL;
 	int r = hv_check_id(id, err);
@@ -511,5 +510,5 @@ int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *er
 	dir = hv_vm_dir(hv, id);
 	if (!dir)
 		return err_nomem(err);
-	return console_tail(dir, 64 * 1024, ret_text, err);
+	return console_tail(dir, max, ret_text, err);
 }

@@ -57,6 +57,9 @@ struct hv_config {
 	unsigned monitor_ms;      /* in which QEMU must answer libvirt; 0: a minute */
 };
 
+/* The path of bulkhead-console, beside bulkhead-vsock; the caller frees. NULL: memory is out. */
+char *hv_console_program(const char *vsock_helper);
+
 /* A machine ended without hv_vm_destroy(). reason is for people. Called on the event thread; must
  * not block. */
 typedef void (*hv_died_fn)(void *userdata, const char *id, const char *reason);
@@ -176,7 +179,6 @@ int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struc
 int hv_vm_attach_device(
 	struct hv_vm *vm, unsigned target, const char *path, bool read_only, struct err *err);
 /* Takes it away again; one that is not attached is success. */
-
 int hv_vm_detach_disk(struct hv_vm *vm, unsigned target, struct err *err);
 
 /*
@@ -242,8 +244,10 @@ int hv_vm_wait_off(struct hv *hv, const char *id, uint64_t timeout_ms);
 int hv_each_vm(
 	struct hv *hv, int (*fn)(void *userdata, const char *id), void *userdata, struct err *err);
 
-/* The last bytes of the guest's console (at most 64 KiB), raw; the caller frees. "" when there is
- * none. */
-int hv_vm_console(struct hv *hv, const char *id, char **ret_text, struct err *err);
+/*
+ * The last bytes of the guest's console, at most max, raw, also of a machine that has ended and was
+ * not destroyed yet; the caller frees. "" when there is none. Waits a second at most.
+ */
+int hv_vm_console(struct hv *hv, const char *id, size_t max, char **ret_text, struct err *err);
 /* Its file on this host, whether it is there or not; the caller frees. NULL when memory is out. */
 char *hv_vm_console_path(struct hv *hv, const char *id);

@@ -3,12 +3,14 @@
  * whatever comes, it is found again and removed.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/fd.h"
 #include "hypervisor/internal.h"
 
 #define PATH_BYTES_MAX 4096
+#define PROC_BYTES_MAX 262144
 
 static int read_path(const char *dir, char **ret, struct err *err)
 {
@@ -31,6 +33,46 @@ int vm_cgroup_make(
 	if (r == 0)
 		r = cgroups_make(&vm->hv->cgroups, path, vm->hv->config.run_dir, err);
 	return r < 0 ? r : cgroups_limit(&vm->hv->cgroups, path, limits, err);
+}
+
+/* Before its path a line of proc(5)'s may have what is above the hierarchy's mount. */
+static bool names_cgroup(const char *line, size_t len, const char *path)
+{
+	size_t path_len = strlen(path);
+
+	return len >= path_len && memcmp(line + len - path_len, path, path_len) == 0;
+}
+
+bool vm_cgroup_has(const struct hv *hv, const char *id, pid_t pid)
+{
+	_cleanup_free_ char *dir = hv_vm_dir(hv, id);
+	_cleanup_free_ char *proc = str_printf("/proc/%d/cgroup", (int)pid);
+	_cleanup_free_ char *path = NULL, *text = NULL;
+
+	if (!dir || !proc || read_path(dir, &path, NULL) < 0 || path[0] != '/' ||
+		fd_read_file(proc, PROC_BYTES_MAX, &text, NULL, NULL) < 0)
+		return false;
+	for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n')
+		if (names_cgroup(line, strcspn(line, "\n"), path))
+			return true;
+	return false;
+}
+
+/*
+ * Before Linux 6.4 vhost's workers are threads of the kernel, one for each queue, which have been
+ * in the cgroup of QEMU since it opened the device; later ones are threads of QEMU.
+ */
+int vm_cgroup_enter(struct hv_vm *vm, const struct cgroup_place *place, struct err *err)
+{
+	const struct hv *hv = vm->hv;
+	int pid = hv_vm_pid(vm), r = cgroups_enter(place, pid, err);
+	char name[32];
+
+	if (r < 0 || (!hv->vhost_net && !vm->cid))
+		return r;
+	snprintf(name, sizeof(name), "vhost-%d", pid);
+	cgroups_enter_kernel_threads(place, name);
+	return 0;
 }
 
 int hv_vm_limit(struct hv_vm *vm, const struct hv_limits *limits, struct err *err)

@@ -51,27 +51,39 @@ int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err)
 	return 0;
 }
 
+/*
+ * By its arguments, until it is in the machine's cgroup; from then on by that: one that its guest
+ * has taken over may write over its arguments.
+ */
+static bool is_qemu_of(const struct hv *hv, const char *id, pid_t pid)
+{
+	_cleanup_free_ char *mark = str_printf("guest=bh-%s,", id);
+	_cleanup_free_ char *path = str_printf("/proc/%d/cmdline", (int)pid);
+	_cleanup_free_ char *command = NULL;
+	size_t len;
+
+	if (mark && path && fd_read_file(path, 1 << 20, &command, &len, NULL) == 0 &&
+		memmem(command, len, mark, strlen(mark)))
+		return true;
+	return vm_cgroup_has(hv, id, pid);
+}
+
 int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid)
 {
 	_cleanup_free_ char *path = str_printf("%s/bh-%s.pid", hv->state_dir, id);
-	_cleanup_free_ char *mark = str_printf("guest=bh-%s,", id);
-	_cleanup_free_ char *text = NULL, *command = NULL;
+	_cleanup_free_ char *text = NULL;
 	_cleanup_close_ int pidfd = -EBADF;
-	char proc[32];
-	size_t len;
 	int pid;
 
-	if (!path || !mark || fd_read_file(path, 32, &text, NULL, NULL) < 0)
+	if (!path || fd_read_file(path, 32, &text, NULL, NULL) < 0)
 		return -ESRCH;
 	pid = atoi(text);
 	if (pid <= 1)
 		return -ESRCH;
 	pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	snprintf(proc, sizeof(proc), "/proc/%d/cmdline", pid);
-	/* Read after the pidfd was opened: a process that took over a dead QEMU's id is told apart.
-	 */
-	if (pidfd < 0 || fd_read_file(proc, 1 << 20, &command, &len, NULL) < 0 ||
-		!memmem(command, len, mark, strlen(mark)))
+	/* Looked at after the pidfd was opened: a process that took over a dead QEMU's id is told
+	 * apart. */
+	if (pidfd < 0 || !is_qemu_of(hv, id, pid))
 		return -ESRCH;
 	*ret_pid = pid;
 	return TAKE_FD(pidfd);

@@ -276,7 +276,7 @@ static void test_life(void **state)
 	assert_int_equal(hv_vm_size(vm)->memory_max_mib, 768);
 	check(hv_vm_grow(vm, 1, 768, &err), &err);
 	check(hv_vm_set_link(vm, nic.mac, true, &err), &err);
-	check(hv_vm_console(fixture->hv, "life", &console, &err), &err);
+	check(hv_vm_console(fixture->hv, "life", 65536, &console, &err), &err);
 	assert_non_null(strstr(console, "Linux version"));
 	assert_int_equal(hv_vm_wait_off(fixture->hv, "life", 50), 1);
 	vm = hv_vm_unref(vm);

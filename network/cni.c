@@ -4,10 +4,10 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "common/spawn.h"
 #include "network/capability.h"
 #include "network/cni_result.h"
@@ -88,14 +88,6 @@ static char *make_stdin(const json_t *plugin, json_t *prev_result)
 	return json_dumps(config, JSON_COMPACT);
 }
 
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static int spawn_plugin(const struct turn *turn, const char *path, const char *input,
 	struct spawn_result *result, struct err *err)
 {
@@ -111,7 +103,7 @@ static int spawn_plugin(const struct turn *turn, const char *path, const char *i
 	env = make_env(variables);
 	if (!env)
 		return err_nomem(err);
-	begin = monotonic_ns();
+	begin = ev_now_ns();
 	r = spawn_run(
 		&(struct spawn_options){
 			.argv = argv,
@@ -127,7 +119,7 @@ static int spawn_plugin(const struct turn *turn, const char *path, const char *i
 		},
 		result, err);
 	if (turn->spent_ns)
-		*turn->spent_ns += monotonic_ns() - begin;
+		*turn->spent_ns += ev_now_ns() - begin;
 	return r;
 }
 
@@ -204,6 +196,14 @@ int cni_add(const struct cni_runtime *runtime, struct attachment *attachment,
 	return 0;
 }
 
+static int run_one(const struct turn *turn, const json_t *plugin, json_t *result, struct err *err)
+{
+	_cleanup_(spawn_result_done) struct spawn_result output =
+		SPAWN_RESULT_INIT(CNI_OUTPUT_MAX_BYTES);
+
+	return run_plugin(turn, plugin, result, &output, err);
+}
+
 int cni_del(const struct cni_runtime *runtime, const struct attachment *attachment,
 	const char *netns, struct err *err)
 {
@@ -218,11 +218,8 @@ int cni_del(const struct cni_runtime *runtime, const struct attachment *attachme
 	int r, first = 0;
 
 	for (i = json_array_size(attachment->plugins); i-- > 0;) {
-		_cleanup_(spawn_result_done) struct spawn_result output =
-			SPAWN_RESULT_INIT(CNI_OUTPUT_MAX_BYTES);
-
-		r = run_plugin(&turn, json_array_get(attachment->plugins, i), attachment->result,
-			&output, first < 0 ? &ignored : err);
+		r = run_one(&turn, json_array_get(attachment->plugins, i), attachment->result,
+			first < 0 ? &ignored : err);
 		if (r < 0 && first == 0)
 			first = r;
 	}
@@ -237,10 +234,7 @@ static int run_all(const struct turn *turn, const json_t *plugins, json_t *resul
 	int r = 0;
 
 	json_array_foreach(plugins, i, plugin) {
-		_cleanup_(spawn_result_done) struct spawn_result output =
-			SPAWN_RESULT_INIT(CNI_OUTPUT_MAX_BYTES);
-
-		r = run_plugin(turn, plugin, result, &output, err);
+		r = run_one(turn, plugin, result, err);
 		if (r < 0)
 			break;
 	}
@@ -318,20 +312,36 @@ int cni_status(const struct cni_runtime *runtime, const struct cni_config *confi
 	return plugins ? run_all(&turn, plugins, NULL, err) : err_nomem(err);
 }
 
+/* Libraries of plugins know the attachments by either name: the specification had the second. */
+static int add_attachments(json_t *plugin, json_t *attachments)
+{
+	return json_object_set(plugin, "cni.dev/valid-attachments", attachments) < 0 ||
+			       json_object_set(plugin, "cni.dev/attachments", attachments) < 0
+		       ? -ENOMEM
+		       : 0;
+}
+
 int cni_gc(const struct cni_runtime *runtime, const struct cni_config *config, json_t *attachments,
 	struct err *err)
 {
 	const struct turn turn = {.runtime = runtime, .command = "GC"};
 	json_auto_t *plugins = NULL;
+	struct err ignored = ERR_INIT;
 	json_t *plugin;
 	size_t i;
+	int r, first = 0;
 
 	if (!has_since(config->version, "1.1.0") || config->gc_disabled)
 		return 0;
 	plugins = capability_derive(config, NULL);
+	if (!plugins)
+		return err_nomem(err);
 	json_array_foreach(plugins, i, plugin) {
-		if (json_object_set(plugin, "cni.dev/valid-attachments", attachments) < 0)
+		if (add_attachments(plugin, attachments) < 0)
 			return err_nomem(err);
+		r = run_one(&turn, plugin, NULL, first < 0 ? &ignored : err);
+		if (r < 0 && first == 0)
+			first = r;
 	}
-	return plugins ? run_all(&turn, plugins, NULL, err) : err_nomem(err);
+	return first;
 }

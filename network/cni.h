@@ -52,8 +52,8 @@ int cni_status(const struct cni_runtime *runtime, const struct cni_config *confi
 
 /*
  * GC: the plugins forget whatever they hold for others than these attachments, an array of
- * {"containerID", "ifname"}. 0 where the version is older than 1.1.0 or the configuration says
- * disableGC.
+ * {"containerID", "ifname"}. All run even when one fails; the first error is returned. 0 where the
+ * version is older than 1.1.0 or the configuration says disableGC.
  */
 int cni_gc(const struct cni_runtime *runtime, const struct cni_config *config, json_t *attachments,
 	struct err *err);

@@ -12,14 +12,17 @@
 #define FILE_MAX_BYTES (1u << 20)
 #define NAME_LEN_MAX   128
 
+/* The latest first. */
+static const char *const known_versions[CNI_VERSIONS] = {
+	"1.1.0", "1.0.0", "0.4.0", "0.3.1", "0.3.0"};
+
 const char *cni_version_known(const char *version)
 {
-	static const char *const versions[] = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 	size_t i;
 
-	for (i = 0; i < ARRAY_SIZE(versions); i++)
-		if (!strcmp(version, versions[i]))
-			return versions[i];
+	for (i = 0; i < CNI_VERSIONS; i++)
+		if (!strcmp(version, known_versions[i]))
+			return known_versions[i];
 	return NULL;
 }
 
@@ -142,19 +145,66 @@ static int take_plugins(const char *file, json_t *root, struct cni_config *confi
 	return 0;
 }
 
+static bool is_string_array(const json_t *array)
+{
+	const json_t *value;
+	size_t i;
+
+	json_array_foreach(array, i, value)
+		if (!json_is_string(value))
+			return false;
+	return json_is_array(array);
+}
+
+static bool is_listed(const json_t *list, const char *version)
+{
+	const json_t *value;
+	size_t i;
+
+	json_array_foreach(list, i, value)
+		if (!strcmp(json_string_value(value), version))
+			return true;
+	return false;
+}
+
+/* SPEC, "Version considerations": of those that both keys name the latest is to be taken. */
+static int take_versions(
+	const char *file, const json_t *root, struct cni_config *config, struct err *err)
+{
+	const json_t *one = json_object_get(root, "cniVersion");
+	const json_t *list = json_object_get(root, "cniVersions");
+	const char *version = json_string_value(one);
+	size_t i;
+
+	if (list && !is_string_array(list))
+		return err_set(err, -EINVAL, "%s: 'cniVersions' is not an array of strings", file);
+	for (i = 0; i < CNI_VERSIONS; i++) {
+		const char *known = known_versions[i];
+
+		if ((version && !strcmp(version, known)) || is_listed(list, known))
+			config->versions[config->n_versions++] = known;
+	}
+	if ((one && !version) || config->n_versions == 0)
+		return err_set(err, -EINVAL,
+			"%s: 'cniVersion' must be one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0, or "
+			"'cniVersions' have one of them",
+			file);
+	config->version = config->versions[0];
+	return 0;
+}
+
 static int take_root(const char *file, json_t *root, struct cni_config *config, struct err *err)
 {
 	const json_t *name = json_object_get(root, "name");
-	const json_t *version = json_object_get(root, "cniVersion");
+	int r;
 
 	if (!json_is_string(name) || !name_is_valid(json_string_value(name)))
 		return err_set(err, -EINVAL,
 			"%s: 'name' must be a string of up to %d letters, digits, '_', '.', '-'",
 			file, NAME_LEN_MAX);
-	if (!json_is_string(version) || !cni_version_known(json_string_value(version)))
-		return err_set(err, -EINVAL,
-			"%s: 'cniVersion' must be one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0", file);
-	config->version = cni_version_known(json_string_value(version));
+	r = take_versions(file, root, config, err);
+	if (r < 0)
+		return r;
 	config->check_disabled = json_is_true(json_object_get(root, "disableCheck"));
 	config->gc_disabled = json_is_true(json_object_get(root, "disableGC"));
 	config->name = strdup(json_string_value(name));

@@ -17,10 +17,15 @@
 
 #define CNI_PLUGINS_MAX 32
 #define CNI_TYPES_MAX   (2 * CNI_PLUGINS_MAX)
+#define CNI_VERSIONS    5
 
 struct cni_config {
 	char *name;
-	const char *version; /* static: one of those that we know */
+	/* Static: those that it is of ("cniVersion", "cniVersions") and we know, the latest first.
+	 */
+	const char *versions[CNI_VERSIONS];
+	size_t n_versions;
+	const char *version; /* of these, the one to be spoken: the first (network/versions.h) */
 	json_t *plugins;     /* a non-empty array of objects, each with a valid "type" */
 	bool check_disabled, gc_disabled; /* "disableCheck", "disableGC" */
 };

@@ -70,6 +70,14 @@ static int want_array(
 	return 0;
 }
 
+/* NULL where the object has none, or null in its place. */
+static const json_t *get(const json_t *object, const char *key)
+{
+	const json_t *value = json_object_get(object, key);
+
+	return json_is_null(value) ? NULL : value;
+}
+
 static int check_interfaces(const json_t *result, size_t *ret_n, struct err *err)
 {
 	json_t *interfaces, *interface;
@@ -80,7 +88,7 @@ static int check_interfaces(const json_t *result, size_t *ret_n, struct err *err
 	if (r < 0)
 		return r;
 	json_array_foreach(interfaces, i, interface) {
-		const json_t *sandbox = json_object_get(interface, "sandbox");
+		const json_t *sandbox = get(interface, "sandbox");
 
 		if (!json_is_string(json_object_get(interface, "name")) ||
 			(sandbox && !json_is_string(sandbox)))
@@ -97,7 +105,7 @@ static int check_interfaces(const json_t *result, size_t *ret_n, struct err *err
 static int take_ip(json_t *ip, size_t i, size_t n_interfaces, bool with_family, struct err *err)
 {
 	const char *address = json_string_value(json_object_get(ip, "address"));
-	const json_t *interface = json_object_get(ip, "interface");
+	const json_t *interface = get(ip, "interface");
 	int family = address ? address_family(address, true) : 0;
 	json_int_t index = json_integer_value(interface);
 
@@ -142,6 +150,21 @@ static bool dns_word_is_valid(const char *word)
 	return i > 0;
 }
 
+/* Of IPv6 a link-local one may name its interface: resolv.conf(5). */
+static bool is_nameserver(const char *word)
+{
+	char address[INET6_ADDRSTRLEN];
+	size_t len = strcspn(word, "%");
+	int family;
+
+	if (len >= sizeof(address))
+		return false;
+	memcpy(address, word, len);
+	address[len] = '\0';
+	family = address_family(address, false);
+	return family == 6 || (family == 4 && !word[len]);
+}
+
 static int check_dns_list(const json_t *dns, const char *key, struct err *err)
 {
 	bool addresses = !strcmp(key, "nameservers");
@@ -155,8 +178,7 @@ static int check_dns_list(const json_t *dns, const char *key, struct err *err)
 		return r;
 	json_array_foreach(list, i, value) {
 		word = json_string_value(value);
-		if (!word || !dns_word_is_valid(word) ||
-			(addresses && address_family(word, false) == 0))
+		if (!word || !dns_word_is_valid(word) || (addresses && !is_nameserver(word)))
 			return err_set(
 				err, -EPROTO, "its result's dns.%s[%zu] is not valid", key, i);
 	}
@@ -166,11 +188,11 @@ static int check_dns_list(const json_t *dns, const char *key, struct err *err)
 static int check_dns(const json_t *result, struct err *err)
 {
 	static const char *const lists[] = {"nameservers", "search", "options"};
-	const json_t *dns = json_object_get(result, "dns");
+	const json_t *dns = get(result, "dns");
 	size_t i;
 	int r;
 
-	if (!dns || json_is_null(dns))
+	if (!dns)
 		return 0;
 	if (!json_is_object(dns))
 		return err_set(err, -EPROTO, "its result's 'dns' is not an object");
@@ -226,15 +248,10 @@ int cni_result_parse(
 	return 0;
 }
 
-json_t *cni_result_empty(const char *version)
-{
-	return json_pack("{s:s}", "cniVersion", version);
-}
-
 /* Whether the plugins put the address on that interface inside the pod. */
 static bool ip_is_on(const json_t *result, const json_t *ip, const char *name)
 {
-	const json_t *index = json_object_get(ip, "interface");
+	const json_t *index = get(ip, "interface");
 	const json_t *interface;
 
 	if (!index)

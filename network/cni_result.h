@@ -23,9 +23,6 @@
 int cni_result_parse(
 	const char *text, size_t len, const char *version, json_t **ret, struct err *err);
 
-/* An empty result of that version. NULL when memory is out. */
-json_t *cni_result_empty(const char *version);
-
 /*
  * The addresses without prefix length, those of interface `primary` first, then in the plugins'
  * order. NULL-terminated; freed with cni_strv_free().

@@ -51,6 +51,35 @@ static void test_config(void **state)
 	cni_config_free(config);
 }
 
+/* The latest of those that both sides know counts, wherever the configuration names it. */
+static void test_config_versions(void **state)
+{
+	static const struct {
+		const char *text, *version;
+	} rows[] = {
+		{"\"cniVersion\": \"0.4.0\", \"cniVersions\": [\"0.3.1\", \"1.0.0\", \"0.4.0\"]",
+			"1.0.0"},
+		{"\"cniVersion\": \"1.0.0\", \"cniVersions\": [\"0.3.1\"]", "1.0.0"},
+		{"\"cniVersion\": \"1.2.0\", \"cniVersions\": [\"1.0.0\", \"1.1.0\", \"1.2.0\"]",
+			"1.1.0"},
+		{"\"cniVersions\": [\"0.4.0\"]", "0.4.0"},
+		{"\"cniVersion\": \"0.4.0\", \"cniVersions\": []", "0.4.0"},
+	};
+	struct err err = ERR_INIT;
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		_cleanup_free_ char *text =
+			str_printf("{\"name\": \"n\", %s, \"type\": \"a\"}", rows[i].text);
+		struct cni_config *config = NULL;
+
+		assert_int_equal(parse(text, &config, &err), 0);
+		assert_string_equal(config->version, rows[i].version);
+		cni_config_free(config);
+	}
+}
+
 static void test_config_refused(void **state)
 {
 	static const struct {
@@ -66,6 +95,11 @@ static void test_config_refused(void **state)
 		{"{\"name\": \"n\\u0000\", \"cniVersion\": \"1.0.0\"}", "not JSON"},
 		{"{\"name\": \"n\", \"type\": \"a\"}", "'cniVersion' must be"},
 		{"{\"name\": \"n\", \"cniVersion\": \"0.2.0\"}", "'cniVersion' must be"},
+		{"{\"name\": \"n\", \"cniVersion\": 1, \"cniVersions\": [\"1.0.0\"]}",
+			"'cniVersion' must be"},
+		{"{\"name\": \"n\", \"cniVersions\": [\"0.2.0\"]}", "'cniVersion' must be"},
+		{HEAD "\"cniVersions\": \"1.0.0\"}", "'cniVersions' is not an array of strings"},
+		{HEAD "\"cniVersions\": [1]}", "'cniVersions' is not an array of strings"},
 		{HEAD "\"plugins\": {}}", "'plugins' is not an array"},
 		{HEAD "\"plugins\": []}", "'plugins' has 0 entries"},
 		{HEAD "\"plugins\": [3]}", "plugin 0 is not an object"},
@@ -144,7 +178,7 @@ static void test_result(void **state)
 		"\"/n\"}],"
 		" \"ips\": [{\"address\": \"10.0.0.1/24\", \"interface\": 1},"
 		" {\"address\": \"fd00::1/64\", \"interface\": 2}, {\"address\": \"10.0.1.1/24\"}],"
-		" \"dns\": {\"nameservers\": [\"10.0.0.9\", \"fd00::9\"], \"options\": "
+		" \"dns\": {\"nameservers\": [\"10.0.0.9\", \"fe80::9%eth0\"], \"options\": "
 		"[\"ndots:5\"]}}";
 	json_auto_t *result = NULL;
 	struct err err = ERR_INIT;
@@ -164,11 +198,31 @@ static void test_result(void **state)
 	assert_null(strv[3]);
 	cni_strv_free(strv);
 	assert_int_equal(cni_result_dns(result, "nameservers", &strv, &err), 0);
-	assert_string_equal(strv[1], "fd00::9");
+	assert_string_equal(strv[1], "fe80::9%eth0");
 	assert_null(strv[2]);
 	cni_strv_free(strv);
 	assert_int_equal(cni_result_dns(result, "search", &strv, &err), 0);
 	assert_null(strv[0]);
+	cni_strv_free(strv);
+}
+
+/* What is not said may also be said to be nothing, as Go's programs take it. */
+static void test_result_of_nulls(void **state)
+{
+	static const char text[] =
+		"{\"cniVersion\": \"1.0.0\", \"interfaces\": [{\"name\": \"eth0\", \"mac\": null, "
+		"\"sandbox\": null}], \"ips\": [{\"address\": \"fd00::1/64\", \"interface\": null, "
+		"\"gateway\": null}], \"routes\": null, \"dns\": {\"nameservers\": null}}";
+	json_auto_t *result = NULL;
+	struct err err = ERR_INIT;
+	char **strv;
+
+	(void)state;
+	if (parse_result(text, "1.0.0", &result, &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(cni_result_ips(result, "eth0", &strv, &err), 0);
+	assert_string_equal(strv[0], "fd00::1");
+	assert_null(strv[1]);
 	cni_strv_free(strv);
 }
 
@@ -184,6 +238,8 @@ static void test_result_refused(void **state)
 		"{\"interfaces\": {}}",
 		"{\"interfaces\": [{}]}",
 		"{\"interfaces\": [{\"name\": \"a\", \"sandbox\": 3}]}",
+		"{\"dns\": {\"nameservers\": [\"10.0.0.9%eth0\"]}}",
+		"{\"dns\": {\"nameservers\": [\"%eth0\"]}}",
 		"{\"ips\": \"10.0.0.1/24\"}",
 		"{\"ips\": [{}]}",
 		"{\"ips\": [{\"address\": \"10.0.0.1\"}]}",
@@ -382,10 +438,12 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_config),
+		cmocka_unit_test(test_config_versions),
 		cmocka_unit_test(test_config_refused),
 		cmocka_unit_test(test_deep_nesting),
 		cmocka_unit_test(test_choice_of_file),
 		cmocka_unit_test(test_result),
+		cmocka_unit_test(test_result_of_nulls),
 		cmocka_unit_test(test_result_refused),
 		cmocka_unit_test(test_failure_messages),
 		cmocka_unit_test(test_attachment),

@@ -1,8 +1,10 @@
+/*
+ * Links of a pod's namespace, read.
+ */
 #include "network/interface.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/if_addr.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
@@ -15,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "network/netlink.h"
@@ -56,29 +57,6 @@ static int state_read(struct nl_sock *sock, struct state *state, struct err *err
 	if (r < 0)
 		return netlink_error(err, r, "list the pod's neighbors");
 	return netlink_routes_read(sock, &state->routes, err);
-}
-
-int interface_move(struct nl_sock *sock, const char *name, const struct interface_place *place,
-	struct err *err)
-{
-	_cleanup_(link_putp) struct rtnl_link *link = rtnl_link_alloc();
-	_cleanup_(link_putp) struct rtnl_link *change = rtnl_link_alloc();
-	int index, r;
-
-	if (!link || !change)
-		return err_nomem(err);
-	index = netlink_link_index(sock, name, err);
-	if (index < 0)
-		return index;
-	rtnl_link_set_ifindex(link, index);
-	rtnl_link_set_ns_fd(change, place->netns_fd);
-	rtnl_link_set_name(change, place->name);
-	rtnl_link_set_mtu(change, place->mtu);
-	r = rtnl_link_change(sock, link, change, 0);
-	if (r < 0)
-		return netlink_error(err, r, "move '%s' into the pod as '%s' with MTU %u", name,
-			place->name, place->mtu);
-	return 0;
 }
 
 /* Fallback links that tunnel modules put into each new namespace are down or not Ethernet. */
@@ -194,15 +172,43 @@ static struct nl_addr *gateway_of(struct rtnl_route *route)
 	struct rtnl_nexthop *hop = rtnl_route_nexthop_n(route, 0);
 	struct nl_addr *gateway = rtnl_route_nh_get_gateway(hop);
 
+	/* Of a route over IPv4 it may be one of IPv6. */
+	if (!gateway)
+		gateway = rtnl_route_nh_get_via(hop);
 	return gateway && nl_addr_get_len(gateway) > 0 ? gateway : NULL;
 }
 
+/*
+ * Whether it is the kernel's to the other end of an address, which is outside of the address's own
+ * prefix: the guest gets the address alone.
+ */
+static bool is_to_peer(const struct state *state, int link, struct rtnl_route *route)
+{
+	struct nl_addr *dst = rtnl_route_get_dst(route);
+	struct nl_object *object;
+
+	for (object = nl_cache_get_first(state->addresses); dst && object;
+		object = nl_cache_get_next(object)) {
+		struct rtnl_addr *address = (struct rtnl_addr *)object;
+		struct nl_addr *peer = rtnl_addr_get_peer(address);
+		unsigned int prefix = (unsigned int)rtnl_addr_get_prefixlen(address);
+
+		if (is_configured(address, link) && peer && nl_addr_get_prefixlen(dst) == prefix &&
+			same_prefix(peer, dst, prefix) &&
+			!same_prefix(rtnl_addr_get_local(address), dst, prefix))
+			return true;
+	}
+	return false;
+}
+
 /* Not those that come with an address, and those that router advertisements bring and renew. */
-static bool is_configured_route(struct rtnl_route *route, int link)
+static bool is_configured_route(const struct state *state, int link, struct rtnl_route *route)
 {
 	uint8_t protocol = rtnl_route_get_protocol(route);
 
-	return is_out_of(route, link) && protocol != RTPROT_KERNEL && protocol != RTPROT_RA;
+	if (!is_out_of(route, link) || protocol == RTPROT_RA)
+		return false;
+	return protocol != RTPROT_KERNEL || is_to_peer(state, link, route);
 }
 
 /* Of another interface the guest might not have it yet. */
@@ -218,10 +224,11 @@ static bool is_own_source(const struct net_interface *interface, const char *sou
 	return false;
 }
 
-static void format_address(char *out, size_t size, int family, const struct nl_addr *address)
+static void format_address(char *out, size_t size, const struct nl_addr *address)
 {
 	if (address && nl_addr_get_len(address) > 0)
-		(void)inet_ntop(family, nl_addr_get_binary_addr(address), out, (socklen_t)size);
+		(void)inet_ntop(nl_addr_get_family(address), nl_addr_get_binary_addr(address), out,
+			(socklen_t)size);
 }
 
 static void format_route(
@@ -232,8 +239,8 @@ static void format_route(
 
 	format_cidr(out->destination, sizeof(out->destination), family, dst,
 		dst ? nl_addr_get_prefixlen(dst) : 0);
-	format_address(out->gateway, sizeof(out->gateway), family, gateway_of(route));
-	format_address(out->source, sizeof(out->source), family, rtnl_route_get_pref_src(route));
+	format_address(out->gateway, sizeof(out->gateway), gateway_of(route));
+	format_address(out->source, sizeof(out->source), rtnl_route_get_pref_src(route));
 	if (!is_own_source(interface, out->source))
 		out->source[0] = '\0';
 	out->metric = rtnl_route_get_priority(route);
@@ -254,7 +261,7 @@ static int read_routes(
 		for (i = 0; i < state->routes.n; i++) {
 			struct rtnl_route *route = state->routes.items[i];
 
-			if (!is_configured_route(route, link) || !!gateway_of(route) != pass)
+			if (!is_configured_route(state, link, route) || !!gateway_of(route) != pass)
 				continue;
 			if (interface->n_routes == NET_ROUTES_MAX)
 				return err_set(err, -E2BIG, "interface %s has more than %d routes",
@@ -327,6 +334,17 @@ struct net_interface *interfaces_free(struct net_interface *interfaces, size_t n
 	return NULL;
 }
 
+/* Of a bond or a bridge, which gets its frames. A VRF only has routes of its own. */
+static bool is_part(const struct state *state, struct rtnl_link *link)
+{
+	const int index = rtnl_link_get_master(link);
+	_cleanup_(link_putp) struct rtnl_link *master =
+		index > 0 ? rtnl_link_get(state->links, index) : NULL;
+	const char *kind = master ? rtnl_link_get_type(master) : NULL;
+
+	return master && !(kind && !strcmp(kind, "vrf"));
+}
+
 static int read_matching(const struct state *state, const char *first, bool is_first,
 	struct net_interface *interfaces, size_t *n, struct err *err)
 {
@@ -337,7 +355,8 @@ static int read_matching(const struct state *state, const char *first, bool is_f
 		object = nl_cache_get_next(object)) {
 		struct rtnl_link *link = (struct rtnl_link *)object;
 
-		if (!is_from_cni(link) || !strcmp(rtnl_link_get_name(link), first) != is_first)
+		if (!is_from_cni(link) || is_part(state, link) ||
+			!strcmp(rtnl_link_get_name(link), first) != is_first)
 			continue;
 		if (*n == NET_INTERFACES_MAX)
 			return err_set(err, -E2BIG, "CNI made more than %d interfaces",
@@ -438,69 +457,4 @@ int interfaces_read_joined(
 	*ret = interfaces;
 	*ret_n = n;
 	return 0;
-}
-
-int interface_set(
-	struct nl_sock *sock, int index, const struct interface_change *wanted, struct err *err)
-{
-	_cleanup_(link_putp) struct rtnl_link *link = rtnl_link_alloc();
-	_cleanup_(link_putp) struct rtnl_link *change = rtnl_link_alloc();
-	int r;
-
-	if (!link || !change)
-		return err_nomem(err);
-	rtnl_link_set_ifindex(link, index);
-	if (wanted->alias)
-		rtnl_link_set_ifalias(change, wanted->alias);
-	if (wanted->mtu)
-		rtnl_link_set_mtu(change, wanted->mtu);
-	if (wanted->up)
-		rtnl_link_set_flags(change, IFF_UP);
-	r = rtnl_link_change(sock, link, change, 0);
-	return r < 0 ? netlink_error(err, r, "change link %d", index) : 0;
-}
-
-int interface_up(struct nl_sock *sock, int index, struct err *err)
-{
-	return interface_set(sock, index, &(struct interface_change){.up = true}, err);
-}
-
-static int set_sysctl(
-	const char *family, const char *name, const char *key, const char *value, struct err *err)
-{
-	_cleanup_free_ char *path = str_printf("/proc/sys/net/%s/conf/%s/%s", family, name, key);
-	_cleanup_close_ int fd = -EBADF;
-
-	if (!path)
-		return err_nomem(err);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 && errno == ENOENT)
-		return 0; /* a kernel without IPv6 */
-	if (fd < 0)
-		return err_errno(err, "open %s", path);
-	return fd_write_all(fd, value, strlen(value), err);
-}
-
-/*
- * The CNI interface has the guest's MAC and addresses, IPv6 link-local included, and its stack is
- * deaf once redirection is on: it answers no ARP or neighbour solicitation, and the guest's
- * duplicate address detection does not meet it. (A macvtap leaves it multicast: ARP is switched
- * off, and to a solicitation it gives the guest's own answer once more.) What could still leave it
- * are frames that timers send: router solicitations stop with accept_ra, duplicate address
- * detection after a change of carrier with dad_transmits. Multicast listener reports remain; they
- * name groups that the guest is in as well. Addresses stay, as plugins' CHECK looks for them.
- */
-int interface_quieten(const char *name, bool silent, struct err *err)
-{
-	int r;
-
-	if (silent)
-		return set_sysctl("ipv6", name, "disable_ipv6", "1", err);
-	r = set_sysctl("ipv6", name, "accept_ra", "0", err);
-	if (r < 0)
-		return r;
-	r = set_sysctl("ipv6", name, "dad_transmits", "0", err);
-	if (r < 0)
-		return r;
-	return set_sysctl("ipv4", name, "arp_ignore", "8", err);
 }

@@ -16,7 +16,7 @@
 /* What is NULL, 0 or false stays as it is. */
 struct interface_change {
 	const char *alias;
-	uint32_t mtu;
+	uint32_t mtu; /* of a tap: what it can have of it */
 	bool up;
 };
 int interface_set(
@@ -29,13 +29,16 @@ struct interface_place {
 	uint32_t mtu;
 };
 
-/* Moves a link of the socket's namespace into another, with a new name and MTU. It is then down. */
+/*
+ * Moves a tap of the socket's namespace into another, with a new name, and what it can have of the
+ * MTU. It is then down.
+ */
 int interface_move(struct nl_sock *sock, const char *name, const struct interface_place *place,
 	struct err *err);
 
 /*
- * Reads the interfaces that CNI made: Ethernet, up, and no tap; `first` before the others, which
- * are in the order of making. Freed with interfaces_free().
+ * Reads the interfaces that CNI made: Ethernet, up, no tap and no part of another; `first` before
+ * the others, which are in the order of making. Freed with interfaces_free().
  */
 int interfaces_read(struct nl_sock *sock, const char *first, struct net_interface **ret,
 	size_t *ret_n, struct err *err);

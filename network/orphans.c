@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fd.h"
 #include "common/loop.h"
+#include "common/proc.h"
 
 #define VARIABLE          "CNI_CONTAINERID="
 #define ORPHANS_MAX       1024
@@ -24,12 +24,12 @@ static char *read_id(pid_t pid)
 {
 	_cleanup_free_ char *text = NULL;
 	char path[32];
-	struct stat st;
 	size_t len = 0;
+	uid_t user;
 
 	snprintf(path, sizeof(path), "/proc/%d/environ", pid);
 	/* Another user cannot make us wait. */
-	if (stat(path, &st) < 0 || st.st_uid != geteuid() ||
+	if (proc_user(pid, &user) < 0 || user != geteuid() ||
 		fd_read_file(path, ENVIRON_BYTES_MAX, &text, &len, NULL) < 0)
 		return NULL;
 	for (const char *p = text; p < text + len; p += strlen(p) + 1)

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,8 +17,10 @@
 
 #include "common/fd.h"
 
+#define NOBODY 65534
+
 /* A process with the environment that a plugin has. */
-static pid_t start_plugin(const char *id, const char *seconds)
+static pid_t start(const char *program, uid_t user, const char *id, const char *seconds)
 {
 	_cleanup_free_ char *variable = str_printf("CNI_CONTAINERID=%s", id);
 	char *const argv[] = {"sleep", (char *)seconds, NULL};
@@ -30,7 +33,9 @@ static pid_t start_plugin(const char *id, const char *seconds)
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		execve("/bin/sleep", argv, env);
+		if (user && setresuid(user, user, user) < 0)
+			_exit(127);
+		execve(program, argv, env);
 		_exit(127);
 	}
 	close(ready[1]);
@@ -38,6 +43,11 @@ static pid_t start_plugin(const char *id, const char *seconds)
 	assert_int_equal(read(ready[0], &byte, 1), 0);
 	close(ready[0]);
 	return pid;
+}
+
+static pid_t start_plugin(const char *id, const char *seconds)
+{
+	return start("/bin/sleep", 0, id, seconds);
 }
 
 static bool ended(pid_t pid, int *ret_status)
@@ -80,11 +90,55 @@ static void kills_what_does_not_end(void **state)
 	orphans_done(&orphans);
 }
 
+static bool knows(const struct orphans *orphans, const char *id)
+{
+	for (size_t i = 0; i < orphans->n; i++)
+		if (strcmp(orphans->items[i].id, id) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * In /proc the files of one that may not be dumped, here for it cannot read its own program, are
+ * root's.
+ */
+static void another_users_process_is_none(void **state)
+{
+	char dir[] = "/tmp/orphans-test-XXXXXX";
+	struct orphans orphans;
+	pid_t open, closed;
+	size_t len;
+	int status;
+
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	assert_non_null(mkdtemp(dir));
+	_cleanup_free_ char *program = str_printf("%s/sleep", dir);
+	_cleanup_free_ char *data = NULL;
+	assert_int_equal(chmod(dir, 0711), 0);
+	assert_int_equal(fd_read_file("/bin/sleep", 16 << 20, &data, &len, NULL), 0);
+	assert_int_equal(fd_write_file(program, data, len, 0711, NULL), 0);
+	open = start("/bin/sleep", NOBODY, "orphans-test-stranger", "1000");
+	closed = start(program, NOBODY, "orphans-test-stranger", "1000");
+	orphans_find(&orphans);
+	assert_false(knows(&orphans, "orphans-test-stranger"));
+	orphans_done(&orphans);
+	kill(open, SIGKILL);
+	kill(closed, SIGKILL);
+	assert_int_equal(waitpid(open, &status, 0), open);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(waitpid(closed, &status, 0), closed);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(fd_remove_tree(dir, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(waits_for_the_end_of_its_pods_plugins),
 		cmocka_unit_test(kills_what_does_not_end),
+		cmocka_unit_test(another_users_process_is_none),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

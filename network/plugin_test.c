@@ -200,7 +200,8 @@ static void test_other_commands(void **state)
 		"{\"type\":\"two\",\"name\":\"n\",\"cniVersion\":\"1.1.0\"}\n"
 		"one GC  netns=  \n"
 		"{\"type\":\"one\",\"name\":\"n\",\"cniVersion\":\"1.1.0\","
-		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}"));
+		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}],"
+		"\"cni.dev/attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}"));
 	write_plugin(room, "one", "echo '{\"code\": 50, \"msg\": \"no daemon\"}'; exit 1");
 	assert_int_equal(cni_status(&room->runtime, config, &err), -EIO);
 	assert_string_equal(err.msg, "CNI plugin 'one' STATUS: error 50: \"no daemon\"");
@@ -213,6 +214,27 @@ static void test_other_commands(void **state)
 	assert_int_equal(cni_gc(&room->runtime, config, attachments, &err), 0);
 	room->attachment->check_disabled = true;
 	assert_int_equal(cni_check(&room->runtime, room->attachment, &err), 0);
+	cni_config_free(config);
+}
+
+/* What one plugin cannot forget keeps no other from forgetting. */
+static void test_gc_goes_on(void **state)
+{
+	static const char text[] = "{\"name\": \"n\", \"cniVersion\": \"1.1.0\", \"plugins\": ["
+				   "{\"type\": \"one\"}, {\"type\": \"two\"}]}";
+	json_auto_t *attachments = json_array();
+	_cleanup_free_ char *log = NULL;
+	struct room *room = *state;
+	struct cni_config *config = NULL;
+	struct err err = ERR_INIT;
+
+	write_plugin(room, "one", "echo '{\"code\": 4, \"msg\": \"GC?\"}'; exit 1");
+	write_plugin(room, "two", "exit 0");
+	assert_int_equal(cni_config_parse("f", text, strlen(text), &config, &err), 0);
+	assert_int_equal(cni_gc(&room->runtime, config, attachments, &err), -EIO);
+	assert_string_equal(err.msg, "CNI plugin 'one' GC: error 4: GC?");
+	log = read_log(room);
+	assert_non_null(strstr(log, "two GC"));
 	cni_config_free(config);
 }
 
@@ -232,6 +254,7 @@ int main(void)
 		PLUGIN_TEST(test_hang),
 		PLUGIN_TEST(test_del_goes_on),
 		PLUGIN_TEST(test_other_commands),
+		PLUGIN_TEST(test_gc_goes_on),
 		PLUGIN_TEST(test_missing),
 	};
 

@@ -70,6 +70,7 @@ int net_open(const struct net_config *config, struct net **ret, struct err *err)
 /* The configuration in force, with all its plugins there. */
 static int load_config(struct net *net, struct cni_config **ret, struct err *err)
 {
+	const struct cni_runtime runtime = {net->bin_dirs, net->plugin_timeout_ms};
 	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
 	int r;
 
@@ -77,6 +78,9 @@ static int load_config(struct net *net, struct cni_config **ret, struct err *err
 	if (r < 0)
 		return r;
 	r = cni_config_check_plugins(config, net->bin_dirs, err);
+	/* Of one version whether it is spoken shows. */
+	if (r == 0 && config->n_versions > 1)
+		r = versions_check(&net->versions, &runtime, config, err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(config);

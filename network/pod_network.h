@@ -101,7 +101,7 @@ struct net_pod_spec {
 
 struct net_route {
 	char destination[64]; /* CIDR */
-	char gateway[46];     /* "" for an on-link route */
+	char gateway[46];     /* "" for an on-link route; may be of IPv6 for IPv4 */
 	uint32_t metric;
 	uint32_t mtu;    /* 0: the interface's */
 	char source[46]; /* preferred, one of the interface's addresses; "" for none */

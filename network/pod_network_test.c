@@ -71,6 +71,33 @@
 	"ip route append default dev eth1\" >&2 || exit 1\n"                                       \
 	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
 
+/* Likewise, one whose address has others at its other end than in its own subnet. */
+#define PEER_PLUGIN                                                                                \
+	"#!/bin/sh\n"                                                                              \
+	"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n"                                                   \
+	"nsenter --net=$CNI_NETNS /bin/sh -e -c \""                                                \
+	"ip link add eth1 type veth peer name far netns $$; ip link set eth1 up;"                  \
+	"ip address add 10.213.5.2 peer 10.213.6.0/24 dev eth1;"                                   \
+	"ip address add 10.213.7.2 peer 10.213.7.1/24 dev eth1;"                                   \
+	"ip route add 10.98.0.0/16 via inet6 fe80::9 dev eth1\" >&2 || exit 1\n"                   \
+	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
+
+/* Likewise, one that is made of another, as the plugin bond does it. */
+#define MASTER_PLUGIN                                                                              \
+	"#!/bin/sh\n"                                                                              \
+	"[ \"$CNI_COMMAND\" = ADD ] || exit 0\n"                                                   \
+	"nsenter --net=$CNI_NETNS /bin/sh -e -c \""                                                \
+	"ip link add part0 type veth peer name twin netns $$; ip link add master0 type bridge;"    \
+	"ip link set part0 master master0; ip link set part0 up; ip link set master0 up;"          \
+	"ip address add 10.213.4.7/24 dev master0\" >&2 || exit 1\n"                               \
+	"ip link set twin up\n"                                                                    \
+	"exec sed 's/.*\"prevResult\"://; s/}$//'\n"
+
+#define PTP_LARGE_CONF                                                                             \
+	"{\"cniVersion\": \"%s\", \"name\": \"bhptp\", \"type\": \"ptp\", \"mtu\": 65535,"         \
+	" \"ipam\": {\"type\": \"host-local\", \"dataDir\": \"%s/leases\","                        \
+	"  \"ranges\": [[{\"subnet\": \"10.213.1.0/24\"}]]}}"
+
 #define HOST_DEVICE_CONF                                                                           \
 	"{\"cniVersion\": \"%s\", \"name\": \"bhdevice\", \"type\": \"host-device\","              \
 	" \"device\": \"bhdev0\", \"ipam\": {\"type\": \"static\","                                \
@@ -372,6 +399,31 @@ static void test_two_interfaces_of_one_subnet(void **state)
 	must_tear_down(room, "pod1");
 }
 
+/* The kernel's route to the other end is no part of such an address in the guest; gateways may be
+ * of IPv6 for IPv4. */
+static void test_unusual_routes(void **state)
+{
+	struct room *room = *state;
+	struct net_interface *eth1;
+	struct net_pod_info *info;
+
+	need_plugins();
+	write_config_with_plugin(room, "peer", PEER_PLUGIN);
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->n_interfaces, 2);
+	/* Those of addresses in their own subnets come with these. */
+	assert_int_equal(info->interfaces[0].n_routes, 2);
+	eth1 = &info->interfaces[1];
+	assert_int_equal(eth1->n_addresses, 2);
+	assert_string_equal(eth1->addresses[0], "10.213.5.2/32");
+	assert_string_equal(eth1->addresses[1], "10.213.7.2/24");
+	assert_int_equal(eth1->n_routes, 2);
+	assert_true(has_route(eth1, "10.213.6.0/24", ""));
+	assert_true(has_route(eth1, "10.98.0.0/16", "fe80::9"));
+	net_pod_info_free(info);
+	must_tear_down(room, "pod1");
+}
+
 static void test_failed_add_is_undone(void **state)
 {
 	_cleanup_free_ char *before = NULL, *after = NULL;
@@ -660,6 +712,39 @@ static void check_versions(struct room *room)
 		"#!/bin/sh\necho '{\"code\": 50, \"msg\": \"asleep\"}'; exit 1\n", 0755);
 }
 
+/* Of a configuration's versions the latest that its plugins speak. */
+static void test_versions(void **state)
+{
+	struct net_pod_spec spec = pod_spec("pod1");
+	struct net_pod_info *info = NULL;
+	struct room *room = *state;
+	_cleanup_free_ char *script =
+		str_printf("#!/bin/sh\n{ echo $CNI_COMMAND; cat; echo; } >>%s/log\n"
+			   "[ $CNI_COMMAND = ADD ] && exit 1\n"
+			   "echo '{\"supportedVersions\": [\"0.4.0\", \"1.0.0\"]}'\n",
+			room->dir);
+	_cleanup_free_ char *log = str_printf("%s/log", room->dir), *text = NULL;
+	struct err err = ERR_INIT;
+
+	testing_write(room->bin, "old", script, 0755);
+	testing_write(room->conf, "10-x.conflist",
+		"{\"name\": \"n\", \"cniVersion\": \"0.4.0\", \"cniVersions\": [\"0.4.0\", "
+		"\"1.0.0\", \"1.1.0\"], \"plugins\": [{\"type\": \"old\"}]}",
+		0644);
+	assert_int_equal(net_pod_setup(room->net, &spec, &info, &err), -EIO);
+	assert_int_equal(net_check(room->net, &err), 0);
+	assert_int_equal(fd_read_file(log, 4096, &text, NULL, &err), 0);
+	assert_non_null(
+		strstr(text, "ADD\n{\"type\":\"old\",\"name\":\"n\",\"cniVersion\":\"1.0.0\"}"));
+	/* Asked once for each. */
+	assert_ptr_equal(strstr(text, "VERSION"), text);
+	assert_null(strstr(strstr(text, "ADD"), "VERSION"));
+	testing_write(
+		room->bin, "old", "#!/bin/sh\necho '{\"supportedVersions\": [\"0.3.1\"]}'\n", 0755);
+	assert_int_equal(net_check(room->net, &err), 1);
+	assert_non_null(strstr(err.msg, "'old' does not speak version 1.1.0"));
+}
+
 static void test_check(void **state)
 {
 	struct room *room = *state;
@@ -718,7 +803,8 @@ static void test_collect(void **state)
 	assert_int_equal(fd_read_file(log, 4096, &text, NULL, &err), 0);
 	assert_string_equal(text,
 		"GC\n{\"name\":\"n\",\"cniVersion\":\"1.1.0\",\"type\":\"keeper\","
-		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}");
+		"\"cni.dev/valid-attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}],"
+		"\"cni.dev/attachments\":[{\"containerID\":\"pod1\",\"ifname\":\"eth0\"}]}");
 }
 
 /* Frames between the machine's side of the tap and the other end of the CNI interface, both ways.
@@ -780,6 +866,72 @@ static void test_attach_tap(void **state)
 	assert_int_equal(net_pod_attach_tap(room->net, "pod1", info, 1, &err), -EINVAL);
 	must_tear_down(room, "pod1");
 	assert_true(is_cut_off(tap));
+	net_pod_info_free(info);
+}
+
+/* A veth may have a larger MTU than a tap, by which frames of that size pass all the same. */
+static void test_largest_mtu(void **state)
+{
+	static const char *const find_veth[] = {
+		"sed", "-n", "s/^ *\\(veth[^:]*\\):.*/\\1/p", "/proc/net/dev", NULL};
+	static const unsigned char all[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	static unsigned char frame[65536];
+	_cleanup_close_ int tap = -EBADF, host = -EBADF;
+	char name[NET_TAP_NAME_SIZE];
+	struct room *room = *state;
+	struct net_pod_info *info;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config(room, "10-ptp.conf", PTP_LARGE_CONF, "1.0.0");
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->interfaces[0].mtu, 65535);
+	net_tap_name("pod1", 0, name);
+	tap = testing_tap(name, false);
+	if (net_pod_attach_tap(room->net, "pod1", info, 0, &err) < 0)
+		fail_msg("%s", err.msg);
+	_cleanup_free_ char *veth = testing_output(find_veth);
+	veth[strcspn(veth, "\n")] = '\0';
+	host = testing_packet_socket(veth);
+	testing_frame(frame, sizeof(frame), all, 1);
+	assert_int_equal(write(tap, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(host, frame, sizeof(frame)));
+	testing_frame(frame, sizeof(frame), all, 2);
+	assert_int_equal(write(host, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(tap, frame, sizeof(frame)));
+	must_tear_down(room, "pod1");
+	net_pod_info_free(info);
+}
+
+/* Frames of what an interface is made of are that interface's. */
+static void test_interface_of_parts(void **state)
+{
+	static const unsigned char all[ETH_ALEN] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	_cleanup_close_ int tap = -EBADF, far = -EBADF;
+	char name[NET_TAP_NAME_SIZE];
+	unsigned char frame[100];
+	struct room *room = *state;
+	struct net_pod_info *info;
+	struct err err = ERR_INIT;
+
+	need_plugins();
+	write_config_with_plugin(room, "master", MASTER_PLUGIN);
+	info = must_set_up(room, "pod1");
+	assert_int_equal(info->n_interfaces, 2);
+	assert_string_equal(info->interfaces[1].name, "master0");
+	assert_string_equal(info->interfaces[1].addresses[0], "10.213.4.7/24");
+	net_tap_name("pod1", 1, name);
+	tap = testing_tap(name, false);
+	if (net_pod_attach_tap(room->net, "pod1", info, 1, &err) < 0)
+		fail_msg("%s", err.msg);
+	far = testing_packet_socket("twin");
+	testing_frame(frame, sizeof(frame), all, 1);
+	assert_int_equal(write(far, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(tap, frame, sizeof(frame)));
+	testing_frame(frame, sizeof(frame), all, 2);
+	assert_int_equal(write(tap, frame, sizeof(frame)), sizeof(frame));
+	assert_true(testing_expect_frame(far, frame, sizeof(frame)));
+	must_tear_down(room, "pod1");
 	net_pod_info_free(info);
 }
 
@@ -897,6 +1049,7 @@ int main(void)
 		POD_TEST(test_two_interfaces_of_one_subnet),
 		POD_TEST(test_leaves_nothing),
 		POD_TEST(test_host_port),
+		POD_TEST(test_unusual_routes),
 		POD_TEST(test_failed_add_is_undone),
 		POD_TEST(test_failed_undo_can_be_repeated),
 		POD_TEST(test_failed_del_can_be_repeated),
@@ -908,9 +1061,12 @@ int main(void)
 		POD_TEST(test_damaged_cache),
 		POD_TEST(test_ids),
 		POD_TEST(test_setup_twice),
+		POD_TEST(test_versions),
 		POD_TEST(test_check),
 		POD_TEST(test_collect),
 		POD_TEST(test_attach_tap),
+		POD_TEST(test_largest_mtu),
+		POD_TEST(test_interface_of_parts),
 		POD_TEST(test_teardown_removes_a_tap),
 		POD_TEST(test_cycles),
 		POD_TEST(test_close_leaves_no_mount_but_of_pods),

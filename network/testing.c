@@ -141,7 +141,8 @@ static int open_node(const char *name, bool header)
 	return fd;
 }
 
-int testing_macvtap(const char *name, const char *over, bool header)
+/* As testing_tap(), a macvtap over the link, which lasts as long as that. */
+static int testing_macvtap(const char *name, const char *over, bool header)
 {
 	_cleanup_(netlink_closep) struct nl_sock *sock = NULL;
 	_cleanup_close_ int own = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);

@@ -33,9 +33,6 @@ char *testing_output(const char *const argv[]);
  */
 int testing_tap(const char *name, bool header);
 
-/* Likewise a macvtap over the link, which lasts as long as that. */
-int testing_macvtap(const char *name, const char *over, bool header);
-
 /*
  * Waits until the kernel sends by the link what it is given. Of one whose other end came up after
  * it the kernel sees to that later, in a work queue, and drops frames until then.

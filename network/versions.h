@@ -1,6 +1,6 @@
 /*
- * Whether the plugins of a configuration speak its version of the specification. They are asked
- * (VERSION) when they or the configuration's version are others than those that were asked last.
+ * Which of a configuration's versions of the specification its plugins speak. They are asked
+ * (VERSION) when they or the configuration's versions are others than those that were asked last.
  *
  * Threads: any.
  */
@@ -14,12 +14,16 @@
 
 struct versions {
 	pthread_mutex_t lock; /* of what follows */
-	char *spoken;         /* the version and the plugins that speak it, as text; or NULL */
+	char *asked;          /* versions and plugins, as text; or NULL */
+	const char *spoken;   /* what they speak of these */
 };
 
 void versions_init(struct versions *versions);
 void versions_done(struct versions *versions);
 
-/* -EINVAL names a plugin that does not. Blocks for plugins that are asked. */
+/*
+ * Sets config->version to the latest that all of them speak. -EINVAL names a plugin that does not
+ * speak the latest, where there is none. Blocks for plugins that are asked.
+ */
 int versions_check(struct versions *versions, const struct cni_runtime *runtime,
-	const struct cni_config *config, struct err *err);
+	struct cni_config *config, struct err *err);

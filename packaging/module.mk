@@ -3,6 +3,7 @@ MAN := $(addprefix $(B)/man/,bulkheadctl.1 bulkheadd.8 bulkhead-config.5)
 PREFIX ?= /usr
 LIB := $(DESTDIR)$(PREFIX)/lib/bulkhead
 SHARE := $(DESTDIR)$(PREFIX)/share
+UNITS := $(DESTDIR)$(PREFIX)/lib/systemd/system
 
 $(B)/man/bulkheadctl.1: packaging/make-man packaging/man/bulkheadctl.1 $(B)/cri-server/cli/bulkheadctl
 	$(call say,MAN,$@)
@@ -21,6 +22,7 @@ install: programs kernel initramfs man
 	install -D -m 0755 -t $(LIB) $(B)/cri-server/image/bulkhead-unpack $(B)/hypervisor/vsock/bulkhead-vsock \
 		$(B)/hypervisor/vsock/bulkhead-console
 	install -D -m 0644 -t $(LIB) $(B)/guest/initramfs.cpio $$(guest-image/build-kernel --print-dir)/vmlinux
+	mkdir -p $(UNITS) && sed -e "s,/usr/sbin/,$(PREFIX)/sbin/," packaging/bulkheadd.service >$(UNITS)/bulkheadd.service
 	install -D -m 0644 -t $(SHARE)/man/man1 $(B)/man/bulkheadctl.1
 	install -D -m 0644 -t $(SHARE)/man/man5 $(B)/man/bulkhead-config.5
 	install -D -m 0644 -t $(SHARE)/man/man8 $(B)/man/bulkheadd.8

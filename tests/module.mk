@@ -1,6 +1,6 @@
 # The tests' own tests are part of `make unit`; `make lint` is all that reads the sources without running
 # them.
-TESTS += tests/run-unit-test tests/check-layers-test
+TESTS += tests/run-unit-test tests/check-layers-test tests/install-deps-test
 
 # Packages whose headers lie in directories of their own.
 LINT_PKGS := libnl-3.0 libxml-2.0
@@ -65,6 +65,8 @@ conformance-baseline: programs
 
 # 1,000 pods, which takes hours where programs are emulated: CYCLES=100 make soak. With PODS=30 as many at once first.
 .PHONY: soak
-soak: programs kernel initramfs
-	$(Q)packaging/install-deps
+soak:
+	$(Q)packaging/install-deps --test
+	$(Q)$(MAKE) -j$(JOBS) programs initramfs
+	$(Q)$(MAKE) kernel
 	$(Q)tests/bench/soak $(or $(CYCLES),1000) $(PODS)

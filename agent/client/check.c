@@ -6,9 +6,10 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "agent/proto/ports.h"
+
 #define ID_LENGTH_MAX 128
 #define EXIT_CODE_MAX 255
-#define EVENTS_MAX    65536
 /* Those of the agent, in agent/stats.c and agent/registry.h, and some more. */
 #define INTERFACES_MAX 64
 #define CONTAINERS_MAX 1024
@@ -132,7 +133,7 @@ int check_message(const ProtobufCMessage *message, struct err *err)
 int check_events(
 	const Bulkhead__Agent__NextEventsResponse *response, uint64_t after, struct err *err)
 {
-	if (response->n_events > EVENTS_MAX)
+	if (response->n_events > AGENT_EVENTS_MAX)
 		return err_set(err, -EPROTO, "the agent sent %zu events", response->n_events);
 	for (size_t i = 0; i < response->n_events; i++) {
 		const Bulkhead__Agent__Event *event = response->events[i];

@@ -19,7 +19,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "agent/client/check.h"
@@ -49,6 +48,7 @@ struct agent {
 	struct agent_transport transport;
 	struct agent_callbacks callbacks;
 	uint64_t after;           /* event thread's alone once it runs */
+	bool told;                /* likewise: of an event */
 	struct clock_watch clock; /* the event thread's */
 	Bulkhead__Agent__HelloResponse *hello;
 	pthread_t thread;
@@ -139,27 +139,14 @@ static void link_put(struct agent *agent, struct link *link)
 		link_free(link);
 }
 
-static void deadline_in(struct timespec *ret, uint64_t ms)
-{
-	clock_gettime(CLOCK_MONOTONIC, ret);
-	ret->tv_sec += (time_t)(ms / 1000);
-	ret->tv_nsec += (long)(ms % 1000) * 1000000;
-	if (ret->tv_nsec >= 1000000000) {
-		ret->tv_sec++;
-		ret->tv_nsec -= 1000000000;
-	}
-}
-
 /* Waits while the event thread reconnects; it gives up in the end. */
 static int link_get(struct agent *agent, uint64_t timeout_ms, struct link **ret, struct err *err)
 {
-	struct timespec deadline;
+	const uint64_t until_ms = ev_until_ms(timeout_ms);
 	int r = 0;
-	deadline_in(&deadline, timeout_ms);
 	pthread_mutex_lock(&agent->lock);
 	while (!agent->link && !agent->lost && !agent->closing && r != ETIMEDOUT)
-		r = timeout_ms ? pthread_cond_timedwait(&agent->changed, &agent->lock, &deadline)
-			       : pthread_cond_wait(&agent->changed, &agent->lock);
+		r = ev_cond_wait(&agent->changed, &agent->lock, until_ms);
 	struct link *link = agent->link;
 	if (link)
 		link->refs++;
@@ -252,12 +239,11 @@ static int link_open(struct agent *agent, uint64_t timeout_ms, struct link **ret
 /* Whether to go on after so long. */
 static bool rest(struct agent *agent, uint64_t ms)
 {
-	struct timespec deadline;
-	deadline_in(&deadline, ms);
+	const uint64_t until_ms = ev_now_ms() + ms;
 	pthread_mutex_lock(&agent->lock);
 	int r = 0;
 	while (!agent->closing && r != ETIMEDOUT)
-		r = pthread_cond_timedwait(&agent->changed, &agent->lock, &deadline);
+		r = ev_cond_wait(&agent->changed, &agent->lock, until_ms);
 	bool go_on = !agent->closing;
 	pthread_mutex_unlock(&agent->lock);
 	return go_on;
@@ -302,6 +288,20 @@ static void deliver(struct agent *agent, const Bulkhead__Agent__NextEventsRespon
 	}
 }
 
+/*
+ * Where records come from a backup, the agent of a pod that has lived on was told to forget more
+ * events than they know of. Those are lost; the pod is not.
+ */
+static void skip_forgotten(struct agent *agent, const Bulkhead__Agent__NextEventsResponse *response)
+{
+	if (!response->n_events || agent->told)
+		return;
+	uint64_t first = response->events[0]->sequence;
+	if (agent->hello->configured && first > agent->after)
+		agent->after = first - 1;
+	agent->told = true;
+}
+
 /* One round of the long poll. */
 static int poll_events(struct agent *agent, struct err *err)
 {
@@ -317,6 +317,7 @@ static int poll_events(struct agent *agent, struct err *err)
 	const Bulkhead__Agent__NextEventsResponse *events = (const void *)response;
 	if (agent->hello->version >= AGENT_PROTOCOL_CLOCK)
 		clock_watch(agent, &agent->clock, events->realtime_ns);
+	skip_forgotten(agent, events);
 	r = check_events(events, agent->after, err);
 	if (r == 0)
 		deliver(agent, events);

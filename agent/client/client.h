@@ -50,8 +50,9 @@ struct agent_callbacks {
 
 /*
  * Connects (retrying while the guest boots, at most timeout_ms), says hello, sets the guest's
- * clock, and starts the event thread, which asks for events after number `after`. A version that we
- * do not speak is -EPROTO.
+ * clock, and starts the event thread, which asks for events after number `after`. The first one may
+ * have a later number where the sandbox was configured before. A version that we do not speak is
+ * -EPROTO.
  */
 int agent_open(struct ev_loop *loop, const struct agent_transport *transport,
 	const struct agent_callbacks *callbacks, uint64_t after, uint64_t timeout_ms,

@@ -37,6 +37,7 @@
 struct liar {
 	uint32_t version;
 	const char *release;
+	bool configured;
 	uint64_t first_sequence;
 	size_t n_events;
 	bool one_by_one; /* in answers of their own */
@@ -68,6 +69,8 @@ struct context {
 	atomic_int n_events;
 	atomic_int n_refusals; /* how often on_event is to fail first */
 	bool stray;            /* no event tells of anything */
+	uint64_t after;        /* as recorded before it is opened */
+	uint64_t skipped;      /* events that went by since */
 	atomic_int n_lost;
 	atomic_bool off; /* the transport says that the machine has ended */
 	uint64_t open_ms;
@@ -81,7 +84,7 @@ static int on_event(void *userdata, const Bulkhead__Agent__Event *event)
 		return -EIO;
 	}
 	int n = atomic_fetch_add(&context->n_events, 1) + 1;
-	assert_int_equal(event->sequence, n);
+	assert_int_equal(event->sequence, context->after + context->skipped + (uint64_t)n);
 	return context->stray ? AGENT_EVENT_STRAY : 0;
 }
 
@@ -147,8 +150,8 @@ static int open_agent(struct context *context, struct err *err)
 {
 	struct agent_callbacks callbacks = {
 		.on_event = on_event, .on_lost = on_lost, .userdata = context};
-	return agent_open(context->loop, &context->transport, &callbacks, 0, context->open_ms,
-		&context->agent, err);
+	return agent_open(context->loop, &context->transport, &callbacks, context->after,
+		context->open_ms, &context->agent, err);
 }
 
 static int list(struct context *context, struct err *err)
@@ -299,6 +302,7 @@ static void liar_hello(void *userdata, struct ttrpc_call *call, const ProtobufCM
 	Bulkhead__Agent__HelloResponse response = BULKHEAD__AGENT__HELLO_RESPONSE__INIT;
 	response.version = liar->version;
 	response.kernel_release = (char *)liar->release;
+	response.configured = liar->configured;
 	ttrpc_reply(call, &response.base);
 }
 
@@ -633,6 +637,25 @@ static void test_false_events(void **state)
 	assert_int_equal(atomic_load(&context->n_events), 0);
 }
 
+/* Records that come from a backup know of fewer events than the agent was told to forget. */
+static void test_events_since_a_backup(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	context->transport.lost_ms = 500;
+	context->after = 3;
+	context->skipped = 4;
+	liar->n_events = LIAR_EVENTS;
+	liar->configured = true;
+	liar->first_sequence = 8;
+	liar->one_by_one = true;
+	assert_int_equal(open_agent(context, &err), 0);
+	wait_for(&context->n_events, LIAR_EVENTS);
+	assert_int_equal(atomic_load(&context->n_lost), 0);
+	assert_int_equal(atomic_load(&context->n_events), LIAR_EVENTS);
+}
+
 /* All pods' figures go into one answer of limited size, which one guest must not fill. */
 static void test_false_stats(void **state)
 {
@@ -694,6 +717,28 @@ static void test_check_events(void **state)
 	assert_int_equal(check_events(&response, 7, NULL), -EPROTO);
 }
 
+/* Each that tells of nothing is waited for, with all of the answer in memory. */
+static void test_check_many_events(void **state)
+{
+	(void)state;
+	Bulkhead__Agent__Exit exit = BULKHEAD__AGENT__EXIT__INIT;
+	Bulkhead__Agent__Event events[AGENT_EVENTS_MAX + 1];
+	Bulkhead__Agent__Event *pointers[AGENT_EVENTS_MAX + 1];
+	Bulkhead__Agent__NextEventsResponse response = BULKHEAD__AGENT__NEXT_EVENTS_RESPONSE__INIT;
+	for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
+		bulkhead__agent__event__init(&events[i]);
+		events[i].sequence = i + 1;
+		events[i].container_id = (char *)"c";
+		events[i].exit = &exit;
+		pointers[i] = &events[i];
+	}
+	response.events = pointers;
+	response.n_events = AGENT_EVENTS_MAX;
+	assert_int_equal(check_events(&response, 0, NULL), 0);
+	response.n_events = AGENT_EVENTS_MAX + 1;
+	assert_int_equal(check_events(&response, 0, NULL), -EPROTO);
+}
+
 static void test_check_text(void **state)
 {
 	(void)state;
@@ -738,8 +783,10 @@ int main(void)
 		CLIENT_TEST(test_hangs),
 		CLIENT_TEST(test_hangs_for_a_while),
 		CLIENT_TEST(test_false_events),
+		CLIENT_TEST(test_events_since_a_backup),
 		CLIENT_TEST(test_false_stats),
 		cmocka_unit_test(test_check_events),
+		cmocka_unit_test(test_check_many_events),
 		cmocka_unit_test(test_check_text),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

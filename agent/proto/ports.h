@@ -23,5 +23,7 @@
 
 /* Bytes of one output stream that the agent keeps until they are acknowledged. */
 #define AGENT_RING_BYTES (256u << 10)
+/* Of one answer to NextEvents; far below ttrpc's limit with the longest ids. */
+#define AGENT_EVENTS_MAX 256
 /* The largest StreamOpen or StreamOpened. */
 #define AGENT_STREAM_HEADER_MAX 4096

@@ -6,12 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/cli/output.h"
-
-#define DEFAULT_CONFIG "/etc/bulkhead/config.yaml"
 
 void check_report(struct check *check, enum finding finding, const char *subject,
 	const char *remedy, const char *fmt, ...)
@@ -40,7 +37,8 @@ static void check_server_condition(struct check *check, const Runtime__V1__Runti
 			c->reason, c->message);
 }
 
-void check_server(struct check *check)
+/* bulkheadd's own answer. */
+static void check_server(struct check *check)
 {
 	struct err err = ERR_INIT;
 	Runtime__V1__VersionRequest ask = RUNTIME__V1__VERSION_REQUEST__INIT;
@@ -70,13 +68,11 @@ int command_check(struct cli *cli, char **args)
 	const char *path = NULL;
 	const struct option_row rows[] = {
 		{"config", 'c', OPTION_STRING, &path, "FILE",
-			"bulkheadd's configuration (default " DEFAULT_CONFIG ")"},
+			"bulkheadd's configuration (default " CONFIG_PATH ")"},
 	};
 	int exit_code;
 	if (!cli_arguments(cli, rows, ARRAY_SIZE(rows), &args, 0, 0, &exit_code))
 		return exit_code;
-	if (!path && access(DEFAULT_CONFIG, F_OK) == 0)
-		path = DEFAULT_CONFIG;
 	struct config *config = NULL;
 	struct err err = ERR_INIT;
 	if (config_load(path, &config, &err) < 0)

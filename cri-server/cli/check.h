@@ -29,4 +29,3 @@ void check_report(struct check *check, enum finding finding, const char *subject
 void check_machine(struct check *check);  /* privileges, KVM, vsock, memory, disk, cgroups */
 void check_network(struct check *check);  /* tun, traffic control, CNI */
 void check_programs(struct check *check); /* QEMU, virtiofsd, image tools, guest files */
-void check_server(struct check *check);   /* bulkheadd's own answer */

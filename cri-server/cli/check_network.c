@@ -2,7 +2,6 @@
  * The pod network: tap devices, traffic control, CNI. The kernel's part is tried for real, in a
  * network namespace that a child process has for itself and that ends with it.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -21,6 +20,7 @@
 #include "common/fd.h"
 #include "cri-server/cli/check.h"
 #include "network/antispoof.h"
+#include "network/cni_config.h"
 #include "network/redirect.h"
 
 static int make_tap(const char *name, int *ret_fd, struct err *err)
@@ -124,54 +124,22 @@ static void check_wiring(struct check *check, bool antispoof)
 			err.msg[0] ? err.msg : "the trial did not run");
 }
 
-static bool has_suffix(const char *name, const char *suffix)
+/* As the next pod would have it. */
+static void check_cni(struct check *check)
 {
-	size_t n = strlen(name), m = strlen(suffix);
-	return n >= m && strcmp(name + n - m, suffix) == 0;
-}
-
-static void check_cni_configuration(struct check *check)
-{
-	const char *dir = check->config->network.conf_dir;
-	char first[256] = "";
-	DIR *d = opendir(dir);
-	for (struct dirent *e; d && (e = readdir(d));)
-		if ((has_suffix(e->d_name, ".conflist") || has_suffix(e->d_name, ".conf") ||
-			    has_suffix(e->d_name, ".json")) &&
-			(!first[0] || strcmp(e->d_name, first) < 0))
-			snprintf(first, sizeof(first), "%s", e->d_name);
-	if (d)
-		closedir(d);
-	if (first[0])
-		check_report(check, FINDING_OK, "cni config", NULL, "%s/%s", dir, first);
-	else
-		check_report(check, FINDING_MISSING, "cni config",
-			"put a network configuration (*.conflist) there", "none in %s", dir);
-}
-
-static void check_cni_plugins(struct check *check)
-{
-	const char *wanted[] = {"bridge", "host-local", "portmap", "loopback"};
-	char missing[256] = "";
-	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
-		_cleanup_free_ char *dirs = strdup(check->config->network.bin_dirs);
-		bool found = false;
-		char *rest = dirs;
-		for (char *dir; !found && (dir = strsep(&rest, ":"));) {
-			_cleanup_free_ char *path = str_printf("%s/%s", dir, wanted[i]);
-			found = path && access(path, X_OK) == 0;
-		}
-		if (!found)
-			snprintf(missing + strlen(missing), sizeof(missing) - strlen(missing),
-				"%s%s", missing[0] ? ", " : "", wanted[i]);
+	const struct config_network *c = &check->config->network;
+	_cleanup_(cni_config_freep) struct cni_config *config = NULL;
+	struct err err = ERR_INIT;
+	if (cni_config_load(c->conf_dir, &config, &err) < 0) {
+		check_report(check, FINDING_MISSING, "cni config", NULL, "%s", err.msg);
+		return;
 	}
-	if (!missing[0])
-		check_report(check, FINDING_OK, "cni plugins", NULL, "in %s",
-			check->config->network.bin_dirs);
-	else /* another network may need none of them */
-		check_report(check, FINDING_WARN, "cni plugins",
-			"apt-get install containernetworking-plugins", "no %s in %s", missing,
-			check->config->network.bin_dirs);
+	check_report(check, FINDING_OK, "cni config", NULL, "network '%s', in %s", config->name,
+		c->conf_dir);
+	if (cni_config_check_plugins(config, c->bin_dirs, &err) < 0)
+		check_report(check, FINDING_MISSING, "cni plugins", NULL, "%s", err.msg);
+	else
+		check_report(check, FINDING_OK, "cni plugins", NULL, "in %s", c->bin_dirs);
 }
 
 void check_network(struct check *check)
@@ -182,6 +150,5 @@ void check_network(struct check *check)
 	else
 		check_report(check, FINDING_WARN, "antispoof", "network.antispoof: true",
 			"guests may send under others' addresses: so the configuration says");
-	check_cni_plugins(check);
-	check_cni_configuration(check);
+	check_cni(check);
 }

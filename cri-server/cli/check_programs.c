@@ -1,6 +1,5 @@
 /* Programs and files that bulkheadd uses. */
 #include <errno.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,8 @@
 #include "common/fd.h"
 #include "common/spawn.h"
 #include "cri-server/cli/check.h"
+#include "hypervisor/user.h"
+#include "hypervisor/vm.h"
 
 #define VERSION_TIMEOUT_MS 10000
 
@@ -45,14 +46,48 @@ static void check_path(struct check *check, const char *subject, const char *con
 	check_report(check, FINDING_MISSING, subject, remedy, "%s: %s", paths[0], strerror(errno));
 }
 
-static void check_user(struct check *check)
+static void check_user(struct check *check, const struct user *qemu)
 {
-	if (getpwnam("libvirt-qemu"))
-		check_report(check, FINDING_OK, "qemu user", NULL, "libvirt-qemu");
+	if (qemu->name[0])
+		check_report(check, FINDING_OK, "qemu user", NULL, "%s", qemu->name);
 	else
 		check_report(check, FINDING_MISSING, "qemu user",
 			"apt-get install libvirt-daemon-driver-qemu makes it",
 			"no user libvirt-qemu");
+}
+
+static void check_file(
+	struct check *check, const char *subject, const char *path, int mode, const char *remedy)
+{
+	const char *const paths[] = {path, NULL};
+	check_path(check, subject, paths, mode, remedy);
+}
+
+/* What QEMU reads itself. */
+static void check_guest_file(
+	struct check *check, const struct user *qemu, const char *subject, const char *path)
+{
+	if (access(path, R_OK) == 0 && !user_can(qemu, path, R_OK))
+		check_report(check, FINDING_MISSING, subject,
+			"move it where every directory on its path can be entered by all",
+			"%s: QEMU's user %s cannot read it", path, qemu->name);
+	else
+		check_file(check, subject, path, R_OK,
+			"`make install` brings it; hypervisor.kernel and hypervisor.initramfs in "
+			"the configuration say where it is");
+}
+
+static void check_helpers(struct check *check)
+{
+	const struct config *c = check->config;
+	_cleanup_free_ char *console = hv_console_program(c->hypervisor.vsock_helper);
+	const char *const paths[] = {
+		c->hypervisor.vsock_helper, console ? console : "", c->images.unpack_helper};
+	for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
+		check_file(check, "helper", paths[i], X_OK,
+			"`make install` brings it; hypervisor.vsock_helper, beside which "
+			"bulkhead-console lies, and images.unpack_helper in the configuration say "
+			"where it is");
 }
 
 void check_programs(struct check *check)
@@ -62,21 +97,19 @@ void check_programs(struct check *check)
 		"/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so",
 		"/usr/lib/libvirt/connection-driver/libvirt_driver_qemu.so",
 		"/usr/lib64/libvirt/connection-driver/libvirt_driver_qemu.so", NULL};
-	const char *const virtiofsds[] = {
-		"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", NULL};
-	const char *const kernels[] = {hv->kernel, NULL};
-	const char *const initramfs[] = {hv->initramfs, NULL};
-	static const char guest[] =
-		"`make` builds it; hypervisor.kernel and hypervisor.initramfs in "
-		"the configuration say where it is";
+	struct user qemu;
 
+	user_find_qemu(&qemu);
 	check_program(check, "qemu", "qemu-system-x86_64", "--version",
 		"apt-get install qemu-system-x86");
 	check_path(check, "libvirt", drivers, R_OK, "apt-get install libvirt-daemon-driver-qemu");
-	check_user(check);
-	check_path(check, "virtiofsd", virtiofsds, X_OK,
-		"apt-get install qemu-system-common (or virtiofsd)");
+	check_user(check, &qemu);
+	check_file(check, "virtiofsd", hv->virtiofsd, X_OK,
+		"apt-get install qemu-system-common; hypervisor.virtiofsd in the configuration "
+		"says where it is");
 	check_program(check, "skopeo", "skopeo", "--version", "apt-get install skopeo");
-	check_path(check, "kernel", kernels, R_OK, guest);
-	check_path(check, "initramfs", initramfs, R_OK, guest);
+	check_program(check, "mke2fs", "mke2fs", "-V", "apt-get install e2fsprogs");
+	check_guest_file(check, &qemu, "kernel", hv->kernel);
+	check_guest_file(check, &qemu, "initramfs", hv->initramfs);
+	check_helpers(check);
 }

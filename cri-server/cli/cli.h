@@ -15,7 +15,6 @@
 #include "cri-server/rpc/client.h"
 
 struct command;
-
 struct option_sink;
 
 struct cli {

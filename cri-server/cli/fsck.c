@@ -5,36 +5,28 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "common/fd.h"
+#include "common/loop.h"
 #include "cri-server/cli/cli.h"
 #include "cri-server/cli/output.h"
 #include "cri-server/fsck/fsck.h"
 
-#define DEFAULT_CONFIG "/etc/bulkhead/config.yaml"
-#define SETTLE_S       3
-#define SETTLE_MAX_S   3600
-#define BETWEEN_MS     300
-#define ANSWER_MS      15000 /* as long as bulkheadd gives a guest at its start */
-#define EXIT_FINDINGS  1
-#define EXIT_NO_LOOK   3
-
-static uint64_t now_ms(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
+#define SETTLE_S      3
+#define SETTLE_MAX_S  3600
+#define BETWEEN_MS    300
+#define ANSWER_MS     15000 /* as long as bulkheadd gives a guest at its start */
+#define EXIT_FINDINGS 1
+#define EXIT_NO_LOOK  3
 
 /* Looks until nothing is found, or for as long as is given: what every look found is true. */
 static int look(const struct config *config, struct fsck_guests *guests, uint64_t settle_s,
 	struct fsck_report **ret, struct err *err)
 {
 	const struct timespec pause = {.tv_nsec = BETWEEN_MS * 1000000};
-	uint64_t deadline = now_ms() + settle_s * 1000;
+	uint64_t deadline = ev_now_ms() + settle_s * 1000;
 	int r = fsck_look(config, guests, ret, err);
-	while (r == 0 && (*ret)->n_findings > 0 && now_ms() < deadline) {
+	while (r == 0 && (*ret)->n_findings > 0 && ev_now_ms() < deadline) {
 		struct fsck_report *again;
 		nanosleep(&pause, NULL);
 		r = fsck_look(config, guests, &again, err);
@@ -99,7 +91,7 @@ int command_fsck(struct cli *cli, char **args)
 	uint64_t settle_s = SETTLE_S;
 	const struct option_row rows[] = {
 		{"config", 'c', OPTION_STRING, &path, "FILE",
-			"bulkheadd's configuration (default " DEFAULT_CONFIG ")"},
+			"bulkheadd's configuration (default " CONFIG_PATH ")"},
 		{"output", 'o', OPTION_CHOICE, &output, "text|json",
 			"form of the report (default text)"},
 		{"settle", 0, OPTION_NUMBER, &settle_s, "SECONDS",
@@ -115,8 +107,6 @@ int command_fsck(struct cli *cli, char **args)
 		cli_fail(&err);
 		return EXIT_USAGE;
 	}
-	if (!path && access(DEFAULT_CONFIG, F_OK) == 0)
-		path = DEFAULT_CONFIG;
 	struct config *config = NULL;
 	if (config_load(path, &config, &err) < 0)
 		return fail(&err);

@@ -10,11 +10,6 @@
 
 #define AGE_SIZE 32
 
-static void table_freep(struct table **table)
-{
-	table_free(*table);
-}
-
 static int64_t now_ns(void)
 {
 	struct timespec now;

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/fd.h"
 #include "cri-server/cli/cli.h"
@@ -16,7 +15,6 @@
 #include "cri-server/version.h"
 
 #define DEFAULT_SOCKET "unix:///run/bulkhead/bulkhead.sock"
-#define DEFAULT_CONFIG "/etc/bulkhead/config.yaml"
 
 static const struct command commands[] = {
 	{"check", "[options]", "What this host offers and lacks, with the remedy", command_check},
@@ -216,7 +214,7 @@ void cli_describe_globals(const struct option_sink *sink)
 static char *configured_certificate(void)
 {
 	struct config *config = NULL;
-	if (access(DEFAULT_CONFIG, R_OK) < 0 || config_load(DEFAULT_CONFIG, &config, NULL) < 0)
+	if (config_load(NULL, &config, NULL) < 0)
 		return NULL;
 	char *path = TAKE_PTR(config->streaming.tls_certificate);
 	config_free(config);

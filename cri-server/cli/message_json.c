@@ -10,7 +10,8 @@
 
 #define NAME_MAX_BYTES 64
 
-json_t *text_json(const char *text)
+/* A text from outside; what is not UTF-8 is escaped as output_escape() does. */
+static json_t *text_json(const char *text)
 {
 	json_t *json = json_string(text);
 	if (json)

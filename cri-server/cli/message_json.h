@@ -10,5 +10,3 @@
 
 /* The caller's, by json_decref(); NULL when memory is out. */
 json_t *message_json(const ProtobufCMessage *message);
-/* A text from outside; what is not UTF-8 is escaped as output_escape() does. */
-json_t *text_json(const char *text);

@@ -86,7 +86,8 @@ char *output_escape_line(const char *text, size_t len)
 	return escape(copy, len, '\t', false);
 }
 
-bool output_colour(FILE *out)
+/* A terminal, and neither NO_COLOR nor TERM says no. */
+static bool takes_colour(FILE *out)
 {
 	const char *terminal = getenv("TERM");
 	const char *no = getenv("NO_COLOR");
@@ -209,7 +210,7 @@ static const char *cell(const struct table *table, size_t row, size_t column)
 
 void table_print(const struct table *table, FILE *out)
 {
-	bool colour = output_colour(out);
+	bool colour = takes_colour(out);
 	size_t n_rows = 1 + table->n_cells / table->n_columns;
 	for (size_t row = 0; row < n_rows; row++) {
 		fputs(colour && row == 0 ? "\x1b[1m" : "", out);

@@ -20,9 +20,6 @@ char *output_escape_json(const char *text);
 /* The same for len bytes of a line of text: tabs stay, too. */
 char *output_escape_line(const char *text, size_t len);
 
-/* Whether to use colours there: a terminal, and neither NO_COLOR nor TERM says no. */
-bool output_colour(FILE *out);
-
 /* "5 minutes ago" for a time in nanoseconds since 1970; "-" for 0 and less. */
 void output_age(char *out, size_t size, int64_t then_ns, int64_t now_ns);
 
@@ -47,3 +44,8 @@ struct table *table_new(const char *const *headings);
 int table_add(struct table *table, const char *const *cells);
 void table_print(const struct table *table, FILE *out);
 struct table *table_free(struct table *table);
+
+static inline void table_freep(struct table **table)
+{
+	*table = table_free(*table);
+}

@@ -167,11 +167,6 @@ static int add_pod(const struct stats *s, const Runtime__V1__PodSandboxStats *po
 	return r;
 }
 
-static void table_freep(struct table **table)
-{
-	table_free(*table);
-}
-
 static int print_table(const struct stats *s, size_t rows_left)
 {
 	static const char *const pods[] = {"POD", "CPU", "MEMORY", "PROCESSES", "RECEIVED", "SENT",

@@ -2,16 +2,10 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include <jansson.h>
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
+#include "common/loop.h"
 
 static void add(struct timings *t, const char *name, double ms)
 {
@@ -23,12 +17,12 @@ static void add(struct timings *t, const char *name, double ms)
 
 void timings_begin(struct timings *t)
 {
-	t->mark_ns = now_ns();
+	t->mark_ns = ev_now_ns();
 }
 
 void timings_end(struct timings *t, const char *name)
 {
-	add(t, name, (double)(now_ns() - t->mark_ns) / 1e6);
+	add(t, name, (double)(ev_now_ns() - t->mark_ns) / 1e6);
 }
 
 /* The steps stand in the verbose information, in their order. Another runtime has none: no rows. */

@@ -100,8 +100,6 @@ int img_load_pinned(struct img *img, struct err *err);
  * which the caller frees; NULL: by its id. Positive 1: none. */
 int img_look_up(
 	struct img *img, const char *text, size_t *ret_at, char **ret_name, struct err *err);
-/* "busybox" → "docker.io/library/busybox:latest"; a digest leaves no tag. The caller frees. */
-int img_reference_name(const char *text, char **ret, struct err *err);
 
 /* image.c */
 /* Takes the record, on failure too; NULL: no memory. */

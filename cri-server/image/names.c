@@ -59,7 +59,8 @@ static bool by_name(const struct img *img, const char *name, size_t *ret_at)
 	return false;
 }
 
-int img_reference_name(const char *text, char **ret, struct err *err)
+/* "busybox" → "docker.io/library/busybox:latest"; a digest leaves no tag. The caller frees. */
+static int complete_name(const char *text, char **ret, struct err *err)
 {
 	struct reference ref;
 	int r = reference_parse(text, &ref, err);
@@ -79,7 +80,7 @@ const char *img_image_name(const struct img_image *image, const char *text)
 	const Bulkhead__Store__Image *record = image->record;
 	const char *found = in_list(record->tags, record->n_tags, text);
 	_cleanup_free_ char *name = NULL;
-	if (found || img_reference_name(text, &name, NULL) < 0)
+	if (found || complete_name(text, &name, NULL) < 0)
 		return found;
 	found = in_list(record->tags, record->n_tags, name);
 	return found ? found : in_list(record->digests, record->n_digests, name);
@@ -91,7 +92,7 @@ int img_look_up(struct img *img, const char *text, size_t *ret_at, char **ret_na
 	_cleanup_free_ char *name = img_source_is_local(text) ? strdup(text) : NULL;
 	int r = 0;
 	if (!name && !reference_is_digest(text))
-		r = img_reference_name(text, &name, err);
+		r = complete_name(text, &name, err);
 	if (r == -ENOMEM)
 		return r;
 	if (name && by_name(img, name, ret_at)) {
@@ -123,7 +124,7 @@ int img_load_pinned(struct img *img, struct err *err)
 		if (strchr(text, '*') || img_source_is_local(text) || reference_is_digest(text))
 			name = strdup(text);
 		else
-			r = img_reference_name(text, &name, err);
+			r = complete_name(text, &name, err);
 		if (r < 0)
 			return err_wrap(err, "images.pinned");
 		if (!name)

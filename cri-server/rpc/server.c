@@ -19,7 +19,6 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -223,13 +222,12 @@ static void close_socket(struct rpc_server *server)
 }
 
 /* Waits until gRPC has shut down and no call is left; false when the time was up first. */
-static bool wait_quiet(struct rpc_transport *t, const struct timespec *until)
+static bool wait_quiet(struct rpc_transport *t, uint64_t until_ms)
 {
 	int r = 0;
 	pthread_mutex_lock(&t->lock);
 	while ((!t->shut_down || t->n_calls > 0) && r != ETIMEDOUT)
-		r = until ? pthread_cond_timedwait(&t->changed, &t->lock, until)
-			  : pthread_cond_wait(&t->changed, &t->lock);
+		r = ev_cond_wait(&t->changed, &t->lock, until_ms);
 	bool quiet = t->shut_down && t->n_calls == 0;
 	pthread_mutex_unlock(&t->lock);
 	return quiet;
@@ -238,21 +236,13 @@ static bool wait_quiet(struct rpc_transport *t, const struct timespec *until)
 static void drain(struct rpc_server *server, uint64_t grace_ms)
 {
 	struct rpc_transport *t = &server->transport;
-	struct timespec until;
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_sec += (time_t)(grace_ms / 1000);
-	until.tv_nsec += (long)(grace_ms % 1000) * 1000000;
-	if (until.tv_nsec >= 1000000000) {
-		until.tv_sec++;
-		until.tv_nsec -= 1000000000;
-	}
-
+	const uint64_t until_ms = ev_now_ms() + grace_ms;
 	atomic_store_explicit(&server->shut_down_tag.given, true, memory_order_release);
 	grpc_server_shutdown_and_notify(t->server, t->queue, &server->shut_down_tag);
-	if (!wait_quiet(t, &until)) {
+	if (!wait_quiet(t, until_ms)) {
 		/* Ends connections too, the idle ones of clients that do not answer included. */
 		grpc_server_cancel_all_calls(t->server);
-		wait_quiet(t, NULL);
+		wait_quiet(t, EV_NEVER);
 	}
 }
 

@@ -282,15 +282,19 @@ static void *read_as_a_save_does(void *userdata)
 static Bulkhead__Store__Volume *record_secret(struct fixture *f, const char *path)
 {
 	Bulkhead__Store__Sandbox *record = f->sandbox->record;
+	Bulkhead__Store__Container *reader = f->ends->record;
 	Bulkhead__Store__Volume *volume = calloc(1, sizeof(*volume));
 	struct stat st;
 
 	record->volumes = calloc(1, sizeof(*record->volumes));
+	reader->volumes = calloc(1, sizeof(*reader->volumes));
 	assert_non_null(volume);
 	assert_non_null(record->volumes);
+	assert_non_null(reader->volumes);
 	assert_int_equal(stat(path, &st), 0);
 	bulkhead__store__volume__init(volume);
 	volume->id = 1;
+	reader->volumes[reader->n_volumes++] = volume->id;
 	volume->kind = BULKHEAD__STORE__VOLUME_KIND__VOLUME_MIRROR;
 	volume->device = st.st_dev;
 	volume->inode = st.st_ino;
@@ -507,6 +511,40 @@ static void test_pod_ends_with_its_containers(void **state)
 		f->sandbox->record->state, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY);
 	assert_string_equal(f->sandbox->record->death, "QEMU was killed");
 	assert_int_equal(f->lives->record->exit_code, 137);
+	close_parts(f);
+}
+
+/* Its files go with it: what its kernel said last is in the log or nowhere. */
+static void test_end_of_the_console_is_logged(void **state)
+{
+	struct fixture *f = *state;
+	struct hv hv = {.config.run_dir = f->dir};
+	_cleanup_free_ char *path = str_printf("%s/log", f->dir), *text = NULL, *dir = NULL,
+			    *console = NULL;
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	const struct log log = {.fd = fd, .level = LOG_LEVEL_ERROR};
+
+	open_parts(f);
+	set_running(f);
+	snprintf(f->sandbox->id, sizeof(f->sandbox->id), "%032d", 7);
+	dir = str_printf("%s/vm/%s", f->dir, f->sandbox->id);
+	console = str_printf("%s/console", dir);
+	assert_int_equal(fd_mkdir_all(dir, 0700, NULL), 0);
+	text = str_printf("%s%5000d\r\nKernel panic - not syncing", "boots", 1);
+	assert_int_equal(fd_write_file(console, text, strlen(text), 0600, NULL), 0);
+	pthread_mutex_init(&hv.lock, NULL);
+	assert_int_equal(virInitialize(), 0);
+	f->rt.hv = &hv; /* without a driver: it ends no machine */
+	f->rt.log = &log;
+	sandbox_report_death(&f->rt, f->sandbox->id, "QEMU was killed");
+	handle_death(f);
+	f->rt.log = &silent;
+	free(TAKE_PTR(text));
+	assert_int_equal(fd_read_file(path, 1 << 20, &text, NULL, NULL), 0);
+	assert_non_null(strstr(text, "QEMU was killed"));
+	assert_non_null(strstr(text, "Kernel panic - not syncing"));
+	assert_null(strstr(text, "boots"));
+	pthread_mutex_destroy(&hv.lock);
 	close_parts(f);
 }
 
@@ -769,6 +807,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_start_while_it_ends, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_stop_while_it_is_made, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pod_ends_with_its_containers, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_end_of_the_console_is_logged, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_call_before_its_pod_is_found_again, setup, teardown),
 		cmocka_unit_test_setup_teardown(

@@ -201,6 +201,18 @@ static void *mirror_main(void *arg)
 	return NULL;
 }
 
+/* Whose thread does not run. */
+static void release(struct mirror *mirror)
+{
+	fd_close(mirror->stop);
+	fd_close(mirror->changed);
+	fd_close(mirror->retry);
+	fd_close(mirror->share);
+	pthread_cond_destroy(&mirror->moved);
+	pthread_mutex_destroy(&mirror->lock);
+	free(mirror);
+}
+
 int mirror_new(
 	struct sandbox *sandbox, struct machine *machine, struct mirror **ret, struct err *err)
 {
@@ -229,13 +241,7 @@ int mirror_new(
 		*ret = mirror;
 		return 0;
 	}
-	fd_close(mirror->stop);
-	fd_close(mirror->changed);
-	fd_close(mirror->retry);
-	fd_close(mirror->share);
-	pthread_cond_destroy(&mirror->moved);
-	pthread_mutex_destroy(&mirror->lock);
-	free(mirror);
+	release(mirror);
 	return r;
 }
 
@@ -250,14 +256,8 @@ struct mirror *mirror_free(struct mirror *mirror)
 		mirror->entries = entry->next;
 		unwatch(entry);
 	}
-	fd_close(mirror->stop);
-	fd_close(mirror->changed);
-	fd_close(mirror->retry);
-	fd_close(mirror->share);
-	pthread_cond_destroy(&mirror->moved);
-	pthread_mutex_destroy(&mirror->lock);
 	machine_unref(mirror->machine);
-	free(mirror);
+	release(mirror);
 	return NULL;
 }
 

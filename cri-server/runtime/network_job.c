@@ -17,9 +17,9 @@ static int set_up(struct network_job *job, struct err *err)
 static void *plugins_main(void *arg)
 {
 	struct network_job *job = arg;
-	uint64_t begin = steps_now_ns();
+	uint64_t begin = ev_now_ns();
 	job->result = set_up(job, &job->err);
-	job->plugins_step_ns = steps_now_ns() - begin;
+	job->plugins_step_ns = ev_now_ns() - begin;
 	return NULL;
 }
 

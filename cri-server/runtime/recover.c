@@ -118,7 +118,8 @@ static void discard_unknown(struct sandbox *sandbox, struct machine *machine,
 		const Bulkhead__Agent__ProcessInfo *info = list->processes[i];
 		struct err err = ERR_INIT;
 		int r = 0;
-		if (!is_recorded(sandbox, info))
+		bool in_guest = strcmp(info->container_id, AGENT_GUEST) == 0;
+		if (!in_guest && !is_recorded(sandbox, info))
 			r = discard_container(machine, info, &err);
 		else if (info->process_id[0])
 			r = discard_exec(machine, info, &err);

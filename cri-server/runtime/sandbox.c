@@ -24,6 +24,8 @@
 #define POWEROFF_MS   3000 /* for the guest to end by itself */
 #define BUSY_MS       20   /* until a pod that somebody changes is looked at again */
 #define LOOK_MS       200  /* between looks at whether a caller has gone away */
+/* What a line of the log holds of it, escaped. */
+#define CONSOLE_LOGGED_BYTES 1500
 
 struct sandbox *sandbox_new(struct runtime *rt, const char *id,
 	const Runtime__V1__PodSandboxConfig *config, struct err *err)
@@ -449,15 +451,24 @@ static int record_death_locked(struct sandbox *sandbox, const char *reason, stru
 	return r;
 }
 
+/* With the end of its console, whose file goes with the machine: a panic, mostly. */
+static void log_death(const struct sandbox *sandbox, const char *reason)
+{
+	_cleanup_free_ char *console = NULL;
+	int r = hv_vm_console(
+		sandbox->runtime->hv, sandbox->id, CONSOLE_LOGGED_BYTES, &console, NULL);
+	log_event(sandbox->runtime->log, LOG_LEVEL_ERROR, "machine ended by itself", "pod",
+		sandbox->id, "reason", reason, "console", r == 0 && console[0] ? console : NULL,
+		NULL);
+}
+
 /* `op` is held. */
 static void end_dead(struct sandbox *sandbox, const char *reason)
 {
-	const struct log *log = sandbox->runtime->log;
 	struct err err = ERR_INIT;
 	if (sandbox->record->state != BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY)
 		return;
-	log_event(log, LOG_LEVEL_ERROR, "machine ended by itself", "pod", sandbox->id, "reason",
-		reason, NULL);
+	log_death(sandbox, reason);
 	sandbox_drop_machine(sandbox);
 	hv_vm_destroy(sandbox->runtime->hv, sandbox->id, NULL);
 	containers_drain(sandbox);
@@ -467,8 +478,8 @@ static void end_dead(struct sandbox *sandbox, const char *reason)
 	events_tell_sandbox(sandbox, RUNTIME__V1__CONTAINER_EVENT_TYPE__CONTAINER_STOPPED_EVENT);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
 	if (r < 0)
-		log_event(log, LOG_LEVEL_ERROR, "death not recorded", "pod", sandbox->id, "err",
-			err.msg, NULL);
+		log_event(sandbox->runtime->log, LOG_LEVEL_ERROR, "death not recorded", "pod",
+			sandbox->id, "err", err.msg, NULL);
 }
 
 static void handle_death(void *userdata)

@@ -52,7 +52,7 @@ static int check_linux(const Runtime__V1__LinuxPodSandboxConfig *linux, struct e
 	if (ns && ns->network == RUNTIME__V1__NAMESPACE_MODE__NODE)
 		return err_set(err, -EOPNOTSUPP,
 			"hostNetwork: a pod that is a virtual machine cannot use the host's "
-			"network; give it a runtime class that uses runc");
+			"network; give it a runtime class of nodes that have runc");
 	if (userns_check(ns, err) < 0)
 		return err->code;
 	if (linux && cgroup_parent_check(linux->cgroup_parent, err) < 0)

@@ -13,7 +13,8 @@ uint64_t stats_working_set(const Bulkhead__Agent__Usage *u)
 							: 0;
 }
 
-uint64_t stats_available(const Bulkhead__Agent__Usage *u, uint64_t memory_total)
+/* Left until the limit of the container or, without one, of the guest. */
+static uint64_t available_bytes(const Bulkhead__Agent__Usage *u, uint64_t memory_total)
 {
 	uint64_t limit = u->memory_limit < memory_total ? u->memory_limit : memory_total;
 	uint64_t used = stats_working_set(u);
@@ -77,7 +78,7 @@ static void fill_common(struct stats_storage *s, const Bulkhead__Agent__Usage *u
 	runtime__v1__memory_usage__init(&s->memory);
 	s->memory.timestamp = at;
 	s->memory.working_set_bytes = new_value(s, stats_working_set(u));
-	s->memory.available_bytes = new_value(s, stats_available(u, sample->memory_total_bytes));
+	s->memory.available_bytes = new_value(s, available_bytes(u, sample->memory_total_bytes));
 	s->memory.usage_bytes = new_value(s, u->memory_bytes);
 	s->memory.rss_bytes = new_value(s, u->anon_bytes);
 	s->memory.page_faults = new_value(s, u->page_faults);

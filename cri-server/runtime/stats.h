@@ -58,5 +58,3 @@ void stats_sandbox_done(struct stats_sandbox *stats);
 
 /* What a kubelet evicts by: usage without the page cache that nobody touched for long. */
 uint64_t stats_working_set(const Bulkhead__Agent__Usage *usage);
-/* Left until the limit of the container or, without one, of the guest. */
-uint64_t stats_available(const Bulkhead__Agent__Usage *usage, uint64_t memory_total);

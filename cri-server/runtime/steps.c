@@ -2,20 +2,13 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <time.h>
 
 #include "common/fault.h"
+#include "common/loop.h"
 
 /* Made by the linker where there is such a section. */
 extern const struct step_table *const __start_step_tables[] __attribute__((weak));
 extern const struct step_table *const __stop_step_tables[] __attribute__((weak));
-
-uint64_t steps_now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 static void unwind(const struct step_table *table, size_t done, void *subject)
 {
@@ -50,10 +43,10 @@ int steps_run(const struct step_table *table, void *subject, bool (*cancelled)(v
 			return err_set(err, -ECANCELED, "the caller went away before step %s",
 				table->steps[i].name);
 		}
-		uint64_t begin = steps_now_ns();
+		uint64_t begin = ev_now_ns();
 		int r = run_step(table, i, subject, err);
 		if (ret_times)
-			ret_times->ns[i] = steps_now_ns() - begin;
+			ret_times->ns[i] = ev_now_ns() - begin;
 		if (r < 0) {
 			unwind(table, i + 1, subject);
 			return r;

@@ -45,9 +45,6 @@ struct step_times {
 	uint64_t ns[STEPS_MAX];
 };
 
-/* The clock of the times. */
-uint64_t steps_now_ns(void);
-
 /*
  * 0, or the failing step's error with its name in front; then everything is undone. cancelled,
  * which may be NULL, is asked before each step: once the caller has gone, the rest is not worth

@@ -255,6 +255,21 @@ static int unmake_volume(
 	return agent_call(machine->agent, "RemoveVolumes", &request.base, CALL_MS, NULL, err);
 }
 
+static bool volume_needed(struct sandbox *sandbox, uint32_t id, const struct container *except)
+{
+	struct runtime *rt = sandbox->runtime;
+	struct container *c;
+	bool needed = false;
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_FOREACH(c, &rt->containers, link)
+		for (size_t i = 0;
+			c->sandbox == sandbox && c != except && i < c->record->n_volumes && !needed;
+			i++)
+			needed = c->record->volumes[i] == id;
+	pthread_mutex_unlock(&rt->lock);
+	return needed;
+}
+
 static int drop_volume(struct sandbox *sandbox, struct machine *machine, Volume *volume)
 {
 	struct err err = ERR_INIT;
@@ -268,26 +283,52 @@ static int drop_volume(struct sandbox *sandbox, struct machine *machine, Volume 
 	return r;
 }
 
+/* One that is there, for who may have to write it. */
+static int use_volume(struct sandbox *sandbox, struct machine *machine,
+	const struct volume_source *source, unsigned flags, Volume *volume, struct err *err)
+{
+	char name[16];
+	volume_name(volume, name);
+	if (volume->writable || (flags & HV_BIND_READ_ONLY))
+		return 0;
+	int r = 0;
+	/* Before it is recorded: what is on record as writable is not made so again. */
+	if (volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND && !source->read_only)
+		r = hv_vm_bind_writable(machine->vm, name, err);
+	return r < 0 ? r : record_writable(sandbox, volume, err);
+}
+
+/*
+ * One that no container needs was not made, or not taken away, as far as we know: the guest may
+ * have done either since. What is in memory stays while nobody needs it, and is made only where it
+ * is not; any other goes. 1: it went.
+ */
+static int settle_volume(struct sandbox *sandbox, struct machine *machine,
+	const struct volume_source *source, Volume *volume, struct err *err)
+{
+	if (volume_needed(sandbox, volume->id, NULL))
+		return 0;
+	if (volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_MEMORY)
+		return make_volume(sandbox, machine, volume, source, err);
+	int r = unmake_volume(sandbox, machine, volume, err);
+	if (r < 0)
+		return err_wrap(err, "remove what is left of it in the machine");
+	forget_volume(sandbox, volume);
+	return 1;
+}
+
 /* Finds or makes the volume; *ret is the record's. */
 static int get_volume(struct sandbox *sandbox, struct machine *machine,
 	struct volume_source *source, unsigned flags, Volume **ret, struct err *err)
 {
-	char name[16];
 	Volume *volume = find_volume(sandbox, source, flags);
 	if (volume) {
-		volume_name(volume, name);
-		if (volume->writable || (flags & HV_BIND_READ_ONLY)) {
-			*ret = volume;
-			return 0;
-		}
-		int r = 0;
-		/* Before it is recorded: what is on record as writable is not made so again. */
-		if (volume->kind == BULKHEAD__STORE__VOLUME_KIND__VOLUME_BIND && !source->read_only)
-			r = hv_vm_bind_writable(machine->vm, name, err);
+		int r = settle_volume(sandbox, machine, source, volume, err);
 		if (r == 0)
-			r = record_writable(sandbox, volume, err);
+			r = use_volume(sandbox, machine, source, flags, volume, err);
 		*ret = volume;
-		return r;
+		if (r <= 0)
+			return r;
 	}
 	int r = record_volume(sandbox, source, flags, &volume, err);
 	if (r < 0)
@@ -453,21 +494,6 @@ int volumes_attach(struct container *c, struct machine *machine,
 			return err_wrap(err, "mount '%s'", config->mounts[i]->container_path);
 	}
 	return 0;
-}
-
-static bool volume_needed(struct sandbox *sandbox, uint32_t id, const struct container *except)
-{
-	struct runtime *rt = sandbox->runtime;
-	struct container *c;
-	bool needed = false;
-	pthread_mutex_lock(&rt->lock);
-	TAILQ_FOREACH(c, &rt->containers, link)
-		for (size_t i = 0;
-			c->sandbox == sandbox && c != except && i < c->record->n_volumes && !needed;
-			i++)
-			needed = c->record->volumes[i] == id;
-	pthread_mutex_unlock(&rt->lock);
-	return needed;
 }
 
 void volumes_release(

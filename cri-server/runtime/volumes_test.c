@@ -257,34 +257,117 @@ static void ask_for_mounts(Runtime__V1__ContainerConfig *config, const char *dir
 	}
 }
 
+/* A container whose mounts are directories below `dir`. */
+struct subject {
+	Runtime__V1__PodSandboxConfig pod;
+	struct container c;
+	Bulkhead__Agent__CreateContainerRequest *request;
+};
+
+static void subject_init(struct subject *s, struct fixture *f, const char *dir)
+{
+	*s = (struct subject){.pod = RUNTIME__V1__POD_SANDBOX_CONFIG__INIT,
+		.c = {.runtime = &f->rt,
+			.sandbox = &f->sandbox,
+			.config = calloc(1, sizeof(*s->c.config)),
+			.record = calloc(1, sizeof(*s->c.record))},
+		.request = calloc(1, sizeof(*s->request))};
+	assert_true(s->c.config && s->c.record && s->request);
+	runtime__v1__container_config__init(s->c.config);
+	bulkhead__store__container__init(s->c.record);
+	bulkhead__agent__create_container_request__init(s->request);
+	f->sandbox.config = &s->pod;
+	ask_for_mounts(s->c.config, dir);
+	TAILQ_INSERT_TAIL(&f->rt.containers, &s->c, link);
+}
+
+static void subject_done(struct subject *s)
+{
+	TAILQ_REMOVE(&s->c.runtime->containers, &s->c, link);
+	bulkhead__agent__create_container_request__free_unpacked(s->request, NULL);
+	bulkhead__store__container__free_unpacked(s->c.record, NULL);
+	runtime__v1__container_config__free_unpacked(s->c.config, NULL);
+}
+
 /* Or a guest that takes its time for each volume holds the pod's lock for all of them. */
 static void nobody_is_asked_for_a_caller_that_went_away(void **state)
 {
 	struct fixture *f = *state;
-	Runtime__V1__PodSandboxConfig pod = RUNTIME__V1__POD_SANDBOX_CONFIG__INIT;
-	Runtime__V1__ContainerConfig *config = calloc(1, sizeof(*config));
-	Bulkhead__Store__Container *record = calloc(1, sizeof(*record));
-	Bulkhead__Agent__CreateContainerRequest *request = calloc(1, sizeof(*request));
-	struct container c = {
-		.runtime = &f->rt, .sandbox = &f->sandbox, .config = config, .record = record};
 	char dir[] = "/tmp/volumes-test-XXXXXX";
+	struct subject s;
 	struct err err = ERR_INIT;
 
-	assert_true(config && record && request);
-	runtime__v1__container_config__init(config);
-	bulkhead__store__container__init(record);
-	bulkhead__agent__create_container_request__init(request);
 	assert_non_null(mkdtemp(dir));
-	f->sandbox.config = &pod;
-	ask_for_mounts(config, dir);
-	int r = volumes_attach(&c, &f->machine, request, (struct rpc_call *)&c, &err);
+	subject_init(&s, f, dir);
+	int r = volumes_attach(&s.c, &f->machine, s.request, (struct rpc_call *)&s, &err);
 	assert_int_equal(fd_remove_tree(dir, NULL), 0);
 	assert_int_equal(guest.calls, 2);
 	assert_int_equal(r, -ECANCELED);
-	assert_int_equal(record->n_volumes, 2);
-	bulkhead__agent__create_container_request__free_unpacked(request, NULL);
-	bulkhead__store__container__free_unpacked(record, NULL);
-	runtime__v1__container_config__free_unpacked(config, NULL);
+	assert_int_equal(s.c.record->n_volumes, 2);
+	subject_done(&s);
+}
+
+/* What the guest made, or took away, after we had ceased to wait is not known. */
+static void one_that_was_not_made_is_not_found(void **state)
+{
+	struct fixture *f = *state;
+	char dir[] = "/tmp/volumes-test-XXXXXX";
+	struct subject first, second, third;
+	struct err err = ERR_INIT;
+
+	assert_non_null(mkdtemp(dir));
+	guest.answer = -ETIMEDOUT;
+	for (int i = 0; i < 2; i++) {
+		subject_init(&first, f, dir);
+		assert_int_equal(volumes_attach(&first.c, &f->machine, first.request, NULL, &err),
+			-ETIMEDOUT);
+		assert_int_equal(f->sandbox.record->n_volumes, VOLUMES + 1);
+		subject_done(&first);
+	}
+
+	subject_init(&second, f, dir);
+	guest.answer = 0;
+	guest.calls = 0;
+	assert_int_equal(volumes_attach(&second.c, &f->machine, second.request, NULL, &err), 0);
+	assert_int_equal(guest.calls, VOLUMES + 1);
+	assert_int_equal(f->sandbox.record->n_volumes, 2 * VOLUMES);
+	assert_int_equal(second.c.record->volumes[0], VOLUMES + 2);
+
+	subject_init(&third, f, dir);
+	guest.calls = 0;
+	assert_int_equal(volumes_attach(&third.c, &f->machine, third.request, NULL, &err), 0);
+	assert_int_equal(guest.calls, 0);
+	subject_done(&third);
+	subject_done(&second);
+	assert_int_equal(fd_remove_tree(dir, NULL), 0);
+}
+
+/* It has what a container that ended left there, if it was made. */
+static void one_in_memory_is_asked_for_again(void **state)
+{
+	struct fixture *f = *state;
+	char dir[] = "/dev/shm/volumes-test-XXXXXX", below[64];
+	struct subject first, second;
+	struct err err = ERR_INIT;
+
+	assert_non_null(mkdtemp(dir));
+	snprintf(below, sizeof(below), "%s/volumes/kubernetes.io~empty-dir", dir);
+	subject_init(&first, f, below);
+	guest.answer = -ETIMEDOUT;
+	assert_int_equal(
+		volumes_attach(&first.c, &f->machine, first.request, NULL, &err), -ETIMEDOUT);
+	assert_int_equal(f->sandbox.record->n_volumes, VOLUMES + 1);
+	subject_done(&first);
+
+	subject_init(&second, f, below);
+	guest.answer = 0;
+	guest.calls = 0;
+	assert_int_equal(volumes_attach(&second.c, &f->machine, second.request, NULL, &err), 0);
+	assert_int_equal(guest.calls, VOLUMES);
+	assert_int_equal(f->sandbox.record->n_volumes, 2 * VOLUMES);
+	assert_int_equal(second.c.record->volumes[0], VOLUMES + 1);
+	subject_done(&second);
+	assert_int_equal(fd_remove_tree(dir, NULL), 0);
 }
 
 int main(void)
@@ -297,6 +380,9 @@ int main(void)
 			one_is_asked_for_where_the_guest_does_not_answer, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			nobody_is_asked_for_a_caller_that_went_away, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			one_that_was_not_made_is_not_found, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_in_memory_is_asked_for_again, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,6 +22,6 @@ struct stream_handler {
 	void (*on_data)(void *session, uint32_t id, const void *data, size_t len);
 	/* The client sends no more on it; with reset, it does not want any more either. */
 	void (*on_end)(void *session, uint32_t id, bool reset);
-	/* There may be room where there was none (stream_peer_room()). */
+	/* There may be room where there was none (peer_room()). */
 	void (*on_room)(void *session);
 };

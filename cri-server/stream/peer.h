@@ -2,7 +2,7 @@
  * A client after the handshake: its socket and its protocol (SPDY, WebSocket with channels, or SPDY
  * through a WebSocket), as streams with numbers. What handler.h says is what the session hears.
  *
- * Flow control: the session sends at most stream_peer_room(), and holds the connection while it
+ * Flow control: the session sends at most peer_room(), and holds the connection while it
  * cannot take more; a client with windows of its own is told what was taken.
  *
  * Threads: the loop's alone.
@@ -42,7 +42,9 @@ struct peer *peer_free(struct peer *peer);
 /* Bytes that came right behind the handshake. */
 void peer_begin(struct peer *peer, const void *data, size_t len);
 
+/* Bytes that may be sent on the stream now. */
 size_t peer_room(const struct peer *peer, uint32_t id);
+/* No more than there is room; the data is copied. A client that is lost is told of by on_gone. */
 void peer_send(struct peer *peer, uint32_t id, const void *data, size_t len);
 /* When that was last done; 0: never. */
 uint64_t peer_sent_ms(const struct peer *peer);

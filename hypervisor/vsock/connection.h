@@ -105,7 +105,6 @@ bool vs_conn_transmit(
 bool vs_conn_release_ports(struct vs_conn *conn);
 
 /* For connection.c: see mux.c. */
-struct vs_conn *vs_mux_find(struct vs_mux *mux, uint32_t host_port, uint32_t guest_port);
 uint32_t vs_mux_new_host_port(struct vs_mux *mux);
 void vs_mux_enter(struct vs_mux *mux, struct vs_conn *conn);
 void vs_mux_queue(struct vs_mux *mux, struct vs_conn *conn);

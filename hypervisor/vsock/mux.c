@@ -61,7 +61,7 @@ static size_t bucket_of(const struct vs_mux *mux, uint32_t host_port, uint32_t g
 	return (hash >> 16) % ARRAY_SIZE(mux->buckets);
 }
 
-struct vs_conn *vs_mux_find(struct vs_mux *mux, uint32_t host_port, uint32_t guest_port)
+static struct vs_conn *find(struct vs_mux *mux, uint32_t host_port, uint32_t guest_port)
 {
 	struct vs_conn *conn;
 	LIST_FOREACH(conn, &mux->buckets[bucket_of(mux, host_port, guest_port)], bucket) {
@@ -183,7 +183,7 @@ int vs_mux_receive(struct vs_mux *mux, const struct vs_chain *chain, struct err 
 		return 0;
 	}
 
-	struct vs_conn *conn = vs_mux_find(mux, header.host_port, header.guest_port);
+	struct vs_conn *conn = find(mux, header.host_port, header.guest_port);
 	if (conn && header.op == VIRTIO_VSOCK_OP_REQUEST && vs_conn_release_ports(conn))
 		conn = NULL;
 	if (conn) {

@@ -218,6 +218,17 @@ guest_cpus() {
 	[ "$(guest_mib)" -eq $((before + 384 + 64 - 364)) ]
 }
 
+# guest_bound FILE: of /proc/sys.
+guest_bound() {
+	crictl exec -s "$C" cat "/proc/sys/$1"
+}
+
+@test "a machine that has grown may have the threads of one that began so; process ids and open files are as on other nodes" {
+	[ "$(guest_bound kernel/threads-max)" -ge $(($(guest_mib) * 8)) ]
+	[ "$(guest_bound kernel/pid_max)" -eq 4194304 ]
+	[ "$(guest_bound fs/file-max)" -eq 9223372036854775807 ]
+}
+
 @test "limits of all containers together beyond the most that a machine may have are a warning, as on a small node" {
 	id=$(run_script "$POD" toomuch 'echo runs' '.linux.resources = {memory_limit_in_bytes: 4294967296}')
 	finish "$id"

@@ -335,6 +335,18 @@ same() {
 		'.annotations = {"bulkhead.io/writable-layer-mib": "8Mi"}'
 }
 
+@test "no container takes its files out of the account that limits them" {
+	local privileged
+	for privileged in false true; do
+		run once 'mkdir /free; /client project 0 /free; dd if=/dev/zero of=/free/big bs=1M count=16; du -m /free/big | cut -f 1' \
+			"$(mount_of /client "$V/client")" \
+			".annotations = {\"bulkhead.io/writable-layer-mib\": \"8\"} | .linux.security_context.privileged = $privileged"
+		grep -qx "project: Invalid argument" <<<"$output"
+		grep -q "No space left on device" <<<"$output"
+		grep -qx "[78]" <<<"$output"
+	done
+}
+
 # ---- images ----
 
 @test "an image is a read-only volume, whole or a part of it, and the status tells its digest" {

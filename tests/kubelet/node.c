@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "common/loop.h"
+
 void message_freep(void *message)
 {
 	ProtobufCMessage *m = *(ProtobufCMessage **)message;
@@ -14,9 +16,7 @@ void message_freep(void *message)
 
 static double now_exactly_ms(void)
 {
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+	return (double)ev_now_ns() / 1e6;
 }
 
 uint64_t now_ms(void)
