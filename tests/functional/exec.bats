@@ -59,7 +59,8 @@ no_process() {
 }
 
 @test "of more than 16 MiB of output the rest is left out, and the command ends by itself" {
-	[ "$(sync "$ID" sh -c 'head -c 20m /dev/zero; touch /tmp/all-written' | wc -c)" -eq $((16 * 1024 * 1024 - 1024)) ]
+	# crictl ends what it prints with newlines of its own.
+	[ "$(sync "$ID" sh -c 'head -c 20m /dev/zero; touch /tmp/all-written' | tr -d "\n" | wc -c)" -eq $((16 * 1024 * 1024 - 1024)) ]
 	sync "$ID" rm /tmp/all-written
 }
 
