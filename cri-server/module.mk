@@ -30,8 +30,9 @@ $(call unit_test,cri-server/runtime/volumes_test.c,runtime image store agent-cli
 $(call unit_test,cri-server/runtime/recover_test.c,runtime store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/container_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
 $(call unit_test,cri-server/runtime/container_stop_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
-$(call unit_test,cri-server/runtime/exec_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
-$(call unit_test,cri-server/runtime/resources_service_test.c,$(DAEMON_LIBS),$(DAEMON_PKGS))
+$(call library,no-agent,cri-server/runtime/no_agent.c)
+$(call unit_test,cri-server/runtime/exec_test.c,$(subst agent-client,no-agent agent-client,$(DAEMON_LIBS)),$(DAEMON_PKGS))
+$(call unit_test,cri-server/runtime/resources_service_test.c,$(subst agent-client,no-agent agent-client,$(DAEMON_LIBS)),$(DAEMON_PKGS))
 
 $(call library,seccomp,$(addprefix cri-server/seccomp/,parse.c compile.c default.c cache.c))
 $(call unit_test,cri-server/seccomp/profile_test.c,seccomp common,libseccomp jansson)

@@ -31,45 +31,6 @@ static struct {
 	char id[ID_LEN + 1]; /* the process's */
 } guest;
 
-int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *request,
-	uint64_t timeout_ms, ProtobufCMessage **ret_response, struct err *err)
-{
-	(void)agent;
-	(void)method;
-	(void)request;
-	(void)timeout_ms;
-	(void)ret_response;
-	(void)err;
-	return 0;
-}
-
-int agent_open(struct ev_loop *loop, const struct agent_transport *transport,
-	const struct agent_callbacks *callbacks, uint64_t after, uint64_t timeout_ms,
-	struct agent **ret, struct err *err)
-{
-	(void)loop;
-	(void)transport;
-	(void)callbacks;
-	(void)after;
-	(void)timeout_ms;
-	(void)ret;
-	return err_set(err, -ENOSYS, "there is no agent here");
-}
-
-struct agent *agent_close(struct agent *agent)
-{
-	(void)agent;
-	return NULL;
-}
-
-int agent_stream_ack(int fd, uint64_t offset, struct err *err)
-{
-	(void)fd;
-	(void)offset;
-	(void)err;
-	return 0;
-}
-
 /* All of it is read, or it would stop here. */
 static void *write_much(void *userdata)
 {
