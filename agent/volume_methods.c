@@ -17,36 +17,12 @@ struct volume_call {
 	struct server_state *state;
 	struct ttrpc_call *call;
 	job_fn fn;
-	const ProtobufCMessage *request; /* the job's copy of it lives as long as the job */
-	ProtobufCMessage *copy;          /* of one that waits: it outlives the handler */
+	ProtobufCMessage *request; /* its own: it may wait, and is compared with those that come */
+	char *const *names;        /* of the request's volumes */
+	size_t n_names;
 	const ProtobufCMessageDescriptor *response;
 	bool running;
-	size_t n_names;
-	char *names[];
 };
-
-static void volume_call_free(struct volume_call *volume)
-{
-	if (volume->copy)
-		protobuf_c_message_free_unpacked(volume->copy, NULL);
-	for (size_t i = 0; i < volume->n_names; i++)
-		free(volume->names[i]);
-	free(volume);
-}
-
-static struct volume_call *volume_call_new(char *const *names, size_t n_names)
-{
-	struct volume_call *volume = calloc(1, sizeof(*volume) + n_names * sizeof(char *));
-	while (volume && volume->n_names < n_names) {
-		char *name = strdup(names[volume->n_names]);
-		if (!name) {
-			volume_call_free(volume);
-			return NULL;
-		}
-		volume->names[volume->n_names++] = name;
-	}
-	return volume;
-}
 
 static bool share_a_name(const struct volume_call *a, const struct volume_call *b)
 {
@@ -78,7 +54,8 @@ static void finish(struct volume_call *volume, const struct err *err)
 		ttrpc_fail(volume->call, err);
 	else
 		ttrpc_reply(volume->call, &response);
-	volume_call_free(volume);
+	protobuf_c_message_free_unpacked(volume->request, NULL);
+	free(volume);
 }
 
 static void on_done(void *userdata, const struct err *err);
@@ -110,39 +87,30 @@ static void on_done(void *userdata, const struct err *err)
 		start(volume);
 }
 
-/* Now, or when those before it are done. */
-static void enter(struct volume_call *volume)
-{
-	struct err err = ERR_INIT;
-	TAILQ_INSERT_TAIL(&volume->state->volume_calls, volume, link);
-	if (!must_wait(volume)) {
-		start(volume);
-		return;
-	}
-	volume->request = volume->copy = message_copy(volume->request);
-	if (!volume->copy) {
-		err_nomem(&err);
-		finish(volume, &err);
-	}
-}
-
+/* Takes the request, NULL where there was no memory for it. Now, or when those before are done. */
 static void run(struct server_state *state, struct ttrpc_call *call, job_fn fn,
-	const ProtobufCMessage *request, char *const *names, size_t n_names,
+	ProtobufCMessage *request, char *const *names, size_t n_names,
 	const ProtobufCMessageDescriptor *response)
 {
-	struct volume_call *volume = volume_call_new(names, n_names);
+	struct volume_call *volume = request ? malloc(sizeof(*volume)) : NULL;
 	if (!volume) {
 		struct err err = ERR_INIT;
 		err_nomem(&err);
 		ttrpc_fail(call, &err);
+		if (request)
+			protobuf_c_message_free_unpacked(request, NULL);
 		return;
 	}
-	volume->state = state;
-	volume->call = call;
-	volume->fn = fn;
-	volume->request = request;
-	volume->response = response;
-	enter(volume);
+	*volume = (struct volume_call){.state = state,
+		.call = call,
+		.fn = fn,
+		.request = request,
+		.names = names,
+		.n_names = n_names,
+		.response = response};
+	TAILQ_INSERT_TAIL(&state->volume_calls, volume, link);
+	if (!must_wait(volume))
+		start(volume);
 }
 
 static int make_job(void *arg, struct err *err)
@@ -153,8 +121,8 @@ static int make_job(void *arg, struct err *err)
 
 void method_make_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
-	const Bulkhead__Agent__MakeVolumeRequest *request = (const void *)msg;
-	run(userdata, call, make_job, msg, &request->name, 1,
+	Bulkhead__Agent__MakeVolumeRequest *request = (void *)message_copy(msg);
+	run(userdata, call, make_job, (void *)request, request ? &request->name : NULL, 1,
 		&bulkhead__agent__make_volume_response__descriptor);
 }
 
@@ -169,8 +137,8 @@ static int write_job(void *arg, struct err *err)
 
 void method_write_volume(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
-	const Bulkhead__Agent__WriteVolumeRequest *request = (const void *)msg;
-	run(userdata, call, write_job, msg, &request->name, 1,
+	Bulkhead__Agent__WriteVolumeRequest *request = (void *)message_copy(msg);
+	run(userdata, call, write_job, (void *)request, request ? &request->name : NULL, 1,
 		&bulkhead__agent__write_volume_response__descriptor);
 }
 
@@ -182,7 +150,8 @@ static int remove_job(void *arg, struct err *err)
 
 void method_remove_volumes(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
-	const Bulkhead__Agent__RemoveVolumesRequest *request = (const void *)msg;
-	run(userdata, call, remove_job, msg, request->names, request->n_names,
+	Bulkhead__Agent__RemoveVolumesRequest *request = (void *)message_copy(msg);
+	run(userdata, call, remove_job, (void *)request, request ? request->names : NULL,
+		request ? request->n_names : 0,
 		&bulkhead__agent__remove_volumes_response__descriptor);
 }
