@@ -38,11 +38,6 @@ static void state_done(struct state *state)
 	netlink_routes_done(&state->routes);
 }
 
-static void link_putp(struct rtnl_link **link)
-{
-	rtnl_link_put(*link);
-}
-
 static int state_read(struct nl_sock *sock, struct state *state, struct err *err)
 {
 	int r;

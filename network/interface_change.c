@@ -15,11 +15,6 @@
 /* What drivers/net/tun.c leaves of 64 KiB beside an Ethernet header. */
 #define TAP_MTU_MAX (65535 - 14)
 
-static void link_putp(struct rtnl_link **link)
-{
-	rtnl_link_put(*link);
-}
-
 /*
  * A tap's own MTU, which bounds no frame that is redirected to it or comes from it. The kernel
  * takes less for one than for other links.

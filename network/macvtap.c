@@ -16,11 +16,6 @@
 
 #define EGRESS TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)
 
-static void link_putp(struct rtnl_link **link)
-{
-	rtnl_link_put(*link);
-}
-
 static void qdisc_putp(struct rtnl_qdisc **qdisc)
 {
 	rtnl_qdisc_put(*qdisc);

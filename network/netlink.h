@@ -20,6 +20,11 @@ static inline void netlink_closep(struct nl_sock **sock)
 	*sock = netlink_close(*sock);
 }
 
+static inline void link_putp(struct rtnl_link **link)
+{
+	rtnl_link_put(*link);
+}
+
 /* Fills err with the text and libnl's own for rc (negative); returns the errno that fits. */
 int netlink_error(struct err *err, int rc, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
