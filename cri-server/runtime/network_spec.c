@@ -76,11 +76,14 @@ static int fill_ports(
 	return 0;
 }
 
-/* Items separated by commas, blanks around them left out. */
+/* Items separated by commas, blanks around them left out. The last of such an annotation counts. */
 static int split(struct network_list *list, const char *text, struct err *err)
 {
-	char *rest = list->text = strdup(text);
+	char *rest;
 
+	free(list->text);
+	list->n = 0;
+	rest = list->text = strdup(text);
 	if (!rest)
 		return err_nomem(err);
 	for (char *item; (item = strsep(&rest, ","));) {

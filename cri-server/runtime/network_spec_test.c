@@ -145,6 +145,29 @@ static void each_capability_has_its_source(void **state)
 	network_spec_done(&spec);
 }
 
+/* On the wire a map may have a key twice: protobuf's "the last one counts". */
+static void the_last_of_an_annotation_counts(void **state)
+{
+	Runtime__V1__PodSandboxConfig__AnnotationsEntry first =
+		RUNTIME__V1__POD_SANDBOX_CONFIG__ANNOTATIONS_ENTRY__INIT;
+	Runtime__V1__PodSandboxConfig__AnnotationsEntry *entries[2] = {&first};
+	struct network_spec spec;
+	struct fixture f;
+	struct err err = ERR_INIT;
+
+	(void)state;
+	prepare(&f, "cni.bulkhead.io/ips", "10.1.2.3");
+	first.key = f.entry.key;
+	first.value = (char *)"10.1.2.1,10.1.2.2";
+	entries[1] = &f.entry;
+	f.config.annotations = entries;
+	f.config.n_annotations = 2;
+	assert_int_equal(network_spec_fill(&spec, "p1", &f.config, &err), 0);
+	assert_int_equal(spec.pod.capabilities.n_ips, 1);
+	assert_string_equal(spec.pod.capabilities.ips[0], "10.1.2.3");
+	network_spec_done(&spec);
+}
+
 static void a_wrong_annotation_is_named(void **state)
 {
 	static const struct {
@@ -174,6 +197,7 @@ int main(void)
 		cmocka_unit_test(reads_quantities),
 		cmocka_unit_test(annotations_become_arguments),
 		cmocka_unit_test(each_capability_has_its_source),
+		cmocka_unit_test(the_last_of_an_annotation_counts),
 		cmocka_unit_test(a_wrong_annotation_is_named),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

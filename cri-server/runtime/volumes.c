@@ -38,13 +38,14 @@ static const char *layer_limit(const struct container *c)
 {
 	const Runtime__V1__ContainerConfig *own = c->config;
 	const Runtime__V1__PodSandboxConfig *pod = c->sandbox->config;
-	for (size_t i = 0; i < own->n_annotations; i++)
-		if (strcmp(own->annotations[i]->key, LAYER_LIMIT) == 0)
-			return own->annotations[i]->value;
+	const char *limit = NULL;
 	for (size_t i = 0; i < pod->n_annotations; i++)
 		if (strcmp(pod->annotations[i]->key, LAYER_LIMIT) == 0)
-			return pod->annotations[i]->value;
-	return NULL;
+			limit = pod->annotations[i]->value;
+	for (size_t i = 0; i < own->n_annotations; i++)
+		if (strcmp(own->annotations[i]->key, LAYER_LIMIT) == 0)
+			limit = own->annotations[i]->value;
+	return limit;
 }
 
 static int limit_layer(const struct container *c, Bulkhead__Agent__CreateContainerRequest *request,
