@@ -37,7 +37,7 @@ static size_t decode(const unsigned char *s, uint32_t *ret)
 
 static bool printable(uint32_t c)
 {
-	return c >= 0x20 && !(c >= 0x7f && c <= 0x9f) &&
+	return c >= 0x20 && !(c >= 0x7f && c <= 0x9f) && c != 0x61c && /* a direction mark */
 	       !(c >= 0x200b && c <= 0x200f) && /* zero width, direction marks */
 	       !(c >= 0x2028 && c <= 0x202e) && /* line separators, direction overrides */
 	       !(c >= 0x2066 && c <= 0x2069) && c != 0xfeff;

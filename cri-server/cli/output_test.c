@@ -32,6 +32,7 @@ static void test_escape(void **state)
 		 "b",
 			"a\\xe2\\x80\\x8b"
 			"b"},
+		{"\xd8\x9c", "\\xd8\\x9c"},
 	};
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
 		char *escaped = output_escape(cases[i].text);
