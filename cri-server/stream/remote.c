@@ -8,19 +8,17 @@
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/buf.h"
 #include "cri-server/stream/pump.h"
 #include "cri-server/stream/session.h"
 #include "cri-server/stream/status_json.h"
+#include "cri-server/stream/terminal_size.h"
 
-#define SIZE_WAIT_MS  150  /* for the terminal's first size, so that the program begins with it */
-#define SIZE_TEXT_MAX 1024 /* a size that is not complete */
-#define LOOK_MS       1000 /* between looks at what no event tells of */
-#define DRAIN_MS      1000 /* of silence, after the end of a process whose pipe others hold */
+#define SIZE_WAIT_MS 150  /* for the terminal's first size, so that the program begins with it */
+#define LOOK_MS      1000 /* between looks at what no event tells of */
+#define DRAIN_MS     1000 /* of silence, after the end of a process whose pipe others hold */
 
 enum { IN, OUT, ERR, ERROR, RESIZE, CHANNELS };
 
@@ -44,8 +42,7 @@ struct remote {
 	struct err start_err;
 	int start_result;
 
-	struct buf size_text;
-	unsigned columns, rows; /* the newest */
+	struct terminal_size size;
 	bool size_is_new;
 	bool resizing;
 	struct session_job resize_job;
@@ -191,8 +188,8 @@ static void start(struct remote *remote)
 {
 	remote->state = STARTING;
 	ev_timer_set(remote->timer, EV_NEVER);
-	remote->resize_columns = remote->columns;
-	remote->resize_rows = remote->rows;
+	remote->resize_columns = remote->size.columns;
+	remote->resize_rows = remote->size.rows;
 	remote->size_is_new = false;
 	remote->start_job = (struct session_job){&remote->session, start_work, start_done};
 	if (session_job(&remote->start_job, &remote->start_err) < 0)
@@ -225,44 +222,10 @@ static void resize(struct remote *remote)
 		session_ends(&remote->session))
 		return;
 	remote->size_is_new = false;
-	remote->resize_columns = remote->columns;
-	remote->resize_rows = remote->rows;
+	remote->resize_columns = remote->size.columns;
+	remote->resize_rows = remote->size.rows;
 	remote->resize_job = (struct session_job){&remote->session, resize_work, resize_done};
 	remote->resizing = session_job(&remote->resize_job, NULL) == 0;
-}
-
-static void take_size(struct remote *remote, const json_t *size)
-{
-	json_int_t columns = json_integer_value(json_object_get(size, "Width"));
-	json_int_t rows = json_integer_value(json_object_get(size, "Height"));
-	if (columns < 1 || rows < 1 || columns > UINT16_MAX || rows > UINT16_MAX)
-		return;
-	remote->columns = (unsigned)columns;
-	remote->rows = (unsigned)rows;
-	remote->size_is_new = true;
-}
-
-/* {"Width":80,"Height":24}, one after the other. */
-static void on_size(struct remote *remote, const void *data, size_t len)
-{
-	struct buf *text = &remote->size_text;
-	if (buf_append(text, data, len) < 0) {
-		buf_consume(text, text->len);
-		return;
-	}
-	while (text->len) {
-		json_error_t error;
-		json_t *size = json_loadb(text->data, text->len, JSON_DISABLE_EOF_CHECK, &error);
-		if (!size && json_error_code(&error) != json_error_premature_end_of_input)
-			buf_consume(text, text->len); /* nonsense */
-		if (!size)
-			break;
-		take_size(remote, size);
-		json_decref(size);
-		buf_consume(text, (size_t)error.position);
-	}
-	if (remote->size_is_new)
-		resize(remote);
 }
 
 static void on_timer(void *userdata)
@@ -349,8 +312,10 @@ static void on_data(void *userdata, uint32_t id, const void *data, size_t len)
 		return;
 	}
 	peer_took(remote->session.peer, id, len);
-	if (i == RESIZE)
-		on_size(remote, data, len);
+	if (i == RESIZE && terminal_size_feed(&remote->size, data, len)) {
+		remote->size_is_new = true;
+		resize(remote);
+	}
 }
 
 static void on_end(void *userdata, uint32_t id, bool reset)
@@ -389,7 +354,7 @@ static int remote_open(struct session *session, struct err *err)
 	const struct stream_request *request = &session->request;
 	const bool wanted[CHANNELS] = {request->in, request->out, request->err, true,
 		request->tty && session->protocol >= 3};
-	remote->size_text = buf_init(SIZE_TEXT_MAX);
+	remote->size = terminal_size_init();
 	for (int i = 0; i < CHANNELS; i++)
 		remote->channels[i].wanted = wanted[i];
 	for (int i = IN; i <= ERR; i++)
@@ -415,7 +380,7 @@ static void remote_done(struct session *session)
 		fd_close(remote->fds[i]);
 	}
 	ev_source_free(remote->timer);
-	buf_done(&remote->size_text);
+	terminal_size_done(&remote->size);
 }
 
 const struct session_type session_remote = {
