@@ -53,3 +53,4 @@ $(call unit_test,agent/server_test.c,agent-test-server agent-client $(AGENT_TEST
 $(call unit_test,agent/volume_methods_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))
 $(call unit_test,agent/forward_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))
 $(call unit_test,agent/client/client_test.c,agent-test-server agent-client $(AGENT_TEST_LIBS),$(AGENT_PKGS))
+$(call fuzz_target,agent/client/check_fuzz.c,agent-client common,libprotobuf-c)
