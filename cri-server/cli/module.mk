@@ -13,6 +13,7 @@ $(B)/cri-server/cli/check_network.o: CPPFLAGS += -I/usr/include/libnl3
 $(call unit_test,cri-server/cli/options_test.c,cli common,libprotobuf-c)
 $(call unit_test,cri-server/cli/output_test.c,cli common,libprotobuf-c)
 $(call unit_test,cri-server/cli/log_file_test.c,cli common,libprotobuf-c)
+$(call fuzz_target,cri-server/cli/log_file_fuzz.c,cli common,)
 $(call unit_test,cri-server/cli/ports_test.c,cli common,)
 $(call unit_test,cri-server/cli/document_test.c,cli cri-proto common,libprotobuf-c jansson)
 $(call unit_test,cri-server/cli/log_time_test.c,cli common,)
