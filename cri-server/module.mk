@@ -1,5 +1,5 @@
 RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
-	bring_up.c turns.c guest_network.c network_job.c network_spec.c sandbox_service.c disks.c devices.c volumes.c volume_source.c dir_watch.c mirror.c mirror_read.c process.c security.c user_namespace.c signals.c exec.c \
+	bring_up.c turns.c guest_network.c network_job.c network_spec.c sandbox_service.c sandbox_check.c disks.c devices.c volumes.c volume_source.c dir_watch.c mirror.c mirror_read.c process.c security.c user_namespace.c signals.c exec.c \
 	logs.c status.c steps.c load.c recover.c)
 RUNTIME_SOURCES += $(addprefix cri-server/runtime/,usage.c stats.c stats_service.c \
 	metrics.c events.c resources.c resources_service.c sizing.c grow.c pin.c cpu_list.c cgroup_parent.c)
@@ -24,6 +24,7 @@ $(call unit_test,cri-server/runtime/cpu_list_test.c,runtime common,libprotobuf-c
 $(call unit_test,cri-server/runtime/cgroup_parent_test.c,runtime common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/logs_test.c,runtime agent-client common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/process_test.c,runtime seccomp image cri-proto store agent-client common,sqlite3 libcap libseccomp jansson libprotobuf-c)
+$(call fuzz_target,cri-server/runtime/config_fuzz.c,runtime seccomp image cri-proto rpc store agent-client common,sqlite3 libcap libseccomp jansson libprotobuf-c grpc)
 $(call unit_test,cri-server/runtime/mirror_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/mirror_watch_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)
 $(call unit_test,cri-server/runtime/volumes_test.c,runtime image store agent-client cri-proto common,libprotobuf-c)

@@ -3,6 +3,7 @@
  * here.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <jansson.h>
@@ -268,6 +269,11 @@ struct status_user {
 	int64_t *groups;
 };
 
+static void status_user_done(struct status_user *user)
+{
+	free(user->groups);
+}
+
 static int fill_user(struct status_user *to, const Bulkhead__Store__User *from, struct err *err)
 {
 	runtime__v1__container_user__init(&to->user);
@@ -297,7 +303,7 @@ static int answer_status(
 		RUNTIME__V1__CONTAINER_STATUS_RESPONSE__INFO_ENTRY__INIT;
 	Runtime__V1__ContainerStatusResponse__InfoEntry *entries[] = {&entry};
 	_cleanup_free_ char *info = NULL;
-	struct status_user user = {0};
+	_cleanup_(status_user_done) struct status_user user = {0};
 
 	fill_status(&status, &image, c);
 	if (c->record->user) {
@@ -305,7 +311,6 @@ static int answer_status(
 			return err->code;
 		status.user = &user.user;
 	}
-	_cleanup_free_ int64_t *groups = user.groups;
 	if (container_resources(c)) {
 		resources.linux = (Runtime__V1__LinuxContainerResources *)container_resources(c);
 		status.resources = &resources;

@@ -396,6 +396,9 @@ void containers_unsaved_locked(struct sandbox *sandbox);
 /* Tells of these ends, with what is recorded of the pod by now. Likewise. */
 void containers_tell_lost_locked(struct sandbox *sandbox);
 
+/* sandbox_check.c: -EINVAL or -EOPNOTSUPP where no pod can be as the client wants it. */
+int sandbox_config_check(const Runtime__V1__PodSandboxConfig *config, struct err *err);
+
 /* process.c: what the agent is asked for, from CRI's and the image's configuration */
 int process_for_container(const struct sandbox *sandbox, const Runtime__V1__ContainerConfig *config,
 	const Bulkhead__Store__ImageConfig *image, Bulkhead__Agent__CreateContainerRequest **ret,
