@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/cpu_weight.h"
 #include "common/fd.h"
 
 /* A container may nest cgroups if it is privileged; deeper ones than this are its own problem. */
@@ -171,16 +172,6 @@ void cgroup_sweep(int cgroup)
 	each_child(cgroup, 0, remove_empty_exec);
 }
 
-/* runc's conversion of 2…262144 shares to a weight of 1…10000. */
-static uint64_t weight_of_shares(uint64_t shares)
-{
-	if (shares < 2)
-		shares = 2;
-	if (shares > 262144)
-		shares = 262144;
-	return 1 + (shares - 2) * 9999 / 262142;
-}
-
 static int write_number(int cgroup, const char *name, int64_t value, struct err *err)
 {
 	char text[24];
@@ -192,7 +183,7 @@ static int limit_cpu(int cgroup, const Bulkhead__Agent__Resources *r, struct err
 {
 	char value[64], quota[24] = "max";
 	if (r->cpu_shares && write_number(cgroup, "cpu.weight",
-				     (int64_t)weight_of_shares(r->cpu_shares), err) < 0)
+				     (int64_t)cpu_weight_of_shares(r->cpu_shares), err) < 0)
 		return err->code;
 	if (r->cpu_quota_us > 0)
 		snprintf(quota, sizeof(quota), "%lld", (long long)r->cpu_quota_us);

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/cpu_weight.h"
 #include "common/fd.h"
 
 #define MOUNTINFO_MAX  (8u << 20)
@@ -296,14 +297,6 @@ void cgroups_enter_kernel_threads(const struct cgroup_place *place, const char *
 			cgroups_enter(place, atoi(p), NULL);
 }
 
-/* runc's conversion of 2…262144 shares to a weight of 1…10000. */
-static int64_t weight_of_shares(uint64_t shares)
-{
-	uint64_t bounded = shares < 2 ? 2 : shares > 262144 ? 262144 : shares;
-
-	return (int64_t)(1 + (bounded - 2) * 9999 / 262142);
-}
-
 /* First without a quota: the old one in the new period may be more than what is above allows. */
 static int limit_cpu_time_v1(const char *dir, const struct hv_limits *limits, struct err *err)
 {
@@ -340,7 +333,8 @@ static int limit_v2(const struct cgroup_hierarchy *h, const char *dir,
 	if (h->memory && limits->memory_mib)
 		r = write_number(dir, "memory.max", (int64_t)(limits->memory_mib << 20), err);
 	if (r == 0 && h->cpu && limits->cpu_shares)
-		r = write_number(dir, "cpu.weight", weight_of_shares(limits->cpu_shares), err);
+		r = write_number(
+			dir, "cpu.weight", (int64_t)cpu_weight_of_shares(limits->cpu_shares), err);
 	if (r < 0 || !h->cpu)
 		return r;
 	if (limits->cpu_quota_us)
