@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/fd.h"
@@ -52,13 +53,55 @@ static int fill_args(Bulkhead__Agent__Process *p, const Runtime__V1__ContainerCo
 	return 0;
 }
 
-/* Sets KEY=VALUE, in the place of an earlier one with the same key. */
-static int set_env(Bulkhead__Agent__Process *p, const char *assignment, struct err *err)
+struct variable {
+	const char *text;
+	size_t at;
+};
+
+static int compare_names(const char *a, const char *b)
 {
-	size_t key = strcspn(assignment, "=") + 1;
+	return strncmp(a, b, strcspn(a, "=") + 1);
+}
+
+/* Those of one name as they came. */
+static int compare_variables(const void *a, const void *b)
+{
+	const struct variable *x = a, *y = b;
+	int r = compare_names(x->text, y->text);
+	return r ? r : (x->at > y->at) - (x->at < y->at);
+}
+
+/*
+ * Leaves of each name the last value, in the place of the first. Sorted, because a client may have
+ * as many as there is room for in a request.
+ */
+static int override_env(Bulkhead__Agent__Process *p, struct err *err)
+{
+	_cleanup_free_ struct variable *sorted = calloc(p->n_env, sizeof(*sorted));
+	size_t first = 0, n = 0;
+	if (!sorted)
+		return err_nomem(err);
 	for (size_t i = 0; i < p->n_env; i++)
-		if (strncmp(p->env[i], assignment, key) == 0)
-			return message_set_string(&p->env[i], assignment, err);
+		sorted[i] = (struct variable){p->env[i], i};
+	qsort(sorted, p->n_env, sizeof(*sorted), compare_variables);
+	for (size_t i = 1; i < p->n_env; i++) {
+		char **is = &p->env[sorted[first].at], **then = &p->env[sorted[i].at];
+		if (compare_names(*is, *then) == 0) {
+			free(*is);
+			*is = TAKE_PTR(*then);
+		} else {
+			first = i;
+		}
+	}
+	for (size_t i = 0; i < p->n_env; i++)
+		if (p->env[i])
+			p->env[n++] = p->env[i];
+	p->n_env = n;
+	return 0;
+}
+
+static int add_env(Bulkhead__Agent__Process *p, const char *assignment, struct err *err)
+{
 	return message_add_string(&p->env, &p->n_env, assignment, err);
 }
 
@@ -69,13 +112,13 @@ static int fill_env(Bulkhead__Agent__Process *p, const struct sandbox *sandbox,
 	_cleanup_free_ char *hostname = str_printf("HOSTNAME=%s", sandbox->config->hostname);
 	if (!hostname)
 		return err_nomem(err);
-	int r = set_env(p, DEFAULT_PATH, err);
+	int r = add_env(p, DEFAULT_PATH, err);
 	if (r == 0 && config->tty)
-		r = set_env(p, "TERM=xterm", err);
+		r = add_env(p, "TERM=xterm", err);
 	if (r == 0 && sandbox->config->hostname[0])
-		r = set_env(p, hostname, err);
-	for (size_t i = 0; i < image->n_env && r == 0; i++)
-		r = set_env(p, image->env[i], err);
+		r = add_env(p, hostname, err);
+	if (r == 0)
+		r = message_add_strings(&p->env, &p->n_env, image->env, image->n_env, err);
 	for (size_t i = 0; i < config->n_envs && r == 0; i++) {
 		const Runtime__V1__KeyValue *from = config->envs[i];
 		if (!from->key[0] || strchr(from->key, '='))
@@ -86,9 +129,9 @@ static int fill_env(Bulkhead__Agent__Process *p, const struct sandbox *sandbox,
 				"environment variable '%s' contains a NUL byte", from->key);
 		_cleanup_free_ char *assignment = str_printf("%s=%.*s", from->key,
 			(int)from->value.len, from->value.len ? (char *)from->value.data : "");
-		r = assignment ? set_env(p, assignment, err) : err_nomem(err);
+		r = assignment ? add_env(p, assignment, err) : err_nomem(err);
 	}
-	return r;
+	return r < 0 ? r : override_env(p, err);
 }
 
 static int fill_process(Bulkhead__Agent__Process *p, const struct sandbox *sandbox,

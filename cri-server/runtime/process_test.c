@@ -168,6 +168,35 @@ static void the_environment_is_overridden_in_place(void **state)
 	done(request);
 }
 
+/* As many as a request has room for, each twice: a client's CPU time is not ours to spend. */
+static void many_variables_are_overridden(void **state)
+{
+	enum { NAMES = 35000 };
+	(void)state;
+	struct fixture *f = fixture();
+	static char names[NAMES][8];
+	static uint8_t yes = 'y';
+	Runtime__V1__KeyValue *values = test_calloc(2 * NAMES, sizeof(*values));
+	Runtime__V1__KeyValue **envs = test_calloc(2 * NAMES, sizeof(Runtime__V1__KeyValue *));
+	for (size_t i = 0; i < 2 * (size_t)NAMES; i++) {
+		snprintf(names[i % NAMES], sizeof(names[0]), "v%05u", (unsigned)(i % NAMES));
+		runtime__v1__key_value__init(&values[i]);
+		values[i].key = names[i % NAMES];
+		values[i].value.len = i >= NAMES;
+		values[i].value.data = &yes;
+		envs[i] = &values[i];
+	}
+	f->config.envs = envs;
+	f->config.n_envs = 2 * (size_t)NAMES;
+	Bulkhead__Agent__CreateContainerRequest *request = compose(f);
+	assert_int_equal(request->process->n_env, NAMES + 1); /* and PATH */
+	assert_string_equal(request->process->env[1], "v00000=y");
+	assert_string_equal(request->process->env[NAMES], "v34999=y");
+	done(request);
+	test_free(values);
+	test_free(envs);
+}
+
 static void there_is_always_a_path(void **state)
 {
 	(void)state;
@@ -752,6 +781,7 @@ int main(void)
 		cmocka_unit_test(command_and_args_replace_the_images),
 		cmocka_unit_test(no_command_at_all_is_a_mistake),
 		cmocka_unit_test(the_environment_is_overridden_in_place),
+		cmocka_unit_test(many_variables_are_overridden),
 		cmocka_unit_test(there_is_always_a_path),
 		cmocka_unit_test(unusable_variables_are_refused),
 		cmocka_unit_test(the_working_directory_is_the_images_unless_given),
