@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "agent/proto/agent.pb-c.h"
+#include "agent/proto/ports.h"
 #include "common/err.h"
 
 #define CGROUP_MOUNT  "/sys/fs/cgroup"
@@ -52,7 +53,6 @@ uint64_t cgroup_oom_kills(int cgroup);
  * null, zero, full, random, urandom, tty, console, ptmx and pts; and `more`, unless it is NULL. The
  * descriptor is a BPF program for cgroup_devices_attach().
  */
-#define DEVICE_RULES_MAX 64
 struct device_rules {
 	uint32_t n;
 	struct {
@@ -60,7 +60,7 @@ struct device_rules {
 		uint32_t access; /* BPF_DEVCG_ACC_… */
 		uint32_t major;
 		uint32_t minor;
-	} rules[DEVICE_RULES_MAX];
+	} rules[AGENT_DEVICES_MAX];
 };
 
 int cgroup_devices_load(const struct device_rules *more, int *ret_program, struct err *err);

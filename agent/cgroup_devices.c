@@ -89,7 +89,7 @@ static size_t allow(struct bpf_insn *at, const struct device_rules *more, uint32
 
 int cgroup_devices_load(const struct device_rules *more, int *ret_program, struct err *err)
 {
-	struct bpf_insn p[16 + 4 * ARRAY_SIZE(allowed) + 6 * DEVICE_RULES_MAX];
+	struct bpf_insn p[16 + 4 * ARRAY_SIZE(allowed) + 6 * AGENT_DEVICES_MAX];
 	size_t n = 0;
 	/* access_type holds the access in its upper half and the type in its lower. */
 	p[n++] = load(TYPE, offsetof(struct bpf_cgroup_dev_ctx, access_type));
@@ -100,7 +100,7 @@ int cgroup_devices_load(const struct device_rules *more, int *ret_program, struc
 	p[n++] = alu(BPF_RSH, ACCESS, 16);
 	p[n++] = unless(ACCESS, BPF_DEVCG_ACC_MKNOD, 2);
 	n += verdict(p + n, 1);
-	for (uint32_t i = 0; more && i < more->n && i < DEVICE_RULES_MAX; i++)
+	for (uint32_t i = 0; more && i < more->n && i < AGENT_DEVICES_MAX; i++)
 		n += allow(p + n, more, i);
 	/* Past the next test, a jump over the refusal. */
 

@@ -159,9 +159,9 @@ static int make_node(int root, const Bulkhead__Agent__Device *device, const stru
 int devices_add(int root, const Bulkhead__Agent__CreateContainerRequest *request,
 	const struct ids *ids, struct device_rules *rules, struct err *err)
 {
-	if (request->n_devices > DEVICE_RULES_MAX)
+	if (request->n_devices > AGENT_DEVICES_MAX)
 		return err_set(err, -EINVAL, "%zu devices, at most %d are possible",
-			request->n_devices, DEVICE_RULES_MAX);
+			request->n_devices, AGENT_DEVICES_MAX);
 	for (size_t i = 0; i < request->n_devices; i++) {
 		const Bulkhead__Agent__Device *device = request->devices[i];
 		struct node node;

@@ -11,11 +11,10 @@
 
 #include "agent/container.h"
 #include "agent/mount_fs.h"
+#include "agent/proto/ports.h"
 #include "agent/root_path.h"
 #include "agent/rootfs.h"
 #include "common/fd.h"
-
-#define MOUNTS_MAX 1024
 
 /* ---- a container's mounts ---- */
 
@@ -142,8 +141,9 @@ int volumes_mount(int root, const Bulkhead__Agent__CreateContainerRequest *reque
 	const struct ids *ids, struct err *err)
 {
 	size_t n = request->n_mounts;
-	if (n > MOUNTS_MAX)
-		return err_set(err, -EINVAL, "%zu mounts, at most %d are possible", n, MOUNTS_MAX);
+	if (n > AGENT_MOUNTS_MAX)
+		return err_set(
+			err, -EINVAL, "%zu mounts, at most %d are possible", n, AGENT_MOUNTS_MAX);
 	_cleanup_free_ const Bulkhead__Agent__Mount **list = sorted(request, err);
 	_cleanup_free_ int *trees = calloc(n + 1, sizeof(int));
 	if (!list || !trees)

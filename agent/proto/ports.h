@@ -21,6 +21,10 @@
 /* Where the guest has the volumes that MakeVolume made in memory. */
 #define AGENT_VOLUMES "/run/volumes"
 
+/* Of one container. The host refuses more before it makes anything. */
+#define AGENT_MOUNTS_MAX  1024
+#define AGENT_DEVICES_MAX 64
+
 /* Bytes of one output stream that the agent keeps until they are acknowledged. */
 #define AGENT_RING_BYTES (256u << 10)
 /* Of one answer to NextEvents; far below ttrpc's limit with the longest ids. */

@@ -8,23 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "agent/proto/ports.h"
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 #include "cri-server/runtime/resources.h"
 
 #define DEFAULT_PATH "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-/* ---- what is not built ---- */
-
-static int refuse(const char *what, struct err *err)
-{
-	return err_set(err, -EOPNOTSUPP, "%s: not built yet", what);
-}
+/* ---- what cannot be ---- */
 
 static int check_config(const Runtime__V1__ContainerConfig *config, struct err *err)
 {
 	if (config->n_cdi_devices)
-		return refuse("CDI devices", err);
+		return err_set(err, -EOPNOTSUPP, "CDI devices: not built yet");
+	if (config->n_mounts > AGENT_MOUNTS_MAX)
+		return err_set(err, -EINVAL, "%zu mounts, at most %d are possible",
+			config->n_mounts, AGENT_MOUNTS_MAX);
+	if (config->n_devices > AGENT_DEVICES_MAX)
+		return err_set(err, -EINVAL, "%zu devices, at most %d are possible",
+			config->n_devices, AGENT_DEVICES_MAX);
 	return config->linux ? resources_check(config->linux->resources, err) : 0;
 }
 

@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "agent/proto/ports.h"
 #include "common/fd.h"
 #include "cri-server/runtime/internal.h"
 
@@ -137,6 +138,22 @@ static void no_command_at_all_is_a_mistake(void **state)
 	f->config.command = empty;
 	f->config.n_command = 1;
 	assert_refused(f, -EINVAL, "no command");
+}
+
+/* ---- what a guest has room for ---- */
+
+static void more_mounts_or_devices_than_possible_are_refused(void **state)
+{
+	(void)state;
+	struct fixture *f = fixture();
+	f->config.n_mounts = AGENT_MOUNTS_MAX;
+	f->config.n_devices = AGENT_DEVICES_MAX;
+	done(compose(f));
+	f->config.n_mounts++;
+	assert_refused(f, -EINVAL, "1025 mounts");
+	f->config.n_mounts = 0;
+	f->config.n_devices++;
+	assert_refused(f, -EINVAL, "65 devices");
 }
 
 /* ---- environment ---- */
@@ -780,6 +797,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(command_and_args_replace_the_images),
 		cmocka_unit_test(no_command_at_all_is_a_mistake),
+		cmocka_unit_test(more_mounts_or_devices_than_possible_are_refused),
 		cmocka_unit_test(the_environment_is_overridden_in_place),
 		cmocka_unit_test(many_variables_are_overridden),
 		cmocka_unit_test(there_is_always_a_path),
