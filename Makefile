@@ -110,9 +110,10 @@ MODULES := common hypervisor hypervisor/vsock network agent guest-image cri-serv
 	cri-server/store cri-server/image cri-server/fsck cri-server/stream cri-server/cli packaging tests
 -include $(patsubst %,%/module.mk,$(MODULES))
 
-.PHONY: programs unit-programs unit demo test bench clean
+.PHONY: programs unit-programs fuzz-programs unit demo test bench fuzz clean
 programs: $(PROGRAMS)
 unit-programs: $(TESTS) $(FUZZERS)
+fuzz-programs: $(FUZZERS)
 unit: unit-programs $(B)/guest/initramfs.cpio
 	$(Q)BULKHEAD_INITRAMFS=$(B)/guest/initramfs.cpio tests/run-unit $(TESTS) $(FUZZERS)
 # What the README names. Each installs what it needs first.
@@ -132,6 +133,10 @@ bench:
 	$(Q)$(MAKE) -j$(JOBS) programs initramfs
 	$(Q)$(MAKE) kernel
 	$(Q)tests/bench/run
+fuzz:
+	$(Q)packaging/install-deps --test
+	$(Q)$(MAKE) -j$(JOBS) VARIANT=fuzz fuzz-programs
+	$(Q)tests/run-fuzz $(patsubst $(B)/%,build/fuzz/%,$(FUZZERS))
 clean:
 	rm -rf build
 
