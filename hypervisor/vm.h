@@ -90,7 +90,8 @@ int hv_check(struct hv *hv, struct err *err);
 
 /*
  * The KVM probe alone, as `bulkheadctl check` shows it: 0 works; positive 1: does not, with the
- * reason in `reason`. Runs in a child process and takes at most a second. Used by hv_open() too.
+ * reason in `reason`. Runs in a child process, for a second of processor time and ten of wall time
+ * at most. Used by hv_open() too.
  */
 int hv_probe_kvm(char *reason, size_t size);
 
