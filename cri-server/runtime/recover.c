@@ -238,6 +238,9 @@ static bool recover_sandbox(struct sandbox *sandbox)
 	}
 	if (r < 0)
 		start_complain(rt, "pod not cleaned up", sandbox->id, &err);
+	/* A half-made one is not shown, and whoever asked for it could not remove it. */
+	if (sandbox->record->state == BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_CREATING)
+		sandbox_set_state(sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_NOTREADY, NULL);
 	return true;
 }
 

@@ -120,6 +120,24 @@ shows_failed() {
 	assert_consistent
 }
 
+pod_is_shown() {
+	[ "$(pod_field "$(named pods)" .state)" = SANDBOX_NOTREADY ]
+}
+
+@test "a half-made pod that cannot be removed at the start is shown, and goes when it is asked for" {
+	new_config
+	echo "kill RunPodSandbox/boot" >"$BULKHEAD_FAULTS"
+	run_victim >/dev/null 2>&1 3>&- || true
+	wait_bulkheadd 10
+	echo "fail StopPodSandbox/network" >"$BULKHEAD_FAULTS"
+	start_bulkheadd
+	eventually 60 pod_is_shown
+	rm "$BULKHEAD_FAULTS"
+	remove_pod "$(named pods)"
+	victim_runs
+	assert_consistent
+}
+
 start_victim() {
 	crictl start "$(cat "$FT/container")" >/dev/null
 }
