@@ -14,7 +14,7 @@ AGENT_CONTAINER_SOURCES := agent/container.c agent/container_exec.c agent/contai
 	agent/cgroup_devices.c agent/usage.c agent/usage_process.c agent/quota.c agent/user.c \
 	agent/security.c agent/ids.c agent/rtnetlink.c
 AGENT_SOURCES := agent/process.c agent/stdio.c agent/stdio_child.c agent/input.c agent/output.c \
-	agent/stream.c agent/netconf.c agent/sysctl.c agent/disk.c agent/machine.c \
+	agent/key.c agent/stream.c agent/netconf.c agent/sysctl.c agent/disk.c agent/machine.c \
 	agent/events.c agent/registry.c agent/server.c agent/methods.c agent/stats.c agent/grow.c agent/volume_methods.c \
 	$(AGENT_CONTAINER_SOURCES) $(G)/agent/proto/agent.pb-c.c
 

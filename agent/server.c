@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/utsname.h>
 
+#include "agent/key.h"
 #include "agent/methods.h"
 #include "agent/proto/ports.h"
 #include "agent/stream.h"
@@ -19,6 +20,11 @@
  */
 #define INTERFACES_MAX 256
 
+struct peer {
+	struct ttrpc_conn *conn;
+	bool admitted; /* it has said the key */
+};
+
 struct server {
 	struct server_state state; /* first: the methods' userdata */
 	struct server_ops ops;
@@ -28,8 +34,9 @@ struct server {
 	struct stream_listener *streams;
 	struct events *events;
 	struct ttrpc_service service;
-	struct ttrpc_conn *conns[CONNECTIONS_MAX]; /* oldest first */
-	unsigned n_conns;
+	struct key key;
+	struct peer peers[CONNECTIONS_MAX]; /* oldest first */
+	unsigned n_peers;
 	struct ttrpc_call *configuring;
 	/*
 	 * What the interfaces were last configured to be, and since then what calls that failed may
@@ -38,6 +45,33 @@ struct server {
 	Bulkhead__Agent__UpdateInterfacesRequest *interfaces, *wanted;
 };
 
+static struct peer *find_peer(struct server *server, const struct ttrpc_conn *conn)
+{
+	for (unsigned i = 0; i < server->n_peers; i++)
+		if (server->peers[i].conn == conn)
+			return &server->peers[i];
+	return NULL;
+}
+
+static int server_admit(
+	void *userdata, const struct ttrpc_conn *conn, const char *method, struct err *err)
+{
+	const struct peer *peer = find_peer(userdata, conn);
+	if (strcmp(method, "Hello") == 0 || (peer && peer->admitted))
+		return 0;
+	return err_set(err, -EACCES, "%s: a Hello with the machine's key comes first", method);
+}
+
+static int take_key(struct server *server, const struct ttrpc_call *call,
+	const Bulkhead__Agent__HelloRequest *request, struct err *err)
+{
+	struct peer *peer = find_peer(server, ttrpc_call_conn(call));
+	int r = key_offer(&server->key, &request->key, err);
+	if (r >= 0 && peer)
+		peer->admitted = true;
+	return r < 0 ? r : 0;
+}
+
 static void method_hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
 	struct server *server = userdata;
@@ -45,14 +79,16 @@ static void method_hello(void *userdata, struct ttrpc_call *call, const Protobuf
 	struct err err = ERR_INIT;
 	struct utsname names;
 	int r = 0;
-	if (request->version < AGENT_PROTOCOL_OLDEST)
+	if (request->version < AGENT_PROTOCOL_KEY)
 		r = err_set(&err, -EPROTO,
 			"the host speaks version %u of the protocol, this agent %d to %d",
-			request->version, AGENT_PROTOCOL_OLDEST, AGENT_PROTOCOL_VERSION);
-	else if (request->realtime_ns < 0)
+			request->version, AGENT_PROTOCOL_KEY, AGENT_PROTOCOL_VERSION);
+	else
+		r = take_key(server, call, request, &err);
+	if (r == 0 && request->realtime_ns < 0)
 		r = err_set(
 			&err, -EINVAL, "a clock before 1970: %" PRId64 " ns", request->realtime_ns);
-	else if (request->realtime_ns)
+	else if (r == 0 && request->realtime_ns)
 		r = server->ops.set_clock(request->realtime_ns, &err);
 	if (r == 0 && uname(&names) < 0)
 		r = err_errno(&err, "uname");
@@ -288,21 +324,34 @@ static const struct ttrpc_method methods[] = {
 
 };
 
-static void forget_conn(struct server *server, unsigned i)
+static void forget_peer(struct server *server, unsigned i)
 {
-	memmove(server->conns + i, server->conns + i + 1,
-		(server->n_conns - i - 1) * sizeof(server->conns[0]));
-	server->n_conns--;
+	memmove(server->peers + i, server->peers + i + 1,
+		(server->n_peers - i - 1) * sizeof(server->peers[0]));
+	server->n_peers--;
+}
+
+static void drop_peer(struct server *server, unsigned i)
+{
+	ttrpc_conn_free(server->peers[i].conn);
+	forget_peer(server, i);
 }
 
 static void server_on_close(void *userdata, struct ttrpc_conn *conn)
 {
 	struct server *server = userdata;
-	for (unsigned i = 0; i < server->n_conns; i++)
-		if (server->conns[i] == conn) {
-			forget_conn(server, i);
-			return;
-		}
+	const struct peer *peer = find_peer(server, conn);
+	if (peer)
+		forget_peer(server, (unsigned)(peer - server->peers));
+}
+
+/* Whoever has not said the key yet makes room for others first. */
+static unsigned pick_oldest(const struct server *server)
+{
+	for (unsigned i = 0; i < server->n_peers; i++)
+		if (!server->peers[i].admitted)
+			return i;
+	return 0;
 }
 
 static void server_on_connection(void *userdata, int fd)
@@ -311,11 +360,9 @@ static void server_on_connection(void *userdata, int fd)
 	struct ttrpc_conn *conn;
 	if (ttrpc_conn_new(server->state.loop, fd, &server->service, &conn, NULL) < 0)
 		return;
-	if (server->n_conns == CONNECTIONS_MAX) {
-		ttrpc_conn_free(server->conns[0]);
-		forget_conn(server, 0);
-	}
-	server->conns[server->n_conns++] = conn;
+	if (server->n_peers == CONNECTIONS_MAX)
+		drop_peer(server, pick_oldest(server));
+	server->peers[server->n_peers++] = (struct peer){.conn = conn};
 }
 
 static struct stdio *server_lookup(
@@ -340,8 +387,8 @@ static void server_freep(struct server **server)
 
 static int server_listen(struct server *server, int stream_fd, struct err *err)
 {
-	int r = stream_listener_new(
-		server->state.loop, stream_fd, server_lookup, server, &server->streams, err);
+	int r = stream_listener_new(server->state.loop, stream_fd, &server->key, server_lookup,
+		server, &server->streams, err);
 	if (r == 0)
 		r = ev_listener_new(server->state.loop, server->control_fd, server_on_connection,
 			server, &server->control, err);
@@ -364,6 +411,7 @@ int server_new(const struct server_options *options, struct server **ret, struct
 			.methods = methods,
 			.n_methods = ARRAY_SIZE(methods),
 			.userdata = server,
+			.admit = server_admit,
 			.on_close = server_on_close},
 	};
 	TAILQ_INIT(&server->state.volume_calls);
@@ -385,10 +433,8 @@ struct server *server_free(struct server *server)
 	ev_listener_free(server->control);
 	fd_close(server->control_fd);
 	stream_listener_free(server->streams);
-	while (server->n_conns) {
-		ttrpc_conn_free(server->conns[0]);
-		forget_conn(server, 0);
-	}
+	while (server->n_peers)
+		drop_peer(server, 0);
 	settle_interfaces(server, false);
 	free_interfaces(server->interfaces);
 	registry_done(&server->state.registry);

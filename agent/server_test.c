@@ -30,6 +30,11 @@ static int call(void **state, const char *method, const void *request, struct er
 	return agent_call(context->agent, method, request, CALL_MS, NULL, err);
 }
 
+static ProtobufCBinaryData key_of(uint8_t *bytes)
+{
+	return (ProtobufCBinaryData){AGENT_KEY_BYTES, bytes};
+}
+
 static void test_hello(void **state)
 {
 	struct test_client *context = *state;
@@ -40,9 +45,11 @@ static void test_hello(void **state)
 	assert_false(hello->configured);
 	assert_true(strlen(hello->kernel_release) > 0);
 	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
+	request.version = AGENT_PROTOCOL_KEY - 1;
 	assert_int_equal(call(state, "Hello", &request, &err), -EPROTO);
-	assert_non_null(strstr(err.msg, "the host speaks version 0"));
+	assert_non_null(strstr(err.msg, "the host speaks version 2"));
 	request.version = AGENT_PROTOCOL_VERSION;
+	request.key = key_of(context->server.transport.key);
 	request.realtime_ns = -1;
 	assert_int_equal(call(state, "Hello", &request, &err), -EINVAL);
 	request.realtime_ns = 1;
@@ -57,6 +64,7 @@ static void assert_spoken(void **state, uint32_t host, uint32_t expected)
 	ProtobufCMessage *response = NULL;
 	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
 	request.version = host;
+	request.key = key_of(context->server.transport.key);
 	assert_int_equal(
 		agent_call(context->agent, "Hello", &request.base, CALL_MS, &response, &err), 0);
 	assert_int_equal(((Bulkhead__Agent__HelloResponse *)response)->version, expected);
@@ -66,7 +74,7 @@ static void assert_spoken(void **state, uint32_t host, uint32_t expected)
 /* What both can is spoken: an older host is answered in its version, a newer one in ours. */
 static void test_versions(void **state)
 {
-	assert_spoken(state, AGENT_PROTOCOL_OLDEST, AGENT_PROTOCOL_OLDEST);
+	assert_spoken(state, AGENT_PROTOCOL_KEY, AGENT_PROTOCOL_KEY);
 	assert_spoken(state, AGENT_PROTOCOL_VERSION, AGENT_PROTOCOL_VERSION);
 	assert_spoken(state, AGENT_PROTOCOL_VERSION + 1, AGENT_PROTOCOL_VERSION);
 }
@@ -236,13 +244,42 @@ static void test_streams_of_nobody(void **state)
 	assert_int_equal(
 		agent_stream_open(context->agent, &open, CALL_MS, &fd, NULL, &err), -ENOENT);
 	assert_non_null(strstr(err.msg, "no container 'nobody'"));
-	/* An empty StreamOpen has empty ids. */
-	fd = connect_port(state, AGENT_STREAM_PORT);
-	assert_int_equal(write(fd, "\0\0\0\0", 4), 4);
-	uint32_t length = 0;
+}
+
+/* What the agent answers to a StreamOpen: an errno, or 0. */
+static uint32_t open_by_hand(void **state, const Bulkhead__Agent__StreamOpen *open)
+{
+	uint8_t bytes[AGENT_STREAM_HEADER_MAX];
+	size_t len = bulkhead__agent__stream_open__pack(open, bytes);
+	uint32_t length = htonl((uint32_t)len);
+	int fd = connect_port(state, AGENT_STREAM_PORT);
+	assert_int_equal(write(fd, &length, sizeof(length)), sizeof(length));
+	assert_int_equal(write(fd, bytes, len), len);
 	assert_int_equal(fd_read_exact(fd, &length, sizeof(length), NULL), 0);
-	assert_in_range(ntohl(length), 1, AGENT_STREAM_HEADER_MAX);
+	length = ntohl(length);
+	assert_in_range(length, 1, sizeof(bytes));
+	assert_int_equal(fd_read_exact(fd, bytes, length, NULL), 0);
 	close(fd);
+	Bulkhead__Agent__StreamOpened *opened =
+		bulkhead__agent__stream_opened__unpack(NULL, length, bytes);
+	assert_non_null(opened);
+	uint32_t error = opened->error;
+	bulkhead__agent__stream_opened__free_unpacked(opened, NULL);
+	return error;
+}
+
+/* Neither a process's stream nor a port of the pod is for who does not say the key. */
+static void test_streams_without_the_key(void **state)
+{
+	struct test_client *context = *state;
+	Bulkhead__Agent__StreamOpen open = BULKHEAD__AGENT__STREAM_OPEN__INIT;
+	assert_int_equal(open_by_hand(state, &open), EACCES);
+	open.key = key_of((uint8_t[AGENT_KEY_BYTES]){'t', 'e', 's', 't', '!'});
+	assert_int_equal(open_by_hand(state, &open), EACCES);
+	open.stream = BULKHEAD__AGENT__STREAM__FORWARD;
+	assert_int_equal(open_by_hand(state, &open), EACCES);
+	open.key = key_of(context->server.transport.key);
+	assert_int_equal(open_by_hand(state, &open), EINVAL); /* there is no port 0 */
 }
 
 /* Idle connections to the stream port do not keep others out for longer than their time. */
@@ -271,18 +308,68 @@ static void *run_loop(void *loop)
 	return NULL;
 }
 
-/* By hand: the client polls too, and the newer call ends the older. */
-static void test_polling(void **state)
+/* A connection beside the client's, which is its loop's thread's own to make. */
+static struct ttrpc_client *connect_by_hand(void **state)
 {
 	struct test_client *context = *state;
 	struct ttrpc_client *client;
-	context->agent = agent_close(context->agent);
-	/* A connection is its loop's thread's own to make. */
 	ev_loop_stop(context->loop);
 	pthread_join(context->thread, NULL);
 	int fd = connect_port(state, AGENT_CONTROL_PORT);
 	assert_int_equal(ttrpc_client_new(context->loop, fd, NULL, NULL, &client, NULL), 0);
 	assert_int_equal(pthread_create(&context->thread, NULL, run_loop, context->loop), 0);
+	return client;
+}
+
+static int say_hello(struct ttrpc_client *client, ProtobufCBinaryData key)
+{
+	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
+	request.version = AGENT_PROTOCOL_VERSION;
+	request.key = key;
+	return ttrpc_client_call(client, &bulkhead__agent__agent__descriptor, "Hello",
+		&request.base, CALL_MS, NULL, NULL);
+}
+
+static void test_who_does_not_say_the_key_is_not_served(void **state)
+{
+	struct test_client *context = *state;
+	struct ttrpc_client *stranger = connect_by_hand(state);
+	uint8_t key[AGENT_KEY_BYTES];
+	memcpy(key, context->server.transport.key, sizeof(key));
+	assert_int_equal(next_events(stranger, 0, 0), -EACCES);
+	assert_int_equal(
+		say_hello(stranger, (ProtobufCBinaryData){AGENT_KEY_BYTES - 1, key}), -EINVAL);
+	key[AGENT_KEY_BYTES - 1] ^= 1;
+	assert_int_equal(say_hello(stranger, key_of(key)), -EACCES);
+	assert_int_equal(next_events(stranger, 0, 0), -EACCES);
+	assert_int_equal(say_hello(stranger, key_of(context->server.transport.key)), 0);
+	assert_int_equal(next_events(stranger, 0, 0), 0);
+	ttrpc_client_close(stranger);
+}
+
+/* However many come: who has said the key stays. */
+static void test_strangers_make_room_for_each_other(void **state)
+{
+	struct test_client *context = *state;
+	struct ttrpc_client *client = connect_by_hand(state);
+	int fds[8];
+	assert_int_equal(say_hello(client, key_of(context->server.transport.key)), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		fds[i] = connect_port(state, AGENT_CONTROL_PORT);
+	assert_hangs_up(fds[0]);
+	assert_int_equal(next_events(client, 0, 0), 0);
+	for (size_t i = 1; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	ttrpc_client_close(client);
+}
+
+/* By hand: the client polls too, and the newer call ends the older. */
+static void test_polling(void **state)
+{
+	struct test_client *context = *state;
+	context->agent = agent_close(context->agent);
+	struct ttrpc_client *client = connect_by_hand(state);
+	assert_int_equal(say_hello(client, key_of(context->server.transport.key)), 0);
 	assert_int_equal(next_events(client, 5, 0), -EINVAL);
 	assert_int_equal(next_events(client, 0, 0), 0);
 	uint64_t begin = ev_now_ms();
@@ -317,6 +404,9 @@ int main(void)
 		SERVER_TEST(test_broken_connections),
 		SERVER_TEST(test_streams_of_nobody),
 		SERVER_TEST(test_many_handshakes),
+		SERVER_TEST(test_streams_without_the_key),
+		SERVER_TEST(test_who_does_not_say_the_key_is_not_served),
+		SERVER_TEST(test_strangers_make_room_for_each_other),
 		SERVER_TEST(test_polling),
 		SERVER_TEST(test_power_off),
 	};

@@ -28,6 +28,7 @@ struct stream_listener {
 	struct ev_loop *loop;
 	int fd;
 	struct ev_listener *connections;
+	const struct key *key;
 	stream_lookup_fn lookup;
 	void *userdata;
 	struct forwards *forwards;
@@ -70,6 +71,10 @@ static void stream_open(struct handshake *handshake, const Bulkhead__Agent__Stre
 	struct stream_listener *listener = handshake->listener;
 	struct err err = ERR_INIT;
 	handshake->source = ev_source_free(handshake->source);
+	if (key_check(listener->key, &open->key, &err) < 0) {
+		refuse(handshake->fd, &err);
+		return;
+	}
 	if (open->stream == BULKHEAD__AGENT__STREAM__FORWARD) {
 		if (forward_start(listener->forwards, open->port, handshake->fd, &err) == 0)
 			handshake->fd = -EBADF;
@@ -152,14 +157,15 @@ static void on_connection(void *userdata, int fd)
 		handshake_free(handshake);
 }
 
-int stream_listener_new(struct ev_loop *loop, int fd, stream_lookup_fn lookup, void *userdata,
-	struct stream_listener **ret, struct err *err)
+int stream_listener_new(struct ev_loop *loop, int fd, const struct key *key,
+	stream_lookup_fn lookup, void *userdata, struct stream_listener **ret, struct err *err)
 {
 	_cleanup_close_ int taken = fd;
 	_cleanup_free_ struct stream_listener *listener = calloc(1, sizeof(*listener));
 	if (!listener)
 		return err_nomem(err);
 	listener->loop = loop;
+	listener->key = key;
 	listener->lookup = lookup;
 	listener->userdata = userdata;
 	int r = forwards_new(loop, &listener->forwards, err);

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "agent/key.h"
 #include "agent/proto/agent.pb-c.h"
 #include "agent/stdio.h"
 #include "common/err.h"
@@ -18,7 +19,7 @@ struct stream_listener;
 typedef struct stdio *(*stream_lookup_fn)(
 	void *userdata, const Bulkhead__Agent__StreamOpen *open, struct err *err);
 
-/* fd listens, non-blocking; it is taken, also on failure. */
-int stream_listener_new(struct ev_loop *loop, int fd, stream_lookup_fn lookup, void *userdata,
-	struct stream_listener **ret, struct err *err);
+/* fd listens, non-blocking; it is taken, also on failure. The key stays the caller's. */
+int stream_listener_new(struct ev_loop *loop, int fd, const struct key *key,
+	stream_lookup_fn lookup, void *userdata, struct stream_listener **ret, struct err *err);
 struct stream_listener *stream_listener_free(struct stream_listener *listener);

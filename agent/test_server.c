@@ -116,7 +116,7 @@ void test_server_restart(struct test_server *server)
 void test_server_start(struct test_server *server)
 {
 	*server = (struct test_server){.dir = "/tmp/agent-test.XXXXXX",
-		.transport = {.connect = test_connect, .userdata = server}};
+		.transport = {.connect = test_connect, .userdata = server, .key = "test"}};
 	if (!mkdtemp(server->dir))
 		abort();
 	test_server_restart(server);

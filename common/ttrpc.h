@@ -63,6 +63,10 @@ struct ttrpc_service {
 	const struct ttrpc_method *methods;
 	size_t n_methods;
 	void *userdata;
+	/* Before each call, whose request is not looked at yet: an error refuses it. May be NULL.
+	 */
+	int (*admit)(
+		void *userdata, const struct ttrpc_conn *conn, const char *method, struct err *err);
 	/* The connection ended and is freed when this returns; may be NULL. */
 	void (*on_close)(void *userdata, struct ttrpc_conn *conn);
 };
@@ -73,6 +77,8 @@ int ttrpc_conn_new(struct ev_loop *loop, int fd, const struct ttrpc_service *ser
 /* Ends the connection without on_close; open calls are answered to nobody. */
 struct ttrpc_conn *ttrpc_conn_free(struct ttrpc_conn *conn);
 
+/* Its connection; NULL when that is gone. */
+struct ttrpc_conn *ttrpc_call_conn(const struct ttrpc_call *call);
 void ttrpc_reply(struct ttrpc_call *call, const ProtobufCMessage *response);
 void ttrpc_fail(struct ttrpc_call *call, const struct err *err);
 

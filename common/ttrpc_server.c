@@ -144,6 +144,11 @@ void ttrpc_reply(struct ttrpc_call *call, const ProtobufCMessage *response)
 	call_done(call);
 }
 
+struct ttrpc_conn *ttrpc_call_conn(const struct ttrpc_call *call)
+{
+	return call->conn;
+}
+
 static const struct ttrpc_method *find_method(const struct ttrpc_service *service, const char *name)
 {
 	for (size_t i = 0; i < service->n_methods; i++)
@@ -166,6 +171,11 @@ static void dispatch(struct ttrpc_call *call, const Bulkhead__Ttrpc__Request *re
 	if (!method) {
 		err_set(&err, -EOPNOTSUPP, "method %s.%s is not built", request->service,
 			request->method);
+		ttrpc_fail(call, &err);
+		return;
+	}
+	if (service->admit &&
+		service->admit(service->userdata, call->conn, method->name, &err) < 0) {
 		ttrpc_fail(call, &err);
 		return;
 	}

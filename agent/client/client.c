@@ -191,12 +191,13 @@ int agent_call(struct agent *agent, const char *method, const ProtobufCMessage *
 	return r;
 }
 
-static int say_hello(struct link *link, uint64_t timeout_ms, Bulkhead__Agent__HelloResponse **ret,
-	struct err *err)
+static int say_hello(struct agent *agent, struct link *link, uint64_t timeout_ms,
+	Bulkhead__Agent__HelloResponse **ret, struct err *err)
 {
 	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
 	request.version = AGENT_PROTOCOL_VERSION;
 	request.realtime_ns = clock_now_ns();
+	request.key = (ProtobufCBinaryData){AGENT_KEY_BYTES, agent->transport.key};
 	ProtobufCMessage *response = NULL;
 	int r = call(link, "Hello", &request.base, timeout_ms, &response, err);
 	if (r != 0)
@@ -227,7 +228,7 @@ static int link_open(struct agent *agent, uint64_t timeout_ms, struct link **ret
 	if (r < 0)
 		return r;
 	uint64_t now = ev_now_ms();
-	r = say_hello(link, until > now ? until - now : 1, ret_hello, err);
+	r = say_hello(agent, link, until > now ? until - now : 1, ret_hello, err);
 	if (r < 0) {
 		link_free(link);
 		return r;

@@ -32,6 +32,9 @@ struct agent_transport {
 	 * connected to anew; 0: 60 s and 10 s. */
 	uint64_t silent_ms;
 	uint64_t lost_ms;
+	/* The machine's, which nobody else may know; an agent without keys (version 2) ignores it.
+	 */
+	uint8_t key[AGENT_KEY_BYTES];
 };
 
 struct agent_callbacks {

@@ -115,11 +115,14 @@ static int check_opened(const Bulkhead__Agent__StreamOpened *opened,
 	return 0;
 }
 
-static int handshake(int fd, const Bulkhead__Agent__StreamOpen *open, uint64_t until_ms,
-	uint64_t *ret_offset, struct err *err)
+static int handshake(int fd, const struct agent_transport *transport,
+	const Bulkhead__Agent__StreamOpen *open, uint64_t until_ms, uint64_t *ret_offset,
+	struct err *err)
 {
 	Bulkhead__Agent__StreamOpened *opened = NULL;
-	int r = send_open(fd, open, until_ms, err);
+	Bulkhead__Agent__StreamOpen with_key = *open;
+	with_key.key = (ProtobufCBinaryData){AGENT_KEY_BYTES, (uint8_t *)transport->key};
+	int r = send_open(fd, &with_key, until_ms, err);
 	if (r == 0)
 		r = receive_opened(fd, until_ms, &opened, err);
 	if (r != 0)
@@ -139,7 +142,7 @@ int agent_stream_open(struct agent *agent, const Bulkhead__Agent__StreamOpen *op
 	uint64_t until_ms = ev_now_ms() + timeout_ms;
 	int r = transport->connect(transport->userdata, AGENT_STREAM_PORT, timeout_ms, &fd, err);
 	if (r == 0)
-		r = handshake(fd, open, until_ms, ret_offset, err);
+		r = handshake(fd, transport, open, until_ms, ret_offset, err);
 	if (r < 0 && open->stream == BULKHEAD__AGENT__STREAM__FORWARD)
 		return err_wrap(err, "connect to port %" PRIu32 " inside the pod", open->port);
 	if (r < 0)

@@ -118,6 +118,18 @@ static int reach(const struct fsck *fsck, const struct fsck_record *pod, uint64_
 	return r;
 }
 
+/* Agents of a build before there were keys have none. */
+static int say_key(const struct fsck_record *pod, struct guest *guest, struct err *err)
+{
+	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
+	request.version = AGENT_PROTOCOL_VERSION;
+	request.key = pod->pod->agent_key;
+	return request.key.len
+		       ? ttrpc_client_call(guest->client, &bulkhead__agent__agent__descriptor,
+				 "Hello", &request.base, guest->answer_ms, NULL, err)
+		       : 0;
+}
+
 static int connect_guest(const struct fsck *fsck, const struct fsck_record *pod,
 	struct guest *guest, struct err *err)
 {
@@ -136,11 +148,12 @@ static int connect_guest(const struct fsck *fsck, const struct fsck_record *pod,
 		ttrpc_client_close(client);
 		r = err_set(err, -EAGAIN, "no thread");
 	}
-	if (r < 0)
+	if (r < 0) {
 		guest->loop = ev_loop_free(guest->loop);
-	else
-		guest->client = client;
-	return r;
+		return r;
+	}
+	guest->client = client;
+	return say_key(pod, guest, err);
 }
 
 static int ask(const struct fsck *fsck, const struct fsck_record *pod, struct guest *guest,

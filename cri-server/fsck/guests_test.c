@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "agent/proto/agent.pb-c.h"
+#include "agent/proto/ports.h"
 #include "common/fd.h"
 #include "common/ttrpc.h"
 #include "cri-server/fsck/fsck.h"
@@ -30,6 +31,7 @@
 #define CONTAINER "22222222222222222222222222222222"
 #define OTHER     "33333333333333333333333333333333"
 #define NONE      (-1)
+#define KEY       "what only the record knows......"
 #define ANSWER_MS 10000
 #define SHORT_MS  500
 
@@ -47,6 +49,7 @@ struct room {
 	struct ttrpc_service service;
 	struct ttrpc_conn *conns[8]; /* the loop's, as what follows */
 	struct ttrpc_call *unanswered;
+	bool admitted;
 
 	pthread_mutex_t lock; /* protects what follows */
 	unsigned n_conns, n_calls;
@@ -79,7 +82,29 @@ static void list_containers(void *userdata, struct ttrpc_call *call, const Proto
 		ttrpc_reply(call, &response.base);
 }
 
-static const struct ttrpc_method methods[] = {{"ListContainers", list_containers}};
+static void hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
+{
+	const Bulkhead__Agent__HelloRequest *request = (const void *)msg;
+	Bulkhead__Agent__HelloResponse response = BULKHEAD__AGENT__HELLO_RESPONSE__INIT;
+	struct room *room = userdata;
+	room->admitted = request->key.len == AGENT_KEY_BYTES && !request->realtime_ns &&
+			 memcmp(request->key.data, KEY, AGENT_KEY_BYTES) == 0;
+	ttrpc_reply(call, &response.base);
+}
+
+static int admit(void *userdata, const struct ttrpc_conn *conn, const char *method, struct err *err)
+{
+	const struct room *room = userdata;
+	(void)conn;
+	return room->admitted || strcmp(method, "Hello") == 0
+		       ? 0
+		       : err_set(err, -EACCES, "without its key");
+}
+
+static const struct ttrpc_method methods[] = {
+	{"Hello", hello},
+	{"ListContainers", list_containers},
+};
 
 /* As bulkhead-vsock: a line, and its answer. */
 static void on_connection(void *userdata, uint32_t events)
@@ -130,6 +155,7 @@ static void listen_as_helper(struct room *room)
 		.methods = methods,
 		.n_methods = ARRAY_SIZE(methods),
 		.userdata = room,
+		.admit = admit,
 		.on_close = on_close};
 	assert_int_equal(
 		ev_io_new(room->loop, room->listener, EPOLLIN, on_connection, room, &source, NULL),
@@ -178,6 +204,7 @@ static int set_up(void **state)
 	_cleanup_free_ char *path = str_printf("%s/state.db", room->state);
 	Bulkhead__Store__Sandbox pod = BULKHEAD__STORE__SANDBOX__INIT;
 	pod.state = BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_READY;
+	pod.agent_key = (ProtobufCBinaryData){AGENT_KEY_BYTES, (uint8_t *)KEY};
 	if (!path || store_open(path, &room->store, NULL) < 0 ||
 		store_put(room->store, STORE_SANDBOX, POD, &pod.base, NULL) < 0)
 		return -1;

@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -65,6 +66,16 @@ static void turn_undo(void *subject)
 	up->has_turn = false;
 }
 
+static int make_key(Bulkhead__Store__Sandbox *record, struct err *err)
+{
+	uint8_t *key = malloc(AGENT_KEY_BYTES);
+	if (!key)
+		return err_nomem(err);
+	record->agent_key = (ProtobufCBinaryData){AGENT_KEY_BYTES, key};
+	return getrandom(key, AGENT_KEY_BYTES, 0) == AGENT_KEY_BYTES ? 0
+								     : err_errno(err, "getrandom");
+}
+
 static int record_run(void *subject, struct err *err)
 {
 	struct bring_up *up = subject;
@@ -77,6 +88,8 @@ static int record_run(void *subject, struct err *err)
 		sandbox->config, sandbox->record->config.data);
 	sandbox->record->created_ns = realtime_ns();
 	int r = message_set_string(&sandbox->record->runtime_handler, up->handler->name, err);
+	if (r == 0)
+		r = make_key(sandbox->record, err);
 	return r < 0 ? r
 		     : sandbox_set_state(
 			       sandbox, BULKHEAD__STORE__SANDBOX_STATE__SANDBOX_CREATING, err);

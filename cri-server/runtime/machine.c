@@ -157,7 +157,10 @@ static void on_lost(void *userdata, const char *reason)
 int machine_connect(struct machine *machine, struct sandbox *sandbox, uint64_t after,
 	uint64_t timeout_ms, struct err *err)
 {
-	const struct agent_transport transport = {.connect = connect_guest, .userdata = machine};
+	struct agent_transport transport = {.connect = connect_guest, .userdata = machine};
+	const ProtobufCBinaryData *key = &sandbox->record->agent_key;
+	if (key->len == sizeof(transport.key))
+		memcpy(transport.key, key->data, sizeof(transport.key));
 	/* The sandbox lets go of its machine before it is freed itself. */
 	const struct agent_callbacks callbacks = {
 		.on_event = on_event,

@@ -17,6 +17,9 @@ static const char *const migrations[] = {
 	" PRIMARY KEY (kind, id)) WITHOUT ROWID",
 	/* Who wrote it, for an older bulkheadd to name. */
 	"CREATE TABLE writer (version TEXT NOT NULL); INSERT INTO writer VALUES ('')",
+	/* Sandboxes have keys: a bulkheadd that knows of none is refused by their agents, and would
+	 * take the machines for dead. */
+	"SELECT 1",
 };
 
 #define SCHEMA_VERSION ((sqlite3_int64)ARRAY_SIZE(migrations))

@@ -81,7 +81,7 @@ static void an_older_form_is_brought_to_ours_with_all_its_records(void **state)
 		struct store *store = open_store(place->path);
 		assert_records_of_form_1(store);
 		store_close(store);
-		assert_answer(place->path, "PRAGMA user_version", "2");
+		assert_answer(place->path, "PRAGMA user_version", "3");
 		assert_answer(place->path, "SELECT version FROM writer", BULKHEAD_VERSION);
 	}
 }
@@ -121,12 +121,12 @@ static void a_downgrade_is_refused_by_the_name_of_who_wrote_it(void **state)
 	struct err err = ERR_INIT;
 	assert_int_equal(store_open(place->path, &store, &err), 0);
 	store_close(store);
-	alter(place->path, "PRAGMA user_version = 3; UPDATE writer SET version = '9.8.7'");
+	alter(place->path, "PRAGMA user_version = 4; UPDATE writer SET version = '9.8.7'");
 	assert_int_equal(store_open(place->path, &store, &err), -EBADMSG);
 	assert_non_null(strstr(err.msg,
-		"newer bulkheadd (9.8.7, form 3; this is " BULKHEAD_VERSION " and knows 2)"));
+		"newer bulkheadd (9.8.7, form 4; this is " BULKHEAD_VERSION " and knows 3)"));
 	assert_non_null(strstr(err.msg, "Run that version again"));
-	assert_answer(place->path, "PRAGMA user_version", "3");
+	assert_answer(place->path, "PRAGMA user_version", "4");
 	assert_answer(place->path, "SELECT version FROM writer", "9.8.7");
 }
 

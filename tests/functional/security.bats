@@ -297,6 +297,10 @@ has_own() {
 	done
 }
 
+@test "a pod's agent serves nobody who does not know its machine's key" {
+	"$BUILD/tests/functional/vsock_client" "$D/run/vm/$POD/vsock.sock" stranger
+}
+
 @test "secrets are in no log, and in no file but the records; nobody else may read those, or write any" {
 	local id found
 	id=$(run_container "$POD" keeper '.envs = [{key: "TOKEN", value: "env-of-this-test"}]')

@@ -1,6 +1,6 @@
 /*
  * A client on the host for tests of the vsock device: one check each run, against the services of
- * guest/vsock_echo.c.
+ * guest/vsock_echo.c; "stranger" against an agent.
  *
  *	vsock_client SOCKET CHECK [ARGUMENT]
  *
@@ -34,6 +34,7 @@ enum port {
 	PORT_WATCH,
 	PORT_LINGER,
 	PORT_DIAL,
+	PORT_STREAMS = 1025, /* of the agent */
 	PORT_CLOSED = 7777,
 };
 
@@ -274,6 +275,23 @@ static bool check_vhost(const char *path, const char *text)
 	return send_all(fd, (const uint8_t *)text, strlen(text)) && read(fd, &c, 1) <= 0;
 }
 
+/*
+ * Asks a pod's agent for a port of the pod without its machine's key: a StreamOpen of agent.proto
+ * and the beginning of a StreamOpened.
+ */
+static bool check_stranger(const char *path, const char *unused)
+{
+	static const uint8_t open[] = {0, 0, 0, 38, 0x18, 3 /* FORWARD */, 0x28, 80 /* port */,
+		0x32, 32 /* key: zeros */, [41] = 0};
+	static const uint8_t refused[] = {0x08, EACCES};
+	uint8_t answer[4 + sizeof(refused)] = {0};
+	(void)unused;
+	_cleanup_close_ int fd = open_port(path, PORT_STREAMS);
+	return fd >= 0 && send_all(fd, open, sizeof(open)) &&
+	       fd_read_exact(fd, answer, sizeof(answer), NULL) == 0 &&
+	       memcmp(answer + 4, refused, sizeof(refused)) == 0;
+}
+
 static const struct {
 	const char *name;
 	bool (*check)(const char *path, const char *argument);
@@ -288,6 +306,7 @@ static const struct {
 	{"dial", check_dial},
 	{"hold", check_hold},
 	{"vhost", check_vhost},
+	{"stranger", check_stranger},
 };
 
 int main(int argc, char **argv)
