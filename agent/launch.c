@@ -50,13 +50,25 @@ static _Noreturn void fail(int report, const struct err *err)
 }
 
 /*
- * The working directory, as the user. A path like /proc/self/fd/7 must not lead out of the root: a
- * directory that getcwd() cannot name from here is refused.
+ * As runc has it: before root's rights are given up, for the user's may not suffice, and after
+ * that, for root's may not, as on a share that a server squashes.
  */
-static int enter_cwd(const char *cwd, struct err *err)
+static int enter_cwd_as_root(const char *cwd, bool *ret_entered, struct err *err)
+{
+	*ret_entered = chdir(cwd) == 0;
+	return *ret_entered || errno == EACCES || errno == EPERM
+		       ? 0
+		       : err_errno(err, "change to directory %s", cwd);
+}
+
+/*
+ * As the user. A path like /proc/self/fd/7 must not lead out of the root: a directory that getcwd()
+ * cannot name from here is refused.
+ */
+static int enter_cwd(const char *cwd, bool entered, struct err *err)
 {
 	char now[PATH_MAX];
-	if (chdir(cwd) < 0)
+	if (!entered && chdir(cwd) < 0)
 		return err_errno(err, "change to directory %s", cwd);
 	if (!getcwd(now, sizeof(now)) || now[0] != '/')
 		return err_set(err, -ENOENT, "directory %s is outside of the container", cwd);
@@ -67,6 +79,8 @@ static int enter_cwd(const char *cwd, struct err *err)
 static int become_user(const Bulkhead__Agent__Process *process, bool privileged,
 	struct security security, const struct user *user, struct err *err)
 {
+	const char *cwd = *process->cwd ? process->cwd : "/";
+	bool entered;
 	security.capabilities = security_all_capabilities();
 	security.no_new_privs = process->no_new_privs;
 	if (!privileged && security_capabilities(process->capabilities, process->n_capabilities,
@@ -74,9 +88,10 @@ static int become_user(const Bulkhead__Agent__Process *process, bool privileged,
 		return err->code;
 	if (security_capabilities(process->ambient_capabilities, process->n_ambient_capabilities,
 		    &security.ambient, err) < 0 ||
+		enter_cwd_as_root(cwd, &entered, err) < 0 ||
 		security_apply(user, &security, err) < 0)
 		return err->code;
-	return enter_cwd(*process->cwd ? process->cwd : "/", err);
+	return enter_cwd(cwd, entered, err);
 }
 
 /* A missing working directory is made; where that cannot be, entering it says so. */

@@ -283,6 +283,13 @@ no_more_traces() {
 	[ "$output" = /made/for/this ]
 }
 
+@test "a working directory that is closed to the user is entered all the same, as under runc" {
+	mkdir -m 0700 "$FT/closed"
+	run once 'pwd; ls . 2>&1' '.working_dir = "/closed" | .linux.security_context.run_as_user = {value: 1234} |
+		.mounts = [{host_path: "'"$FT"'/closed", container_path: "/closed"}]'
+	[[ $output == "/closed"$'\n'*"Permission denied" ]]
+}
+
 @test "the image's command runs where the container gives none; its arguments replace the image's" {
 	run once ignored 'del(.command) | .args = ["echo", "from args"]'
 	[ "$status" -eq 0 ]
