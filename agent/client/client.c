@@ -250,6 +250,17 @@ static bool rest(struct agent *agent, uint64_t ms)
 	return go_on;
 }
 
+/* A guest's port may be crowded by others, who push a connection out before it has said hello. */
+static int link_open_patiently(struct agent *agent, uint64_t timeout_ms, struct err *err)
+{
+	const uint64_t until = ev_now_ms() + timeout_ms;
+	int r = link_open(agent, timeout_ms, &agent->link, &agent->hello, err);
+	while ((r == -EPIPE || r == -ECONNRESET) && ev_now_ms() + RETRY_MS < until &&
+		rest(agent, RETRY_MS))
+		r = link_open(agent, ev_left_ms(until), &agent->link, &agent->hello, err);
+	return r;
+}
+
 static void set_link(struct agent *agent, struct link *link)
 {
 	pthread_mutex_lock(&agent->lock);
@@ -364,13 +375,17 @@ static void *event_thread(void *userdata)
 	uint64_t trouble_since = 0;
 	while (!agent_is_closing(agent)) {
 		struct err err = ERR_INIT;
+		uint64_t asked = ev_now_ms();
 		int r = poll_events(agent, &err);
 		if (r == 0) {
 			trouble_since = 0;
 			continue;
 		}
 		uint64_t now = ev_now_ms();
-		trouble_since = trouble_since ? trouble_since : now;
+		/* A connection that held for so long was good: its loss is another one. */
+		bool held = r != -ETIMEDOUT && now - asked >= agent->transport.lost_ms;
+		if (!trouble_since || held)
+			trouble_since = now;
 		while (r < 0 && r != -EHOSTDOWN && r != -ECANCELED &&
 			now - trouble_since < agent->transport.lost_ms) {
 			r = reconnect(agent, &err);
@@ -427,7 +442,7 @@ int agent_open(struct ev_loop *loop, const struct agent_transport *transport,
 	agent->callbacks = *callbacks;
 	agent->after = after;
 	agent_init_sync(agent);
-	int r = link_open(agent, timeout_ms, &agent->link, &agent->hello, err);
+	int r = link_open_patiently(agent, timeout_ms, err);
 	if (r == 0)
 		r = start_thread(agent, err);
 	if (r < 0) {

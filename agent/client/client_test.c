@@ -48,6 +48,7 @@ struct liar {
 	bool stuck;               /* its clock cannot be moved */
 	unsigned hangs_until;     /* after its first hello it hangs, until it is said this one */
 	unsigned n_hellos;
+	unsigned n_cut; /* so many connections end when it is said hello first */
 	atomic_int n_clock_calls;
 	size_t n_interfaces, n_containers; /* of its statistics */
 	const char *name;                  /* of each of these */
@@ -168,22 +169,31 @@ static bool wait_for(atomic_int *value, int at_least)
 	return atomic_load(value) >= at_least;
 }
 
-static void test_server_comes_back(void **state)
+static void lose_and_find(struct context *context)
 {
-	struct context *context = *state;
-	struct err err = ERR_INIT;
-	assert_int_equal(open_agent(context, &err), 0);
-	assert_int_equal(list(context, &err), 0);
+	int r = -EPIPE;
 	test_server_kill(&context->server);
 	test_server_restart(&context->server);
 	/* Calls fail until the loss was noticed, then they wait for the new connection. */
-	int r = -EPIPE;
-	for (int i = 0; i < 1000 && r == -EPIPE; i++) {
-		r = list(context, &err);
+	for (int i = 0; i < 1000 && r == -EPIPE && !atomic_load(&context->n_lost); i++) {
+		r = list(context, NULL);
 		nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
 	}
 	assert_int_equal(r, 0);
 	assert_int_equal(atomic_load(&context->n_lost), 0);
+}
+
+/* Each loss has its own time, also where nothing happened in between that was to be told. */
+static void test_server_comes_back(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	context->transport.lost_ms = 3000;
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_int_equal(list(context, &err), 0);
+	lose_and_find(context);
+	nanosleep(&(struct timespec){.tv_sec = 3, .tv_nsec = 100000000}, NULL);
+	lose_and_find(context);
 }
 
 static void test_machine_ends(void **state)
@@ -291,10 +301,26 @@ static void liar_keep(struct liar *liar, struct ttrpc_call *call)
 		liar->waiting[liar->n_waiting++] = call;
 }
 
+static void liar_on_close(void *userdata, struct ttrpc_conn *conn)
+{
+	struct liar *liar = userdata;
+	for (size_t i = 0; i < liar->n_conns; i++)
+		if (liar->conns[i] == conn)
+			liar->conns[i] = NULL;
+}
+
 static void liar_hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
 	struct liar *liar = userdata;
 	(void)msg;
+	if (liar->n_cut) {
+		struct ttrpc_conn *conn = ttrpc_call_conn(call);
+		liar->n_cut--;
+		liar_on_close(liar, conn);
+		ttrpc_conn_free(conn);
+		ttrpc_fail(call, &(struct err){.code = -EIO}); /* to nobody */
+		return;
+	}
 	if (++liar->n_hellos > 1 && liar->n_hellos < liar->hangs_until) {
 		liar_keep(liar, call);
 		return;
@@ -404,14 +430,6 @@ static void liar_accept(void *userdata)
 	free(connection);
 }
 
-static void liar_on_close(void *userdata, struct ttrpc_conn *conn)
-{
-	struct liar *liar = userdata;
-	for (size_t i = 0; i < liar->n_conns; i++)
-		if (liar->conns[i] == conn)
-			liar->conns[i] = NULL;
-}
-
 static int connect_liar(
 	void *userdata, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
 {
@@ -464,6 +482,21 @@ static void test_bad_hello(void **state)
 	liar->release = "0123456789012345678901234567890123456789012345678901234567890123456789";
 	assert_int_equal(open_agent(context, &err), -EPROTO);
 	assert_null(context->agent);
+}
+
+/* Others who crowd the port may push a connection out before its hello has come. */
+static void test_hello_is_cut_off(void **state)
+{
+	struct context *context = *state;
+	struct err err = ERR_INIT;
+	struct liar *liar = use_liar(context);
+	liar->n_cut = 3;
+	assert_int_equal(open_agent(context, &err), 0);
+	assert_int_equal(liar->n_cut, 0);
+	context->agent = agent_close(context->agent);
+	context->open_ms = 300;
+	liar->n_cut = UINT_MAX;
+	assert_int_equal(open_agent(context, &err), -EPIPE);
 }
 
 static void test_events_in_order(void **state)
@@ -771,6 +804,7 @@ int main(void)
 		CLIENT_TEST(test_errors),
 		CLIENT_TEST(test_stream_answer_that_drips),
 		CLIENT_TEST(test_bad_hello),
+		CLIENT_TEST(test_hello_is_cut_off),
 		CLIENT_TEST(test_events_in_order),
 		CLIENT_TEST(test_clock_behind),
 		CLIENT_TEST(test_clock_ahead),
