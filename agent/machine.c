@@ -15,11 +15,10 @@
 #include "agent/disk.h"
 #include "agent/netconf.h"
 #include "agent/registry.h"
+#include "agent/server.h"
 #include "agent/sysctl.h"
 #include "common/fd.h"
 
-/* Less is made up for by running faster or slower, as NTP does. */
-#define CLOCK_STEP_NS   INT64_C(128000000)
 #define SCRATCH_TARGET  0
 #define SCRATCH_WAIT_MS 10000
 #define BACKLOG         64

@@ -16,6 +16,10 @@
 
 /* The host has one control connection; a second one is its successor after a restart. */
 #define CONNECTIONS_MAX 4
+/* Connections that have not said the key yet, and what one of them may send. */
+#define STRANGERS_MAX      64
+#define STRANGER_BYTES_MAX 1024
+#define PEERS_MAX          (CONNECTIONS_MAX + STRANGERS_MAX)
 /* Of which the agent knows that they were asked for; failures without end are told apart no more.
  */
 #define INTERFACES_MAX 256
@@ -35,7 +39,7 @@ struct server {
 	struct events *events;
 	struct ttrpc_service service;
 	struct key key;
-	struct peer peers[CONNECTIONS_MAX]; /* oldest first */
+	struct peer peers[PEERS_MAX]; /* oldest first */
 	unsigned n_peers;
 	struct ttrpc_call *configuring;
 	/*
@@ -62,14 +66,64 @@ static int server_admit(
 	return err_set(err, -EACCES, "%s: a Hello with the machine's key comes first", method);
 }
 
+static void forget_peer(struct server *server, unsigned i)
+{
+	memmove(server->peers + i, server->peers + i + 1,
+		(server->n_peers - i - 1) * sizeof(server->peers[0]));
+	server->n_peers--;
+}
+
+static void drop_peer(struct server *server, unsigned i)
+{
+	ttrpc_conn_free(server->peers[i].conn);
+	forget_peer(server, i);
+}
+
+/* One more of a kind comes in: the oldest of as many as there may be makes room. */
+static void make_room(struct server *server, bool admitted, unsigned max)
+{
+	unsigned oldest = 0, n = 0;
+	for (unsigned i = server->n_peers; i-- > 0;)
+		if (server->peers[i].admitted == admitted) {
+			oldest = i;
+			n++;
+		}
+	if (n == max)
+		drop_peer(server, oldest);
+}
+
+static void admit_peer(struct server *server, struct ttrpc_conn *conn)
+{
+	const struct peer *peer = find_peer(server, conn);
+	if (!peer || peer->admitted)
+		return;
+	make_room(server, true, CONNECTIONS_MAX);
+	find_peer(server, conn)->admitted = true;
+	ttrpc_conn_bound(conn, TTRPC_PAYLOAD_MAX);
+}
+
 static int take_key(struct server *server, const struct ttrpc_call *call,
 	const Bulkhead__Agent__HelloRequest *request, struct err *err)
 {
-	struct peer *peer = find_peer(server, ttrpc_call_conn(call));
 	int r = key_offer(&server->key, &request->key, err);
-	if (r >= 0 && peer)
-		peer->admitted = true;
-	return r < 0 ? r : 0;
+	if (r == 0)
+		admit_peer(server, ttrpc_call_conn(call));
+	return r;
+}
+
+/*
+ * At first to what the host says. In a guest that runs that is late by as long as it was on its
+ * way, and AdjustClock, which measures it, has set the clock better: it is not to go back.
+ */
+static int set_clock(struct server *server, int64_t realtime_ns, struct err *err)
+{
+	int64_t now;
+	if (server->state.configured) {
+		int r = server->ops.adjust_clock(0, &now, err);
+		if (r < 0 || llabs(realtime_ns - now) < CLOCK_STEP_NS)
+			return r;
+	}
+	return server->ops.set_clock(realtime_ns, err);
 }
 
 static void method_hello(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
@@ -89,7 +143,7 @@ static void method_hello(void *userdata, struct ttrpc_call *call, const Protobuf
 		r = err_set(
 			&err, -EINVAL, "a clock before 1970: %" PRId64 " ns", request->realtime_ns);
 	else if (r == 0 && request->realtime_ns)
-		r = server->ops.set_clock(request->realtime_ns, &err);
+		r = set_clock(server, request->realtime_ns, &err);
 	if (r == 0 && uname(&names) < 0)
 		r = err_errno(&err, "uname");
 	if (r < 0) {
@@ -324,19 +378,6 @@ static const struct ttrpc_method methods[] = {
 
 };
 
-static void forget_peer(struct server *server, unsigned i)
-{
-	memmove(server->peers + i, server->peers + i + 1,
-		(server->n_peers - i - 1) * sizeof(server->peers[0]));
-	server->n_peers--;
-}
-
-static void drop_peer(struct server *server, unsigned i)
-{
-	ttrpc_conn_free(server->peers[i].conn);
-	forget_peer(server, i);
-}
-
 static void server_on_close(void *userdata, struct ttrpc_conn *conn)
 {
 	struct server *server = userdata;
@@ -345,23 +386,14 @@ static void server_on_close(void *userdata, struct ttrpc_conn *conn)
 		forget_peer(server, (unsigned)(peer - server->peers));
 }
 
-/* Whoever has not said the key yet makes room for others first. */
-static unsigned pick_oldest(const struct server *server)
-{
-	for (unsigned i = 0; i < server->n_peers; i++)
-		if (!server->peers[i].admitted)
-			return i;
-	return 0;
-}
-
 static void server_on_connection(void *userdata, int fd)
 {
 	struct server *server = userdata;
 	struct ttrpc_conn *conn;
 	if (ttrpc_conn_new(server->state.loop, fd, &server->service, &conn, NULL) < 0)
 		return;
-	if (server->n_peers == CONNECTIONS_MAX)
-		drop_peer(server, pick_oldest(server));
+	ttrpc_conn_bound(conn, STRANGER_BYTES_MAX);
+	make_room(server, false, STRANGERS_MAX);
 	server->peers[server->n_peers++] = (struct peer){.conn = conn};
 }
 

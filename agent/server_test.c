@@ -321,13 +321,23 @@ static struct ttrpc_client *connect_by_hand(void **state)
 	return client;
 }
 
-static int say_hello(struct ttrpc_client *client, ProtobufCBinaryData key)
+static int say_hello(struct ttrpc_client *client, ProtobufCBinaryData key, int64_t realtime_ns)
 {
 	Bulkhead__Agent__HelloRequest request = BULKHEAD__AGENT__HELLO_REQUEST__INIT;
 	request.version = AGENT_PROTOCOL_VERSION;
 	request.key = key;
+	request.realtime_ns = realtime_ns;
 	return ttrpc_client_call(client, &bulkhead__agent__agent__descriptor, "Hello",
 		&request.base, CALL_MS, NULL, NULL);
+}
+
+/* Nor may a stranger have the guest keep more than a Hello has. */
+static void test_a_stranger_sends_little(void **state)
+{
+	static const uint8_t frame[TTRPC_HEADER_SIZE + 8192] = {0, 0, 8192 >> 8, 0, 0, 0, 0, 1, 1};
+	int fd = connect_port(state, AGENT_CONTROL_PORT);
+	assert_in_range(send(fd, frame, sizeof(frame), MSG_NOSIGNAL), 1, sizeof(frame));
+	assert_hangs_up(fd);
 }
 
 static void test_who_does_not_say_the_key_is_not_served(void **state)
@@ -338,13 +348,49 @@ static void test_who_does_not_say_the_key_is_not_served(void **state)
 	memcpy(key, context->server.transport.key, sizeof(key));
 	assert_int_equal(next_events(stranger, 0, 0), -EACCES);
 	assert_int_equal(
-		say_hello(stranger, (ProtobufCBinaryData){AGENT_KEY_BYTES - 1, key}), -EINVAL);
+		say_hello(stranger, (ProtobufCBinaryData){AGENT_KEY_BYTES - 1, key}, 0), -EINVAL);
 	key[AGENT_KEY_BYTES - 1] ^= 1;
-	assert_int_equal(say_hello(stranger, key_of(key)), -EACCES);
+	assert_int_equal(say_hello(stranger, key_of(key), 0), -EACCES);
 	assert_int_equal(next_events(stranger, 0, 0), -EACCES);
-	assert_int_equal(say_hello(stranger, key_of(context->server.transport.key)), 0);
+	assert_int_equal(say_hello(stranger, key_of(context->server.transport.key), 0), 0);
 	assert_int_equal(next_events(stranger, 0, 0), 0);
 	ttrpc_client_close(stranger);
+}
+
+static int64_t adjusted(struct ttrpc_client *client, int64_t by_ns)
+{
+	Bulkhead__Agent__AdjustClockRequest request = BULKHEAD__AGENT__ADJUST_CLOCK_REQUEST__INIT;
+	ProtobufCMessage *response = NULL;
+	request.by_ns = by_ns;
+	assert_int_equal(ttrpc_client_call(client, &bulkhead__agent__agent__descriptor,
+				 "AdjustClock", &request.base, CALL_MS, &response, NULL),
+		0);
+	int64_t now = ((Bulkhead__Agent__AdjustClockResponse *)response)->realtime_ns;
+	protobuf_c_message_free_unpacked(response, NULL);
+	return now;
+}
+
+/*
+ * A guest that runs has been told the time: what a later Hello says is as late as it was long on
+ * its way. This one says a time that the server's set_clock() refuses.
+ */
+static void test_a_hello_sets_no_clock_back(void **state)
+{
+	struct test_client *context = *state;
+	struct ttrpc_client *client = connect_by_hand(state);
+	ProtobufCBinaryData key = key_of(context->server.transport.key);
+	Bulkhead__Agent__ConfigureSandboxRequest request =
+		BULKHEAD__AGENT__CONFIGURE_SANDBOX_REQUEST__INIT;
+	assert_int_equal(say_hello(client, key, 0), 0);
+	int64_t now = adjusted(client, INT64_C(-3600000000000));
+	assert_int_equal(say_hello(client, key, now), -EINVAL);
+	assert_int_equal(call(state, "ConfigureSandbox", &request, NULL), 0);
+	int r = -EINVAL;
+	for (int i = 0; i < 100 && r < 0; i++) /* where the machine is slow */
+		r = say_hello(client, key, adjusted(client, 0));
+	assert_int_equal(r, 0);
+	assert_int_equal(say_hello(client, key, now - 1000000000), -EINVAL);
+	ttrpc_client_close(client);
 }
 
 /* However many come: who has said the key stays. */
@@ -352,8 +398,8 @@ static void test_strangers_make_room_for_each_other(void **state)
 {
 	struct test_client *context = *state;
 	struct ttrpc_client *client = connect_by_hand(state);
-	int fds[8];
-	assert_int_equal(say_hello(client, key_of(context->server.transport.key)), 0);
+	int fds[70];
+	assert_int_equal(say_hello(client, key_of(context->server.transport.key), 0), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		fds[i] = connect_port(state, AGENT_CONTROL_PORT);
 	assert_hangs_up(fds[0]);
@@ -369,7 +415,7 @@ static void test_polling(void **state)
 	struct test_client *context = *state;
 	context->agent = agent_close(context->agent);
 	struct ttrpc_client *client = connect_by_hand(state);
-	assert_int_equal(say_hello(client, key_of(context->server.transport.key)), 0);
+	assert_int_equal(say_hello(client, key_of(context->server.transport.key), 0), 0);
 	assert_int_equal(next_events(client, 5, 0), -EINVAL);
 	assert_int_equal(next_events(client, 0, 0), 0);
 	uint64_t begin = ev_now_ms();
@@ -406,6 +452,8 @@ int main(void)
 		SERVER_TEST(test_many_handshakes),
 		SERVER_TEST(test_streams_without_the_key),
 		SERVER_TEST(test_who_does_not_say_the_key_is_not_served),
+		SERVER_TEST(test_a_stranger_sends_little),
+		SERVER_TEST(test_a_hello_sets_no_clock_back),
 		SERVER_TEST(test_strangers_make_room_for_each_other),
 		SERVER_TEST(test_polling),
 		SERVER_TEST(test_power_off),

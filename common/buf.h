@@ -1,6 +1,6 @@
 /*
  * A growing byte buffer with an upper bound, for data whose size an outsider decides.
- * Plain value; not thread-safe. `max` is set once by buf_init(); no operation grows it beyond.
+ * Plain value; not thread-safe. `max` is its owner's to set; no operation grows the content beyond.
  */
 #pragma once
 

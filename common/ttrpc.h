@@ -74,6 +74,8 @@ struct ttrpc_service {
 /* Takes fd (closed with the connection, also on failure). `service` stays the caller's. */
 int ttrpc_conn_new(struct ev_loop *loop, int fd, const struct ttrpc_service *service,
 	struct ttrpc_conn **ret, struct err *err);
+/* How large requests may be from now on; TTRPC_PAYLOAD_MAX unless it is said. */
+void ttrpc_conn_bound(struct ttrpc_conn *conn, size_t payload_max);
 /* Ends the connection without on_close; open calls are answered to nobody. */
 struct ttrpc_conn *ttrpc_conn_free(struct ttrpc_conn *conn);
 

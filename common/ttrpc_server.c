@@ -62,6 +62,11 @@ struct ttrpc_conn *ttrpc_conn_free(struct ttrpc_conn *conn)
 	return NULL;
 }
 
+void ttrpc_conn_bound(struct ttrpc_conn *conn, size_t payload_max)
+{
+	conn->in.max = TTRPC_HEADER_SIZE + payload_max;
+}
+
 static void break_off(struct ttrpc_conn *conn)
 {
 	conn->broken = true;
@@ -279,7 +284,7 @@ int ttrpc_conn_new(struct ev_loop *loop, int fd, const struct ttrpc_service *ser
 	}
 	conn->service = service;
 	conn->fd = fd;
-	conn->in = buf_init(TTRPC_HEADER_SIZE + TTRPC_PAYLOAD_MAX);
+	ttrpc_conn_bound(conn, TTRPC_PAYLOAD_MAX);
 	conn->out = buf_init(TTRPC_OUTPUT_MAX);
 	int r = ev_io_new(loop, fd, EPOLLIN, io, conn, &conn->source, err);
 	if (r < 0) {
