@@ -23,8 +23,11 @@
 /* Where the guest has the volumes that MakeVolume made in memory. */
 #define AGENT_VOLUMES "/run/volumes"
 
-/* Of one container. The host refuses more before it makes anything. */
-#define AGENT_MOUNTS_MAX  1024
+/*
+ * Of one container. The host refuses more before it makes anything. Until all are mounted, each has
+ * one of the 1024 descriptors of whoever mounts them.
+ */
+#define AGENT_MOUNTS_MAX  1000
 #define AGENT_DEVICES_MAX 64
 
 /* Bytes of one output stream that the agent keeps until they are acknowledged. */

@@ -94,6 +94,16 @@ share_names() {
 	[ -z "$(share_names)" ]
 }
 
+@test "a container may have a thousand mounts" {
+	mkdir -p "$V/often"
+	local mounts
+	mounts=$(jq -nc --arg h "$V/often" '[range(1000) | {container_path: "/m/\(.)", host_path: $h}]')
+	run once 'grep -c " /m/" /proc/mounts' "${mounts:1:-1}"
+	[ "$output" = 1000 ]
+	run once true "${mounts:1:-1}, $(mount_of /one/more "$V/often")"
+	[[ $output == *"1001 mounts"* ]]
+}
+
 @test "a device that every kernel has is mounted over what the image has there, and is the guest's" {
 	[ "$(once "wc -c </bin/vi; echo x >/bin/vi; head -c 3 /z | wc -c; stat -c %F /r" \
 		"$(mount_of /bin/vi /dev/null), $(mount_of /z /dev/zero 'readonly: true'), $(mount_of /r /dev/random)")" = \
