@@ -42,16 +42,25 @@ static int open_parent(int volume, const Entry *entry, const char **ret_name, st
 /* What stands in the way of a new kind of thing. */
 static int make_room(int parent, const char *name, mode_t type, struct err *err);
 
+/* Of what was looked at, though somebody put a link in its place since. */
+static int set_mode(int fd, mode_t mode)
+{
+	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return chmod(path, mode & 07777);
+}
+
 static int set_owner(int parent, const char *name, const Entry *entry, struct err *err)
 {
+	_cleanup_close_ int fd = openat(parent, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
-	if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+	if (fd < 0 || fstat(fd, &st) < 0)
 		return err_errno(err, "examine %s", entry->path);
 	if ((st.st_uid != entry->uid || st.st_gid != entry->gid) &&
-		fchownat(parent, name, entry->uid, entry->gid, AT_SYMLINK_NOFOLLOW) < 0)
+		fchownat(fd, "", entry->uid, entry->gid, AT_EMPTY_PATH) < 0)
 		return err_errno(err, "set the owner of %s", entry->path);
 	if (!S_ISLNK(st.st_mode) && (st.st_mode & 07777) != (entry->mode & 07777) &&
-		fchmodat(parent, name, entry->mode & 07777, 0) < 0)
+		set_mode(fd, entry->mode) < 0)
 		return err_errno(err, "set the mode of %s", entry->path);
 	return 0;
 }

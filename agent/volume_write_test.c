@@ -4,8 +4,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -209,6 +211,52 @@ static void stays_inside(void **state)
 	assert_int_equal(volume_write(f->volume, &f->request, &(struct err)ERR_INIT), -EINVAL);
 }
 
+struct swapper {
+	const struct fixture *f;
+	const char *outside;
+	atomic_bool stop;
+};
+
+/* As a container that can write there: now a file, now a link to one of somebody else's. */
+static void *swap(void *userdata)
+{
+	struct swapper *swapper = userdata;
+	int volume = open(swapper->f->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	while (!atomic_load(&swapper->stop)) {
+		int fd = openat(volume, "file", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+		dprintf(fd, "x");
+		fd_close(fd);
+		renameat(volume, "file", volume, "key");
+		if (symlinkat(swapper->outside, volume, "link") == 0)
+			renameat(volume, "link", volume, "key");
+	}
+	fd_close(volume);
+	return NULL;
+}
+
+static void a_link_that_comes_in_between_is_not_followed(void **state)
+{
+	struct fixture *f = *state;
+	char outside[] = "/tmp/volume-write-outside-XXXXXX";
+	struct swapper swapper = {.f = f, .outside = outside};
+	struct stat st;
+	pthread_t thread;
+	int fd = mkstemp(outside);
+	assert_true(fd >= 0);
+	assert_int_equal(pthread_create(&thread, NULL, swap, &swapper), 0);
+	for (int i = 0; i < 20000; i++) {
+		begin(f);
+		add(f, "key", S_IFREG | 0644, "x");
+		volume_write(f->volume, &f->request, NULL);
+	}
+	atomic_store(&swapper.stop, true);
+	pthread_join(thread, NULL);
+	assert_int_equal(fstat(fd, &st), 0);
+	fd_close(fd);
+	unlink(outside);
+	assert_int_equal(st.st_mode & 07777, 0600);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -217,6 +265,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(swaps_the_link_last, setup, teardown),
 		cmocka_unit_test_setup_teardown(replaces_one_kind_by_another, setup, teardown),
 		cmocka_unit_test_setup_teardown(stays_inside, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_link_that_comes_in_between_is_not_followed, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
