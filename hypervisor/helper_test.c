@@ -10,8 +10,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -349,6 +351,63 @@ static void test_vsock_with_few_descriptors(void **state)
 	assert_int_equal(helper_end(dir, "x", &err), 0);
 }
 
+/* What a QEMU gets that connects: 0 or an errno. */
+static int connect_as(const struct passwd *user, const char *path)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		struct err err = ERR_INIT;
+		int fd;
+
+		if (setgroups(0, NULL) < 0 || setgid(user->pw_gid) < 0 || setuid(user->pw_uid) < 0)
+			_exit(255);
+		_exit(-fd_unix_connect(path, &fd, &err));
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+/*
+ * All QEMUs have one user: the way to a guest's agent is not for it, or one that was taken over
+ * would have every other guest.
+ */
+static void test_only_root_reaches_the_guest(void **state)
+{
+	_cleanup_free_ char *program = find_helper("bulkhead-vsock");
+	_cleanup_free_ char *vhost = str_printf("%s/vhost.sock", dir);
+	_cleanup_free_ char *hybrid = str_printf("%s/vsock.sock", dir);
+	const struct passwd *nobody = getpwnam("nobody");
+	const char *argv[] = {program, "--vhost-socket", vhost, "--listen", hybrid, "--cid", "3",
+		"--user", "nobody", NULL};
+	struct err err = ERR_INIT;
+	struct stat st;
+
+	(void)state;
+	if (geteuid() != 0 || access(program, X_OK) < 0) {
+		print_message("skipped: not root, or bulkhead-vsock is not built\n");
+		skip();
+	}
+	assert_non_null(nobody);
+	assert_int_equal(chmod(dir, 0711), 0);
+	assert_int_equal(
+		helper_start(&(struct helper){.dir = dir, .name = "x", .argv = argv}, &err), 0);
+	assert_int_equal(stat(hybrid, &st), 0);
+	assert_int_equal(st.st_uid, 0);
+	assert_int_equal(st.st_gid, 0);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	assert_int_equal(connect_as(nobody, hybrid), EACCES);
+	/* The device is for QEMU, and nobody else can take it from there. */
+	assert_int_equal(stat(vhost, &st), 0);
+	assert_int_equal(st.st_uid, nobody->pw_uid);
+	assert_int_equal(st.st_mode & 07777, 0600);
+	assert_int_equal(connect_as(nobody, vhost), 0);
+	assert_int_equal(helper_end(dir, "x", &err), 0);
+	assert_int_equal(chmod(dir, 0700), 0);
+}
+
 static void write_lines(int fd, unsigned n)
 {
 	char line[32];
@@ -410,6 +469,7 @@ int main(void)
 		cmocka_unit_test(test_end_without_descriptors),
 		cmocka_unit_test(test_console_is_read_though_locked),
 		cmocka_unit_test(test_vsock_with_few_descriptors),
+		cmocka_unit_test(test_only_root_reaches_the_guest),
 		cmocka_unit_test(test_console_keeps_the_end),
 	};
 

@@ -3,7 +3,8 @@
  *
  *	bulkhead-vsock --vhost-socket PATH --listen PATH --cid N [--user NAME]
  *
- * QEMU connects to --vhost-socket (vhost-user), clients on the host to --listen ("hybrid vsock").
+ * QEMU, as --user, connects to --vhost-socket (vhost-user), clients on the host, as the user who
+ * started us, to --listen ("hybrid vsock").
  * It says "ready" on stdout when both are there, serves one QEMU, and ends when that is gone: 0, or
  * 1 when something was wrong, which stderr says. It has no children and no threads.
  */
@@ -99,12 +100,18 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 	return 0;
 }
 
-static int listen_for(const char *path, const struct passwd *user, int *ret_fd, struct err *err)
+/*
+ * QEMU's user gets the device alone. Who connects to the other socket has the guest, and all QEMUs
+ * have one user: that one stays with whoever started us.
+ */
+static int listen_on(const struct options *options, const struct passwd *user,
+	struct server *server, struct err *err)
 {
-	int r = fd_unix_listen(path, 0600, ret_fd, err);
-	if (r == 0 && lchown(path, user->pw_uid, user->pw_gid) < 0)
-		r = err_errno(err, "give %s to user %s", path, user->pw_name);
-	return r;
+	const char *vhost = options->vhost_path;
+	int r = fd_unix_listen(vhost, 0600, &server->vhost_fd, err);
+	if (r == 0 && lchown(vhost, user->pw_uid, user->pw_gid) < 0)
+		r = err_errno(err, "give %s to user %s", vhost, user->pw_name);
+	return r < 0 ? r : fd_unix_listen(options->listen_path, 0600, &server->listen_fd, err);
 }
 
 static void fail(struct server *server, const struct err *err)
@@ -197,9 +204,7 @@ static int start(struct server *server, const struct options *options, struct er
 	int r = confine_user(options->user, &user, err);
 	if (r < 0)
 		return r;
-	r = listen_for(options->vhost_path, &user, &server->vhost_fd, err);
-	if (r == 0)
-		r = listen_for(options->listen_path, &user, &server->listen_fd, err);
+	r = listen_on(options, &user, server, err);
 	if (r == 0)
 		r = ev_loop_new(&server->loop, err);
 	if (r == 0)
