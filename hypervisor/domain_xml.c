@@ -444,7 +444,10 @@ static void write_devices(struct writer *writer, const struct domain_xml *domain
 	if (!domain->vhost_socket) {
 		open_element(writer, "vsock");
 		attribute(writer, "model", VIRTIO_MODEL);
-		leaf(writer, "cid", "auto", "yes", NULL);
+		open_element(writer, "cid");
+		attribute(writer, "auto", "no");
+		attribute_number(writer, "address", domain->cid);
+		close_element(writer);
 		pci_address(writer, SLOT_VSOCK);
 		close_element(writer);
 	}

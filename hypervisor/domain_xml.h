@@ -25,8 +25,8 @@ struct domain_xml {
 	const char *initramfs;
 	const char *arguments;
 	const char *console_socket; /* QEMU connects to it */
-	const char *vhost_socket;   /* vhost-user-vsock's; NULL: the kernel's vhost-vsock, CID by
-				       libvirt */
+	const char *vhost_socket;   /* vhost-user-vsock's; NULL: the kernel's vhost-vsock */
+	uint32_t cid;               /* that one's */
 	const char *share_socket;   /* virtiofsd's; NULL: no share */
 };
 

@@ -256,6 +256,7 @@ static void test_accelerator_and_transport(void **state)
 	(void)state;
 	domain.kvm = true;
 	domain.vhost_socket = NULL;
+	domain.cid = 2147483647;
 	kvm = write_domain(&domain);
 	assert_xpath(tcg, "/domain/@type", "qemu");
 	/* A host's /dev/shm may be full. */
@@ -265,7 +266,9 @@ static void test_accelerator_and_transport(void **state)
 	assert_xpath(tcg, "count(//vsock)", "0");
 	assert_xpath(kvm, "/domain/@type", "kvm");
 	assert_xpath(kvm, "count(//tb-cache)", "0");
-	assert_xpath(kvm, "//vsock/cid/@auto", "yes");
+	/* libvirt would take the lowest that is free: that of a machine which has just ended. */
+	assert_xpath(kvm, "//vsock/cid/@auto", "no");
+	assert_xpath(kvm, "//vsock/cid/@address", "2147483647");
 	assert_xpath(kvm, "/domain/cpu/@mode", "host-passthrough");
 }
 

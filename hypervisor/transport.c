@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -189,6 +190,17 @@ static int try_kernel(void)
 const struct transport *transport_select(void)
 {
 	return try_kernel() == 0 ? &kernel_transport : &user_transport;
+}
+
+/* Of 31 bits, as whoever has a sign knows them too. */
+uint32_t transport_pick_cid(void)
+{
+	uint32_t cid = 0;
+
+	while (getrandom(&cid, sizeof(cid), 0) != sizeof(cid) ||
+		(cid &= INT32_MAX) <= VMADDR_CID_HOST)
+		;
+	return cid;
 }
 
 const struct transport *transport_of(uint32_t cid)

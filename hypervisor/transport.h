@@ -1,7 +1,7 @@
 /*
  * How the host reaches a guest's AF_VSOCK ports: a table of operations with two makes.
  *
- *	vhost-vsock  the host kernel's device; a CID that libvirt picks, AF_VSOCK on the host too
+ *	vhost-vsock  the host kernel's device; a CID of its own, AF_VSOCK on the host too
  *	vhost-user   `bulkhead-vsock`, a process per machine; a Unix socket per machine
  *
  * The guest sees a virtio-vsock device either way.
@@ -47,6 +47,13 @@ const struct transport *transport_select(void);
 
 /* That of a machine that runs: the kernel's gives each a CID of its own, ours none. */
 const struct transport *transport_of(uint32_t cid);
+
+/*
+ * For a new machine with the kernel's device: by chance, so that none soon gets what another has
+ * just given up. Of some million machines one does not start, as it is another's: asked again, it
+ * does.
+ */
+uint32_t transport_pick_cid(void);
 
 /* Ends what prepare started, for whichever make it was. */
 int transport_end(const char *dir, struct err *err);

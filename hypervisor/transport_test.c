@@ -92,6 +92,14 @@ static void *answer(void *userdata)
 	return NULL;
 }
 
+static void *accept_client(void *userdata)
+{
+	_cleanup_close_ int fd = take_client(userdata);
+
+	assert_int_equal(send(fd, "OK 7\n", 5, 0), 5);
+	return NULL;
+}
+
 /* Never so long that a single byte would be late. */
 static void *drip(void *userdata)
 {
@@ -119,20 +127,50 @@ static void test_answer(void **state)
 	pthread_join(thread, NULL);
 }
 
-/* A machine keeps what it was made with, also where new ones get the kernel's device by now. */
-static void test_machine_of_before(void **state)
+/* Once connected to what answers: what hv_vm_connect() says where libvirt has this domain. */
+static int connect_to(const struct room *room, virDomainPtr domain, struct err *err)
 {
-	struct room *room = *state;
+	/* It keeps what it was made with, also where new ones get the kernel's device by now. */
 	struct hv hv = {.transport = transport_of(GUEST_CID)};
-	struct hv_vm vm = {.hv = &hv, .dir = room->dir};
+	struct hv_vm vm = {.hv = &hv, .dir = (char *)room->dir, .domain = domain};
 	_cleanup_close_ int fd = -EBADF;
-	struct err err = ERR_INIT;
 	pthread_t thread;
+	int r;
 
-	assert_int_equal(virInitialize(), 0);
-	pthread_create(&thread, NULL, answer, room);
-	assert_int_equal(hv_vm_connect(&vm, PORT, TIMEOUT_MS, &fd, &err), 0);
+	pthread_create(&thread, NULL, accept_client, (void *)room);
+	r = hv_vm_connect(&vm, PORT, TIMEOUT_MS, &fd, err);
 	pthread_join(thread, NULL);
+	assert_int_equal(fd >= 0, r == 0);
+	return r;
+}
+
+/* What answers may be another machine's: the kernel's addresses are given anew. */
+static void test_machine_that_has_ended(void **state)
+{
+	virConnectPtr connection = virConnectOpen("test:///default");
+	_cleanup_domain_ virDomainPtr domain = virDomainLookupByName(connection, "test");
+	struct err err = ERR_INIT;
+
+	assert_non_null(domain);
+	assert_int_equal(connect_to(*state, domain, &err), 0);
+	assert_int_equal(virDomainDestroy(domain), 0);
+	assert_int_equal(connect_to(*state, domain, &err), -EHOSTDOWN);
+	assert_non_null(strstr(err.msg, "has ended"));
+	virConnectClose(connection);
+}
+
+static void test_cids(void **state)
+{
+	uint32_t last = 0;
+
+	(void)state;
+	for (int i = 0; i < 1000; i++) {
+		uint32_t cid = transport_pick_cid();
+
+		assert_in_range(cid, GUEST_CID, INT32_MAX);
+		assert_int_not_equal(cid, last);
+		last = cid;
+	}
 }
 
 static void test_drips(void **state)
@@ -185,7 +223,8 @@ int main(void)
 #define TRANSPORT_TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TRANSPORT_TEST(test_answer),
-		TRANSPORT_TEST(test_machine_of_before),
+		TRANSPORT_TEST(test_machine_that_has_ended),
+		cmocka_unit_test(test_cids),
 		TRANSPORT_TEST(test_drips),
 		TRANSPORT_TEST(test_nobody),
 		TRANSPORT_TEST(test_accepts_nobody),

@@ -271,6 +271,7 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 	if (r == 0 && spec->scratch)
 		r = give_to_qemu(vm->hv, spec->scratch, err);
 	domain.vhost_socket = vhost;
+	domain.cid = vhost ? 0 : transport_pick_cid();
 	domain.share_socket = share;
 	if (r == 0)
 		r = domain_xml_write(&domain, &xml, err);
@@ -345,6 +346,25 @@ static int fail_connect(const struct hv_vm *vm, int code, const char *what, stru
 	return err_set(err, code, "Machine %s %s; its console ends with: %s", vm->id, what, quoted);
 }
 
+static int check_runs(const struct hv_vm *vm, struct err *err)
+{
+	return virDomainIsActive(vm->domain) == 1 ? 0
+						  : fail_connect(vm, -EHOSTDOWN, "has ended", err);
+}
+
+/*
+ * What answered at a CID of the kernel's may be another machine, which has got that of ours: it is
+ * ours if that still runs.
+ */
+static int check_connected(const struct hv_vm *vm, int *ret_fd, struct err *err)
+{
+	int r = check_runs(vm, err);
+
+	if (r < 0)
+		*ret_fd = fd_close(*ret_fd);
+	return r;
+}
+
 /* Attempts follow one another after 1 ms at first, then more and more, at most 10 ms. */
 int hv_vm_connect(
 	struct hv_vm *vm, uint32_t port, uint64_t timeout_ms, int *ret_fd, struct err *err)
@@ -359,12 +379,14 @@ int hv_vm_connect(
 		int r = transport->connect(&machine, port, left < 250 ? left : 250, ret_fd, err);
 
 		if (r <= 0)
-			return r;
+			return r == 0 ? check_connected(vm, ret_fd, err) : r;
 		now = ev_now_ms();
-		if (now >= next_check && virDomainIsActive(vm->domain) != 1)
-			return fail_connect(vm, -EHOSTDOWN, "has ended", err);
-		if (now >= next_check)
+		if (now >= next_check) {
+			r = check_runs(vm, err);
+			if (r < 0)
+				return r;
 			next_check = now + 50;
+		}
 		if (now >= deadline)
 			return fail_connect(vm, -ETIMEDOUT, "did not answer in time", err);
 		nanosleep(&(struct timespec){.tv_nsec = pause_ms * 1000000L}, NULL);
