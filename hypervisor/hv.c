@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <libvirt/virterror.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,8 @@ int hv_fail(struct err *err, const char *fmt, ...)
 	va_end(ap);
 	if (error && error->code == VIR_ERR_NO_DOMAIN)
 		code = -ENOENT;
+	else if (error && error->domain == VIR_FROM_RPC)
+		code = -EAGAIN; /* the libvirtd has gone: nothing is known of its machines */
 	else if (error && error->code == VIR_ERR_OPERATION_TIMEOUT)
 		code = -ETIMEDOUT;
 	else if (error && error->code == VIR_ERR_NO_MEMORY)
@@ -135,6 +138,32 @@ static int start_events(struct hv *hv, struct err *err)
 	return 0;
 }
 
+static void on_connection_end(virConnectPtr connection, int reason, void *opaque)
+{
+	const struct hv *hv = opaque;
+
+	(void)connection;
+	(void)reason;
+	log_event(hv->log, LOG_LEVEL_ERROR,
+		"libvirtd is gone: bulkheadd stops, to be started anew; pods go on", "libvirt_uri",
+		hv->config.libvirt_uri, NULL);
+	kill(getpid(), SIGTERM);
+}
+
+int hv_watch_connection(struct hv *hv, struct err *err)
+{
+	if (hv->libvirtd &&
+		virConnectRegisterCloseCallback(hv->connection, on_connection_end, hv, NULL) < 0)
+		return hv_fail(err, "Subscribe to the end of libvirt's connection");
+	return 0;
+}
+
+void hv_unwatch_connection(struct hv *hv)
+{
+	if (hv->libvirtd)
+		virConnectUnregisterCloseCallback(hv->connection, on_connection_end);
+}
+
 static int connect_libvirt(struct hv *hv, struct err *err)
 {
 	const char *uri = hv->config.libvirt_uri;
@@ -160,7 +189,7 @@ static int connect_libvirt(struct hv *hv, struct err *err)
 		VIR_DOMAIN_EVENT_ID_LIFECYCLE, VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle), hv, NULL);
 	if (hv->lifecycle_callback < 0)
 		return hv_fail(err, "Subscribe to libvirt's events");
-	return 0;
+	return hv_watch_connection(hv, err);
 }
 
 static int settle_accelerator(struct hv *hv, struct err *err)
@@ -261,8 +290,10 @@ struct hv *hv_close(struct hv *hv)
 		return NULL;
 	if (hv->lifecycle_callback >= 0)
 		virConnectDomainEventDeregisterAny(hv->connection, hv->lifecycle_callback);
-	if (hv->connection)
+	if (hv->connection) {
+		hv_unwatch_connection(hv);
 		virConnectClose(hv->connection);
+	}
 	if (hv->thread_runs) {
 		atomic_store(&hv->stop, true);
 		virEventUpdateTimeout(hv->wake_timer, 0);

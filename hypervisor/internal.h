@@ -70,6 +70,17 @@ int hv_fail(struct err *err, const char *fmt, ...) __attribute__((format(printf,
 int hv_check_id(const char *id, struct err *err);
 char *hv_vm_dir(const struct hv *hv, const char *id);
 
+/*
+ * Where the connection is to a libvirtd, with its end ours is asked for (SIGTERM): a connection
+ * does not come back, and whoever starts us again gives us a new one.
+ */
+int hv_watch_connection(struct hv *hv, struct err *err);
+/* Before it is closed, which libvirt would tell of as well. */
+void hv_unwatch_connection(struct hv *hv);
+
+/* Whether libvirt has it running: 1 or 0; an error where it cannot tell. */
+int hv_is_active(virDomainPtr domain, const char *id, struct err *err);
+
 /* The domain of ours with the id: 0; positive 1: none; the caller frees it. */
 int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err);
 

@@ -15,6 +15,7 @@ $(call unit_test,hypervisor/cost_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/tsc_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/helper_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/transport_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/libvirtd_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 # A guest of virtiofs; its memory and rings are those of the vsock device's tests.
 $(call library,share_testing,hypervisor/share_driver.c hypervisor/share_world.c)
 SHARE_TEST_LIBS := share_testing vsock_testing vsock hypervisor common

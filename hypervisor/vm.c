@@ -348,8 +348,11 @@ static int fail_connect(const struct hv_vm *vm, int code, const char *what, stru
 
 static int check_runs(const struct hv_vm *vm, struct err *err)
 {
-	return virDomainIsActive(vm->domain) == 1 ? 0
-						  : fail_connect(vm, -EHOSTDOWN, "has ended", err);
+	int r = hv_is_active(vm->domain, vm->id, err);
+
+	if (r == 0)
+		return fail_connect(vm, -EHOSTDOWN, "has ended", err);
+	return r < 0 ? r : 0;
 }
 
 /*

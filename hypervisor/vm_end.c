@@ -25,18 +25,35 @@
  */
 #define EVENT_TIMEOUT_MS 10000
 
-static bool is_ours(const struct hv *hv, virDomainPtr domain)
+/* 1 or 0; an error where libvirt cannot tell. */
+static int is_ours(const struct hv *hv, virDomainPtr domain, struct err *err)
 {
 	_cleanup_free_ char *metadata =
 		virDomainGetMetadata(domain, VIR_DOMAIN_METADATA_ELEMENT, DOMAIN_XML_NAMESPACE, 0);
+	int code = metadata ? VIR_ERR_OK : virGetLastErrorCode();
 
+	if (!metadata && code != VIR_ERR_NO_DOMAIN_METADATA && code != VIR_ERR_NO_DOMAIN)
+		return hv_fail(err, "Ask whose machine %s is", virDomainGetName(domain));
 	return metadata && domain_xml_is_ours(metadata, hv->config.run_dir);
+}
+
+int hv_is_active(virDomainPtr domain, const char *id, struct err *err)
+{
+	int active = virDomainIsActive(domain);
+
+	if (active >= 0)
+		return active;
+	/* One that has ended is forgotten. */
+	return virGetLastErrorCode() == VIR_ERR_NO_DOMAIN
+		       ? 0
+		       : hv_fail(err, "Ask whether machine %s runs", id);
 }
 
 int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err)
 {
 	_cleanup_free_ char *name = str_printf("bh-%s", id);
 	_cleanup_domain_ virDomainPtr domain = NULL;
+	int r;
 
 	if (!name)
 		return err_nomem(err);
@@ -45,8 +62,11 @@ int hv_lookup(struct hv *hv, const char *id, virDomainPtr *ret, struct err *err)
 		return virGetLastErrorCode() == VIR_ERR_NO_DOMAIN
 			       ? 1
 			       : hv_fail(err, "Look for machine %s", id);
-	if (!is_ours(hv, domain) || virDomainIsActive(domain) != 1)
-		return 1;
+	r = is_ours(hv, domain, err);
+	if (r > 0)
+		r = hv_is_active(domain, id, err);
+	if (r <= 0)
+		return r < 0 ? r : 1;
 	*ret = TAKE_PTR(domain);
 	return 0;
 }
@@ -119,15 +139,14 @@ static void finish_ending(struct hv *hv, struct hv_ending *ending, bool wait)
 static int end_domain(struct hv *hv, const char *id, virDomainPtr domain, struct err *err)
 {
 	_cleanup_close_ int pidfd = -EBADF;
-	int pid;
+	int pid, r;
 
 	pidfd = hv_open_qemu(hv, id, &pid);
 	if (pidfd >= 0)
 		syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-	if (virDomainDestroy(domain) < 0 && virGetLastErrorCode() != VIR_ERR_NO_DOMAIN &&
-		virDomainIsActive(domain) == 1)
-		return hv_fail(err, "Destroy machine %s", id);
-	return 0;
+	r = virDomainDestroy(domain) < 0 ? hv_fail(err, "Destroy machine %s", id) : 0;
+	/* It may have ended by itself. */
+	return r < 0 && hv_is_active(domain, id, NULL) == 0 ? 0 : r;
 }
 
 static int end_machine(struct hv *hv, const char *id, struct err *err)
@@ -346,7 +365,8 @@ static int add_domains(struct hv *hv, struct ids *ids, struct err *err)
 	for (int i = 0; i < n; i++) {
 		const char *name = virDomainGetName(domains[i]);
 
-		if (r == 0 && name && strncmp(name, "bh-", 3) == 0 && is_ours(hv, domains[i]))
+		if (r == 0 && name && strncmp(name, "bh-", 3) == 0 &&
+			is_ours(hv, domains[i], NULL) == 1)
 			r = ids_add(ids, name + 3);
 		virDomainFree(domains[i]);
 	}
