@@ -172,8 +172,9 @@ static int revive(struct sandbox *sandbox, struct err *err)
 	struct runtime *rt = sandbox->runtime;
 	struct machine *machine;
 	int r = machine_find(rt, sandbox->id, &machine, err);
+	/* That libvirt cannot tell is a lack of it, whatever it is that it says. */
 	if (r != 0)
-		return r;
+		return r < 0 ? -EAGAIN : r;
 	r = fault_fails("Start", "reach") ? err_set(err, -EMFILE, "a test wants it to lack this")
 					  : reconnect(sandbox, machine, err);
 	if (r == 0)
