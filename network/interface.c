@@ -119,8 +119,9 @@ static bool has_connected_route(
 }
 
 /*
- * Not the addresses that the kernel made by itself, which the guest's kernel will make likewise:
- * IPv6 link-local ones, and those from router advertisements, which are not permanent.
+ * Not the addresses that the kernel made by itself: IPv6 link-local ones, which the guest's kernel
+ * will make likewise, and those from router advertisements, which are not permanent. Nobody would
+ * renew them: neither this namespace nor the guest listens to advertisements.
  */
 static bool is_configured(struct rtnl_addr *address, int link)
 {
@@ -196,7 +197,7 @@ static bool is_to_peer(const struct state *state, int link, struct rtnl_route *r
 	return false;
 }
 
-/* Not those that come with an address, and those that router advertisements bring and renew. */
+/* Not those that come with an address, and those of router advertisements (is_configured()). */
 static bool is_configured_route(const struct state *state, int link, struct rtnl_route *route)
 {
 	uint8_t protocol = rtnl_route_get_protocol(route);
