@@ -94,6 +94,18 @@ static void forbid_hugepages(int cgroup)
 		write_file(cgroup, files[i], "0", NULL);
 }
 
+int cgroup_open(const char *name, int *ret_fd, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", CGROUP_PARENT, name);
+	if (!path)
+		return err_nomem(err);
+	int fd = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_errno(err, "open cgroup %s", name);
+	*ret_fd = fd;
+	return 0;
+}
+
 int cgroup_make(const char *name, int *ret_fd, struct err *err)
 {
 	_cleanup_free_ char *path = str_printf("%s/%s", CGROUP_PARENT, name);
@@ -101,15 +113,12 @@ int cgroup_make(const char *name, int *ret_fd, struct err *err)
 		return err_nomem(err);
 	if (mkdir(path, 0755) < 0)
 		return err_errno(err, "make cgroup %s", name);
-	int fd = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	if (fd < 0) {
-		err_errno(err, "open cgroup %s", name);
+	int r = cgroup_open(name, ret_fd, err);
+	if (r < 0)
 		rmdir(path);
-		return err->code;
-	}
-	forbid_hugepages(fd);
-	*ret_fd = fd;
-	return 0;
+	else
+		forbid_hugepages(*ret_fd);
+	return r;
 }
 
 typedef int (*child_fn)(int parent, const char *name, int depth);

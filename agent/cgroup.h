@@ -6,7 +6,7 @@
  * alike, and a privileged container may arrange its own subtree.
  *
  * cgroup descriptors are O_PATH directories; names are relative to the parent of the containers'.
- * Nothing here waits. Threads: the loop's alone, or a child.
+ * Nothing here waits but cgroup_limit(). Threads: the loop's alone, or a child.
  */
 #pragma once
 
@@ -27,12 +27,17 @@ int cgroup_setup(struct err *err);
 
 /* Makes the cgroup "<id>" or "<id>/exec-<n>". -EEXIST. */
 int cgroup_make(const char *name, int *ret_fd, struct err *err);
+/* One that was made, or for an empty name their parent. -ENOENT. */
+int cgroup_open(const char *name, int *ret_fd, struct err *err);
 /* Removes it and those below it; -EBUSY while there are processes. Absent is success. */
 int cgroup_remove(const char *name, struct err *err);
 /* Removes empty exec-<n> of a container. */
 void cgroup_sweep(int cgroup);
 
-/* Limits; NULL sets none. -EOPNOTSUPP: the kernel lacks the controller that a limit needs. */
+/*
+ * Limits; NULL sets none. -EOPNOTSUPP: the kernel lacks the controller that a limit needs. Of less
+ * memory than is used it waits until the kernel has taken that away.
+ */
 int cgroup_limit(int cgroup, const Bulkhead__Agent__Resources *resources, struct err *err);
 
 /* SIGKILL to all in it and below. */

@@ -112,11 +112,6 @@ int container_signal(struct container *container, int signo, bool all, struct er
 void container_usage(struct container *container, struct usage *ret);
 void container_host_usage(struct container_host *host, struct usage *ret);
 
-/* Sets limits anew, of the container or of all together. */
-int container_limit(
-	struct container *container, const Bulkhead__Agent__Resources *resources, struct err *err);
-int container_host_limit(const Bulkhead__Agent__Resources *resources, struct err *err);
-
 /*
  * Kills what runs, waits for its end, removes the cgroup and /run/scratch/<id>. done comes when
  * nothing is left (or with the error that says what is); the container is freed before done is

@@ -128,16 +128,3 @@ void container_host_usage(struct container_host *host, struct usage *ret)
 	_cleanup_close_ int cgroup = open(CGROUP_PARENT, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	usage_read(cgroup, &host->rate, ret);
 }
-
-int container_limit(
-	struct container *c, const Bulkhead__Agent__Resources *resources, struct err *err)
-{
-	return cgroup_limit(c->cgroup, resources, err);
-}
-
-int container_host_limit(const Bulkhead__Agent__Resources *resources, struct err *err)
-{
-	_cleanup_close_ int cgroup = open(CGROUP_PARENT, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return cgroup < 0 ? err_errno(err, "open %s", CGROUP_PARENT)
-			  : cgroup_limit(cgroup, resources, err);
-}

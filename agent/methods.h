@@ -18,6 +18,7 @@ struct server_state {
 	bool configured;
 	struct ids ids;
 	TAILQ_HEAD(, volume_call) volume_calls; /* not answered yet, oldest first */
+	struct ttrpc_call *limiting;            /* sets limits */
 };
 
 /* One of its own; NULL: no memory. */

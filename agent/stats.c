@@ -1,9 +1,11 @@
 /*
  * The calls Stats and UpdateResources: what containers use, and may use.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/statvfs.h>
 
+#include "agent/cgroup.h"
 #include "agent/methods.h"
 #include "common/fd.h"
 
@@ -65,30 +67,48 @@ void method_stats(void *userdata, struct ttrpc_call *call, const ProtobufCMessag
 	ttrpc_reply(call, &response.base);
 }
 
+static int limit_job(void *arg, struct err *err)
+{
+	const Bulkhead__Agent__UpdateResourcesRequest *request = arg;
+	_cleanup_close_ int cgroup = -EBADF;
+	int r = cgroup_open(request->container_id, &cgroup, err);
+	/* One that ended or goes has nothing to limit. */
+	if (r == -ENOENT)
+		return 0;
+	return r < 0 ? r : cgroup_limit(cgroup, request->resources, err);
+}
+
+static void on_limited(void *userdata, const struct err *err)
+{
+	struct server_state *state = userdata;
+	struct ttrpc_call *call = TAKE_PTR(state->limiting);
+	Bulkhead__Agent__UpdateResourcesResponse response =
+		BULKHEAD__AGENT__UPDATE_RESOURCES_RESPONSE__INIT;
+	if (err->code < 0)
+		ttrpc_fail(call, err);
+	else
+		ttrpc_reply(call, &response.base);
+}
+
+/* One after the other, as the host asks; what it did not wait for is not to have the last word. */
 void method_update_resources(void *userdata, struct ttrpc_call *call, const ProtobufCMessage *msg)
 {
 	struct server_state *state = userdata;
 	const Bulkhead__Agent__UpdateResourcesRequest *request = (const void *)msg;
 	struct err err = ERR_INIT;
-	struct process *init = NULL;
+	struct process *init;
 	int r = 0;
-	if (!request->container_id[0]) {
-		if (!state->host) /* makes the cgroup of all */
-			r = container_host_new(
-				state->loop, state->reaper, &state->ids, &state->host, &err);
-		if (r == 0)
-			r = container_host_limit(request->resources, &err);
-	} else {
+	if (state->limiting)
+		r = err_set(&err, -EAGAIN, "earlier limits of the pod are still being set");
+	else if (request->container_id[0])
 		r = registry_find(&state->registry, request->container_id, "", &init, &err);
-		/* One that ended or goes has nothing to limit. */
-		if (r == 0 && init->container && !init->removing)
-			r = container_limit(init->container, request->resources, &err);
-	}
-	if (r < 0) {
+	else if (!state->host) /* makes the cgroup of all */
+		r = container_host_new(state->loop, state->reaper, &state->ids, &state->host, &err);
+	if (r == 0)
+		r = job_start(state->reaper, "set limits", limit_job, (void *)request, on_limited,
+			state, &err);
+	if (r < 0)
 		ttrpc_fail(call, &err);
-		return;
-	}
-	Bulkhead__Agent__UpdateResourcesResponse response =
-		BULKHEAD__AGENT__UPDATE_RESOURCES_RESPONSE__INIT;
-	ttrpc_reply(call, &response.base);
+	else
+		state->limiting = call;
 }
