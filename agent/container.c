@@ -307,7 +307,11 @@ static void removed(void *userdata, const struct err *err)
 	struct container *c = userdata;
 	container_done_fn done = c->remove_done;
 	void *done_userdata = c->remove_userdata;
-	container_free(c);
+	c->events_source = ev_source_free(c->events_source);
+	c->timer = ev_source_free(c->timer);
+	c->events = fd_close(c->events);
+	if (err->code >= 0)
+		container_free(c);
 	done(done_userdata, 0, err);
 }
 

@@ -114,8 +114,9 @@ void container_host_usage(struct container_host *host, struct usage *ret);
 
 /*
  * Kills what runs, waits for its end, removes the cgroup and /run/scratch/<id>. done comes when
- * nothing is left (or with the error that says what is); the container is freed before done is
- * called. No on_exit of it or its execs is called any more once this was called.
+ * nothing is left, and the container is freed before it is called; or with the error that says what
+ * is, and then it may be tried again. No on_exit of it or its execs is called any more once this
+ * was called.
  */
 void container_remove(struct container *container, container_done_fn done, void *userdata);
 

@@ -16,7 +16,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -454,6 +456,44 @@ static size_t count_entries(const char *path)
 	return n;
 }
 
+static void note_removal(void *userdata, pid_t pid, const struct err *err)
+{
+	struct run *run = userdata;
+	(void)pid;
+	run->err = *err;
+	run->removed = true;
+	ev_loop_stop(run->world->loop);
+}
+
+static int try_to_remove(struct run *run)
+{
+	run->removed = false;
+	container_remove(run->container, note_removal, run);
+	wait_for(run->world, &run->removed);
+	return run->err.code;
+}
+
+/* What a removal could not take away is there for the next one. */
+static void test_removal_is_repeated(void **state)
+{
+	setup(state);
+	struct request request;
+	struct run run;
+	request_init(&request, "stuck", "true");
+	run_create(*state, &request, &run);
+	run_start(&run);
+	wait_for(*state, &run.exited);
+	assert_int_equal(mkdir("/run/scratch/stuck/in-use", 0700), 0);
+	assert_int_equal(mount("tmpfs", "/run/scratch/stuck/in-use", "tmpfs", 0, NULL), 0);
+	fd_close(run.out);
+	assert_int_equal(try_to_remove(&run), -EBUSY);
+	assert_int_equal(access("/run/scratch/stuck", F_OK), 0);
+	assert_int_equal(umount("/run/scratch/stuck/in-use"), 0);
+	assert_int_equal(try_to_remove(&run), 0);
+	assert_int_equal(access("/run/scratch/stuck", F_OK), -1);
+	assert_int_equal(access("/sys/fs/cgroup/pod/stuck", F_OK), -1);
+}
+
 /* Nothing is left of containers that came and went. */
 static void test_no_leaks(void **state)
 {
@@ -495,6 +535,7 @@ static int run_tests_in(struct world *world)
 		cmocka_unit_test_prestate(test_exec, world),
 		cmocka_unit_test_prestate(test_pod_pid_namespace, world),
 		cmocka_unit_test_prestate(test_terminal, world),
+		cmocka_unit_test_prestate(test_removal_is_repeated, world),
 		cmocka_unit_test_prestate(test_no_leaks, world),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -40,12 +40,11 @@ static int process_check(const Bulkhead__Agent__Process *process, struct err *er
 	return 0;
 }
 
-/* The container is gone (or what is left is in err): everybody who waits hears of it. */
+/* The container is gone, or what is left is in err: everybody who waits hears of it. */
 static void on_removed(void *userdata, pid_t pid, const struct err *err)
 {
 	struct process *init = userdata;
 	(void)pid;
-	init->container = NULL;
 	Bulkhead__Agent__RemoveContainerResponse response =
 		BULKHEAD__AGENT__REMOVE_CONTAINER_RESPONSE__INIT;
 	for (unsigned i = 0; i < init->n_removers; i++) {
@@ -54,12 +53,20 @@ static void on_removed(void *userdata, pid_t pid, const struct err *err)
 		else
 			ttrpc_reply(init->removers[i], &response.base);
 	}
-	registry_drop(init);
+	init->n_removers = 0;
+	init->stuck = err->code < 0;
+	if (init->stuck) {
+		registry_fail_call(init);
+	} else {
+		init->container = NULL;
+		registry_drop(init);
+	}
 }
 
 static void remove_init(struct process *init)
 {
 	init->removing = true;
+	init->stuck = false;
 	registry_drop_execs(init);
 	container_remove(init->container, on_removed, init);
 }
@@ -245,7 +252,7 @@ void method_remove_container(void *userdata, struct ttrpc_call *call, const Prot
 		return;
 	}
 	init->removers[init->n_removers++] = call;
-	if (!init->removing)
+	if (!init->removing || init->stuck)
 		remove_init(init);
 }
 

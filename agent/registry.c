@@ -7,6 +7,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "common/fd.h"
+
 #define DRAIN_MS 2000
 
 int64_t realtime_ns(void)
@@ -102,6 +104,15 @@ int registry_find(const struct registry *registry, const char *container_id, con
 		container_id);
 }
 
+void registry_fail_call(struct process *process)
+{
+	struct err err = ERR_INIT;
+	if (!process->call)
+		return;
+	err_set(&err, -ECANCELED, "removed in the meantime");
+	ttrpc_fail(TAKE_PTR(process->call), process->failure.code ? &process->failure : &err);
+}
+
 void registry_drop(struct process *process)
 {
 	struct registry *registry = process->registry;
@@ -113,11 +124,7 @@ void registry_drop(struct process *process)
 	registry->n_containers -= !*process->process_id;
 	container_exec_free(process->exec);
 	stdio_free(process->stdio);
-	if (process->call) {
-		struct err err = ERR_INIT;
-		err_set(&err, -ECANCELED, "removed in the meantime");
-		ttrpc_fail(process->call, process->failure.code ? &process->failure : &err);
-	}
+	registry_fail_call(process);
 	free(process);
 }
 

@@ -48,6 +48,7 @@ struct process {
 	struct container_exec *exec; /* an exec's */
 	struct ttrpc_call *call;     /* that creates, starts or execs it; not answered yet */
 	bool removing;
+	bool stuck;         /* its removal failed: whoever asks for it begins it anew */
 	struct err failure; /* why it is removed although nobody asked */
 	struct ttrpc_call *removers[REMOVERS_MAX];
 	unsigned n_removers;
@@ -67,6 +68,8 @@ int registry_add(struct registry *registry, const char *container_id, const char
 /* -ENOENT. Records being removed are still found. */
 int registry_find(const struct registry *registry, const char *container_id, const char *process_id,
 	struct process **ret, struct err *err);
+/* The call that it has not answered yet fails, for it is removed. */
+void registry_fail_call(struct process *process);
 /* Takes the record out and frees it with its stdio and exec. The container must be gone. */
 void registry_drop(struct process *process);
 /* Drops the execs of the container; calls in progress for them fail. */

@@ -3,13 +3,16 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -214,6 +217,35 @@ static void removes_trees(void **state)
 	assert_int_equal(fd_remove_tree("a/..", &err), -EINVAL);
 }
 
+/* False where the file system or our rights know no such flag. */
+static bool set_flag(const char *path, int flag)
+{
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	int flags;
+	assert_true(fd >= 0);
+	if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+		return false;
+	flags |= flag;
+	return ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
+}
+
+static void removes_what_chattr_forbids_to(void **state)
+{
+	struct err err = ERR_INIT;
+	(void)state;
+	assert_int_equal(fd_mkdir_all("t/a/empty", 0755, NULL), 0);
+	put("t/f", "");
+	put("t/a/g", "");
+	if (!set_flag("t/f", FS_IMMUTABLE_FL))
+		skip();
+	assert_true(set_flag("t/a/g", FS_APPEND_FL));
+	assert_true(set_flag("t/a/empty", FS_IMMUTABLE_FL));
+	assert_true(set_flag("t/a", FS_IMMUTABLE_FL));
+	if (fd_remove_tree("t", &err) < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(access("t", F_OK), -1);
+}
+
 static void removing_follows_no_link(void **state)
 {
 	(void)state;
@@ -375,6 +407,7 @@ int main(void)
 		TEST(writes_in_one_step),
 		TEST(makes_directories),
 		TEST(removes_trees),
+		TEST(removes_what_chattr_forbids_to),
 		TEST(removing_follows_no_link),
 		TEST(removes_any_depth),
 		TEST(removing_stops_at_mounts),

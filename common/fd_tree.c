@@ -8,11 +8,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -63,12 +66,40 @@ static int lift(struct removal *removal, int parent, const char *name, struct er
 	return 0;
 }
 
+static void clear_flags(int parent, const char *name)
+{
+	_cleanup_close_ int fd = fd_openat2(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK,
+		RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS);
+	int flags;
+	if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+		return;
+	flags &= ~(FS_IMMUTABLE_FL | FS_APPEND_FL);
+	ioctl(fd, FS_IOC_SETFLAGS, &flags);
+}
+
+/* What chattr(1) forbids, of the file or of a directory of the tree that it is in, is no hindrance.
+ */
+static int unlink_entry(int parent, const char *name, unsigned depth, int how)
+{
+	struct stat st;
+	if (unlinkat(parent, name, how) == 0 || errno == ENOENT)
+		return 0;
+	if (errno != EPERM)
+		return -errno;
+	if (depth > 0)
+		clear_flags(parent, ".");
+	if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+		(S_ISREG(st.st_mode) || S_ISDIR(st.st_mode)))
+		clear_flags(parent, name);
+	return unlinkat(parent, name, how) == 0 || errno == ENOENT ? 0 : -errno;
+}
+
 static int remove_content(struct removal *removal, int fd, unsigned depth, struct err *err);
 
 static int remove_entry(
 	struct removal *removal, int parent, const char *name, unsigned depth, struct err *err)
 {
-	if (unlinkat(parent, name, 0) == 0 || errno == ENOENT)
+	if (unlink_entry(parent, name, depth, 0) == 0)
 		return 0;
 	if (errno != EISDIR && errno != EPERM)
 		return fail_entry(removal, name, err);
@@ -91,9 +122,8 @@ static int remove_entry(
 		if (r < 0)
 			return r;
 	} while (depth == 0 && removal->lifted);
-	if (unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-		return fail_entry(removal, name, err);
-	return 0;
+	return unlink_entry(parent, name, depth, AT_REMOVEDIR) < 0 ? fail_entry(removal, name, err)
+								   : 0;
 }
 
 static int remove_content(struct removal *removal, int fd, unsigned depth, struct err *err)
