@@ -19,9 +19,11 @@
 #define OPAQUE    ".wh..wh..opq"
 #define BLOCK     (128u << 10)
 #define LINKS_MAX 40 /* on one way, as in the kernel */
-/* Of what links have put in the place of names, in all: a few seconds. Two million names that each
- * go through a few honest links take a tenth of it. */
-#define WAYS_MAX (4ull << 30)
+/* Of the way to all names together: bytes that links have put in their places, and steps, each of
+ * which takes as long as copying so many bytes. A few seconds; two million honest names, twenty
+ * directories deep and through a few links, take half of it. */
+#define WAYS_MAX   (4ull << 30)
+#define STEP_BYTES 32
 /* Of one entry, those that are not kept too: each is looked for among those before. */
 #define XATTRS_MAX 256
 
@@ -186,12 +188,14 @@ static int step(struct unpacking *u, struct tree_dir **dir, const char *name, bo
 	return 0;
 }
 
-static int count_way(struct unpacking *u, const char *way, struct err *err)
+static int count_way(struct unpacking *u, size_t bytes, struct err *err)
 {
-	u->ways += strlen(way);
+	u->ways += bytes;
 	if (u->ways <= WAYS_MAX)
 		return 0;
-	return err_set(err, -EFBIG, "the layer's names lead a too long way through symbolic links");
+	return err_set(err, -EFBIG,
+		"the ways to the layer's names, through directories and symbolic links, are too "
+		"long in all");
 }
 
 /* The directory of a cleaned path, which is changed. */
@@ -207,7 +211,9 @@ static int enter(
 		char *next = p + len + (p[len] == '/');
 		const char *link = NULL;
 		p[len] = '\0';
-		r = step(u, &dir, p, make, &link, err);
+		r = count_way(u, STEP_BYTES + len, err);
+		if (r == 0)
+			r = step(u, &dir, p, make, &link, err);
 		p = next;
 		if (r <= 0 || !link)
 			continue;
@@ -219,7 +225,7 @@ static int enter(
 		char *longer = str_printf("%s/%s", link, next);
 		free(rest);
 		rest = p = longer;
-		r = longer ? count_way(u, longer, err) : err_nomem(err);
+		r = longer ? count_way(u, strlen(longer), err) : err_nomem(err);
 	}
 	if (r == 0)
 		*ret = dir;

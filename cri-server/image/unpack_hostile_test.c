@@ -209,6 +209,22 @@ static void test_long_ways(void **state)
 	is_refused(l, -EFBIG, "symbolic links");
 }
 
+/* The same without links: the longest way that there is, again and again. */
+static void test_long_names(void **state)
+{
+	struct layer *l = begin(state);
+	archive_write_add_filter_zstd(l->tar);
+	open_blob(l);
+	char path[4096] = "a";
+	for (int i = 1; i < 2047; i++)
+		append(path, sizeof(path), "/a");
+	for (int i = 0; i < 65000; i++)
+		put_dir(l, path);
+	l->limits.files = 100000;
+	l->limits.bytes = 1 << 30;
+	is_refused(l, -EFBIG, "too long in all");
+}
+
 /* Each attribute is looked for among those before: what a header may hold of them takes long. */
 static void test_number_of_xattrs(void **state)
 {
@@ -344,6 +360,7 @@ int main(void)
 		layer_test(test_files_limit),
 		layer_test(test_files_limit_counts_parents),
 		layer_test(test_long_ways),
+		layer_test(test_long_names),
 		layer_test(test_number_of_xattrs),
 		layer_test(test_compressions_have_one_diff_id),
 		layer_test(test_empty_layer),
