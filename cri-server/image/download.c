@@ -43,7 +43,7 @@ static void *copy(void *userdata)
 	struct pull *p = d->pull;
 	struct err err = ERR_INIT;
 	pthread_setname_np(pthread_self(), "pull-copy");
-	int r = transport_copy(&d->transport, p->pinned, &err);
+	int r = transport_copy(&d->transport, p->copied, &err);
 	pthread_mutex_lock(&p->img->lock);
 	p->copy = COPY_DONE;
 	p->copy_result = r;
@@ -291,6 +291,8 @@ static int finish_copy(struct download *d, struct err *err)
 	if (r < 0)
 		*err = p->copy_err;
 	bool all = true;
+	if (r == 0 && !img_source_is_local(p->source))
+		r = pull_check_copied(p, err);
 	for (size_t i = 0; i < p->manifest.n_layers; i++)
 		all &= p->layers[i].present;
 	if (r == 0 && !all)

@@ -191,6 +191,18 @@ static int get_strings(
 	return 0;
 }
 
+/* Of objects' members, whose order means nothing and is another where skopeo has rewritten them. */
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static int by_key(const void *a, const void *b)
+{
+	return strcmp((*(Bulkhead__Store__Label *const *)a)->key,
+		(*(Bulkhead__Store__Label *const *)b)->key);
+}
+
 static int get_volumes(json_t *object, Bulkhead__Store__ImageConfig *c, struct err *err)
 {
 	json_t *volumes = json_object_get(object, "Volumes");
@@ -209,6 +221,7 @@ static int get_volumes(json_t *object, Bulkhead__Store__ImageConfig *c, struct e
 			return err_nomem(err);
 		c->n_volumes++;
 	}
+	qsort(c->volumes, c->n_volumes, sizeof(*c->volumes), by_name);
 	return 0;
 }
 
@@ -238,6 +251,7 @@ static int get_labels(json_t *object, Bulkhead__Store__ImageConfig *c, struct er
 		if (r < 0)
 			return r;
 	}
+	qsort(c->labels, c->n_labels, sizeof(*c->labels), by_key);
 	return 0;
 }
 

@@ -40,7 +40,8 @@ int manifest_of_layout(const char *json, size_t len, char ret_digest[72], struct
 /*
  * What a raw manifest of a registry is. 0: one image; positive 1: an index, with the digest of the
  * manifest for this node's platform (linux, its architecture, the best variant that it runs) in
- * ret_digest. -EBADMSG also for what is neither, and for an index without this platform.
+ * ret_digest; 2: it is not of the first variant, and skopeo may see another one as this node's.
+ * -EBADMSG also for what is neither, and for an index without this platform.
  */
 int manifest_choose(const char *json, size_t len, char ret_digest[72], struct err *err);
 /* This node's architecture in the ecosystem's words: "amd64", "arm64", …; "unknown" for one that is

@@ -96,7 +96,7 @@ static int choose(const json_t *manifests, char ret_digest[72], struct err *err)
 	if (!reference_is_digest(digest))
 		return err_set(err, -EBADMSG, "image index: an entry has no sha256 digest");
 	memcpy(ret_digest, digest, strlen(digest) + 1);
-	return 1;
+	return best == 0 ? 1 : 2;
 }
 
 int manifest_choose(const char *text, size_t len, char ret_digest[72], struct err *err)

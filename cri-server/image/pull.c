@@ -90,8 +90,10 @@ static int download(struct pull *p, struct err *err)
 		return r < 0 ? r : pull_download(p, err);
 	}
 	p->pinned = strdup(p->source);
-	int r = p->pinned ? transport_open(&p->transport, p->img, NULL, &p->auth, p->cancel_fd, err)
-			  : err_nomem(err);
+	p->copied = strdup(p->source);
+	int r = p->pinned && p->copied
+			? transport_open(&p->transport, p->img, NULL, &p->auth, p->cancel_fd, err)
+			: err_nomem(err);
 	if (r == 0)
 		r = pull_download(p, err);
 	if (r == 0)
@@ -142,6 +144,7 @@ static void done(struct pull *p)
 		free(p->diff_ids[i]);
 	manifest_done(&p->manifest);
 	free(p->pinned);
+	free(p->copied);
 }
 
 /* With the lock held. */

@@ -47,7 +47,9 @@ struct pull {
 	struct img_auth auth; /* our copies; "" for NULL */
 	char manifest_digest[72];
 	char repo_digest[72]; /* "" for a local source */
-	char *pinned;         /* what skopeo copies */
+	char *pinned;         /* the manifest by its digest, or the local source */
+	char *copied;         /* what skopeo copies, and asks the policy about: the reference */
+	bool chosen_here;     /* of an index, of which skopeo may choose another, or nothing */
 	struct transport transport;
 	struct manifest manifest;
 	char *diff_ids[MANIFEST_LAYERS_MAX];
@@ -85,6 +87,8 @@ int transport_inspect(
 /* Blobs and index.json into the layout; blobs that are there are not asked for. Blocks for as long
  * as it takes. */
 int transport_copy(struct transport *t, const char *source, struct err *err);
+/* Whether the host's signature policy says more than that anything is accepted. */
+bool transport_has_policy(const struct transport *t);
 /* Where a blob is in the layout, or will be. The caller frees. */
 char *transport_blob_path(const struct transport *t, const char *digest);
 /* skopeo's authentication file, NULL where nothing is to be said; as containerd understands
@@ -99,6 +103,9 @@ int pull_resolve(struct pull *p, struct err *err);
 int pull_read_layout(struct pull *p, struct err *err);
 /* The manifest that skopeo wrote, which names layers that it compressed by new digests. */
 int pull_read_copied(struct pull *p, struct manifest *ret, struct err *err);
+/* What the host's policy has accepted, which is what skopeo copied, must be what was resolved: a
+ * registry may say one thing first and another then. -EAGAIN: it is not. */
+int pull_check_copied(struct pull *p, struct err *err);
 
 /* ---- download.c ---- */
 /* Copies, unless that is done, and converts each layer as soon as its blob is whole. */

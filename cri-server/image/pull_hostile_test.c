@@ -3,7 +3,9 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
@@ -27,7 +29,13 @@ enum manner {
 	STALLS,   /* of a layer the first byte comes */
 	ASKS,     /* for a user and a password */
 	SENDS_ON, /* for its blobs to where nobody listens, with a signature */
+	MOVES,    /* a tag, once it was asked for manifest and configuration */
 };
+
+/* What a registry's tags stand for before they move. */
+#define FIRST "first.json"
+
+static atomic_uint *tags_asked; /* of the one that runs, shared with its processes */
 
 struct registry {
 	pid_t pid; /* and its group's */
@@ -90,10 +98,12 @@ static void answer_request(int fd, const char *layout, const char *request, enum
 		say(fd, elsewhere, strlen(elsewhere));
 		return;
 	}
-	snprintf(path, sizeof(path), "%s/index.json", layout);
+	bool tag = strncmp(wanted, "sha256:", 7) != 0;
+	bool first = manner == MOVES && tag && atomic_fetch_add(tags_asked, 1) < 2;
+	snprintf(path, sizeof(path), "%s/%s", layout, first ? FIRST : "index.json");
 	if (fd_read_file(path, DOCUMENT_MAX, &index, NULL, NULL) < 0)
 		_exit(1);
-	if (strncmp(wanted, "sha256:", 7) != 0) /* a tag */
+	if (tag)
 		wanted = strstr(index, "sha256:");
 	snprintf(path, sizeof(path), "%s/blobs/sha256/%.64s", layout, wanted + 7);
 	if (fd_read_file(path, DOCUMENT_MAX, &text, &len, NULL) < 0)
@@ -320,6 +330,34 @@ static void signatures_of_urls_are_not_told(void **state)
 		fail_msg("%d, %s", r, p->err.msg);
 }
 
+/* The policy is asked about what is copied: an image must not pass for another one. */
+static void a_tag_that_moves_during_a_pull(void **state)
+{
+	struct place *p = begin(state);
+	tags_asked = mmap(NULL, sizeof(*tags_asked), PROT_READ | PROT_WRITE,
+		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(tags_asked != MAP_FAILED);
+	for (int gzip = 0; gzip < 2; gzip++) {
+		char index[64], first[64], *id = NULL;
+		snprintf(index, sizeof(index), "%s/layout/index.json", p->dir);
+		snprintf(first, sizeof(first), "%s/layout/" FIRST, p->dir);
+		make_layout(p, &(struct layout_options){
+				       .layers = {one}, .gzip = gzip, .env = "LD_PRELOAD=x"});
+		assert_int_equal(rename(index, first), 0);
+		make_layout(p, &(struct layout_options){.layers = {one}, .gzip = gzip});
+		*tags_asked = 0;
+		const struct registry registry = begin_registry(p, MOVES);
+		snprintf(p->source, sizeof(p->source), "127.0.0.1:%u/x", registry.port);
+		int r = img_pull(p->img, p->source, NULL, -EBADF, &id, &p->err);
+		end_registry(&registry);
+		free(id);
+		if (r != -EAGAIN || !strstr(p->err.msg, "the tag may have moved"))
+			fail_msg("gzip %d: %d, %s", gzip, r, p->err.msg);
+		holds(p, 0, 0);
+	}
+	munmap(tags_asked, sizeof(*tags_asked));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -327,6 +365,7 @@ int main(void)
 		image_test(a_pull_has_time_while_something_comes),
 		image_test(logins_of_the_node_are_not_used),
 		image_test(signatures_of_urls_are_not_told),
+		image_test(a_tag_that_moves_during_a_pull),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

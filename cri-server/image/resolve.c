@@ -186,7 +186,7 @@ static int get_config(struct pull *p, struct early_config *early, struct err *er
 	return r < 0 ? r : store_blob(p, p->manifest.config_digest, config, err);
 }
 
-/* p->manifest_digest, of the name, becomes what skopeo copies. */
+/* p->manifest_digest, of the name. */
 static int pin(struct pull *p, const char *name, struct err *err)
 {
 	free(p->pinned);
@@ -194,7 +194,7 @@ static int pin(struct pull *p, const char *name, struct err *err)
 	return p->pinned ? 0 : err_nomem(err);
 }
 
-/* From an index, or an index in one, to the manifest of this platform. */
+/* From an index, or an index in one, to the manifest of this platform; skopeo knows none in one. */
 static int descend(struct pull *p, const char *name, struct buf *manifest, struct err *err)
 {
 	int r;
@@ -204,6 +204,7 @@ static int descend(struct pull *p, const char *name, struct buf *manifest, struc
 		if (depth == INDEX_DEPTH_MAX)
 			return err_set(err, -EBADMSG, "image index: more than %d in one another",
 				INDEX_DEPTH_MAX);
+		p->chosen_here = depth > 0 || r > 1;
 		r = pin(p, name, err);
 		if (r == 0)
 			r = transport_inspect(&p->transport, p->pinned, false, manifest, err);
@@ -250,19 +251,39 @@ static int get_documents(
 	return r;
 }
 
+/*
+ * skopeo is given the reference, for what it asks the policy about is that, with the tag in it.
+ * Where it would choose another of an index, it is given the manifest's digest: a policy would not
+ * hear of the tag then.
+ */
+static int choose_copied(struct pull *p, const struct reference *ref, struct err *err)
+{
+	if (!p->chosen_here)
+		return 0;
+	if (!ref->digest && transport_has_policy(&p->transport))
+		return err_set(err, -EACCES,
+			"skopeo cannot ask the signature policy about the tag, as it knows no "
+			"index in an index and no platform but the node's first; name the image "
+			"by its digest");
+	free(p->copied);
+	p->copied = strdup(p->pinned);
+	return p->copied ? 0 : err_nomem(err);
+}
+
 int pull_resolve(struct pull *p, struct err *err)
 {
 	struct reference ref;
 	int r = reference_parse(p->source, &ref, err);
 	if (r < 0)
 		return r;
-	_cleanup_free_ char *source = ref.digest
-					      ? str_printf("docker://%s@%s", ref.name, ref.digest)
-					      : str_printf("docker://%s:%s", ref.name, ref.tag);
-	r = source ? transport_open(&p->transport, p->img, ref.name, &p->auth, p->cancel_fd, err)
-		   : err_nomem(err);
+	p->copied = ref.digest ? str_printf("docker://%s@%s", ref.name, ref.digest)
+			       : str_printf("docker://%s:%s", ref.name, ref.tag);
+	r = p->copied ? transport_open(&p->transport, p->img, ref.name, &p->auth, p->cancel_fd, err)
+		      : err_nomem(err);
 	if (r == 0)
-		r = get_documents(p, &ref, source, err);
+		r = get_documents(p, &ref, p->copied, err);
+	if (r == 0)
+		r = choose_copied(p, &ref, err);
 	if (r == 0)
 		r = name_layers(p, err);
 	reference_done(&ref);
@@ -302,6 +323,66 @@ int pull_read_copied(struct pull *p, struct manifest *ret, struct err *err)
 	int r = copied_manifest(p, digest, &manifest, err);
 	if (r == 0)
 		r = manifest_parse(manifest.data, manifest.len, ret, err);
+	buf_done(&manifest);
+	return r;
+}
+
+static bool same_diff_ids(const struct pull *p, char *const *ids, size_t n)
+{
+	bool same = n == p->manifest.n_layers;
+	for (size_t i = 0; same && i < n; i++)
+		same = strcmp(p->diff_ids[i], ids[i]) == 0;
+	return same;
+}
+
+static bool same_config(
+	const Bulkhead__Store__ImageConfig *one, const Bulkhead__Store__ImageConfig *other)
+{
+	size_t len = bulkhead__store__image_config__get_packed_size(one);
+	if (len != bulkhead__store__image_config__get_packed_size(other))
+		return false;
+	_cleanup_free_ uint8_t *left = malloc(len + 1), *right = malloc(len + 1);
+	if (!left || !right)
+		return false;
+	bulkhead__store__image_config__pack(one, left);
+	bulkhead__store__image_config__pack(other, right);
+	return memcmp(left, right, len) == 0;
+}
+
+/* skopeo rewrites Docker's images and compresses layers: what counts of an image is the same. */
+static int check_rewritten(struct pull *p, const struct buf *text, struct err *err)
+{
+	struct manifest copied = {0};
+	struct buf config = buf_init(0);
+	char *diff_ids[MANIFEST_LAYERS_MAX] = {0};
+	Bulkhead__Store__ImageConfig *c = NULL;
+	int r = manifest_parse(text->data, text->len, &copied, err);
+	if (r == 0)
+		r = read_blob(p, copied.config_digest, CONFIG_BYTES_MAX, &config, err);
+	if (r == 0)
+		r = manifest_parse_config(
+			config.data, config.len, copied.n_layers, &c, diff_ids, err);
+	if (r == 0 && (!same_diff_ids(p, diff_ids, copied.n_layers) ||
+			      !same_config(p->record->config, c)))
+		r = err_set(err, -EAGAIN,
+			"the registry has sent another image than it said before that the name "
+			"stands for: the tag may have moved; pull again");
+	if (c)
+		bulkhead__store__image_config__free_unpacked(c, NULL);
+	for (size_t i = 0; i < copied.n_layers; i++)
+		free(diff_ids[i]);
+	buf_done(&config);
+	manifest_done(&copied);
+	return r;
+}
+
+int pull_check_copied(struct pull *p, struct err *err)
+{
+	struct buf manifest = buf_init(0);
+	char digest[72];
+	int r = copied_manifest(p, digest, &manifest, err);
+	if (r == 0 && strcmp(digest, p->manifest_digest) != 0)
+		r = check_rewritten(p, &manifest, err);
 	buf_done(&manifest);
 	return r;
 }

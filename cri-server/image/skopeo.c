@@ -19,8 +19,9 @@
 #include "common/spawn.h"
 #include "cri-server/image/pull.h"
 
-#define INSPECT_MS 60000
-#define ARGUMENTS  24
+#define INSPECT_MS  60000
+#define ARGUMENTS   24
+#define HOST_POLICY "/etc/containers/policy.json"
 
 /* ---- credentials ---- */
 
@@ -245,7 +246,7 @@ static int skopeo(struct transport *t, const char *const *arguments, uint64_t ti
 	if (c->policy) {
 		argv[n++] = "--policy";
 		argv[n++] = c->policy;
-	} else if (access("/etc/containers/policy.json", R_OK) < 0) {
+	} else if (access(HOST_POLICY, R_OK) < 0) {
 		argv[n++] = "--insecure-policy"; /* the host states none */
 	}
 	while (*arguments && n < ARGUMENTS - 1)
@@ -320,6 +321,33 @@ int transport_copy(struct transport *t, const char *source, struct err *err)
 	int r = skopeo(t, arguments, 0, &result, err); /* who waits looks after its progress */
 	spawn_result_done(&result);
 	return r;
+}
+
+static bool accepts_anything(const json_t *requirements)
+{
+	size_t i;
+	const json_t *one;
+	bool all = json_array_size(requirements) > 0;
+	json_array_foreach(requirements, i, one) {
+		const char *type = json_string_value(json_object_get(one, "type"));
+		all &= type && strcmp(type, "insecureAcceptAnything") == 0;
+	}
+	return all;
+}
+
+bool transport_has_policy(const struct transport *t)
+{
+	const char *path = t->img->config.policy, *name;
+	if (!path && access(HOST_POLICY, R_OK) < 0)
+		return false;
+	json_t *policy = json_load_file(path ? path : HOST_POLICY, 0, NULL);
+	json_t *scopes, *requirements;
+	bool all = accepts_anything(json_object_get(policy, "default"));
+	json_object_foreach(json_object_get(policy, "transports"), name, scopes)
+		json_object_foreach(scopes, name, requirements)
+			all &= accepts_anything(requirements);
+	json_decref(policy);
+	return !all;
 }
 
 char *transport_blob_path(const struct transport *t, const char *digest)

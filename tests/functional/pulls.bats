@@ -83,8 +83,9 @@ write_host_files() {
 		location = "$PLAIN"
 		insecure = true
 	END
-	jq -n --arg bad "$PLAIN/unsigned" '{default: [{type: "insecureAcceptAnything"}],
-		transports: {docker: {($bad): [{type: "reject"}]}}}' >"$FT/policy.json"
+	jq -n --arg registry "$PLAIN" '{default: [{type: "insecureAcceptAnything"}],
+		transports: {docker: ["/unsigned", "/tags:bad", "/tags:bad-index"] |
+			map({key: ($registry + .), value: [{type: "reject"}]}) | from_entries}}' >"$FT/policy.json"
 }
 
 # Layers of random bytes do not compress: two of 1.5 MB in "base", and one more in each image.
@@ -246,6 +247,17 @@ push_layer() {
 	[ "$(image_files)" -eq 0 ]
 }
 
+# Of the manifest in $FT/manifest, whose digest is $digest: an index, and one with that in it.
+make_indices() {
+	jq -n --arg d "$digest" --argjson s "$(stat -c %s "$FT/manifest")" '{schemaVersion: 2,
+		mediaType: "application/vnd.oci.image.index.v1+json", manifests: [
+		{mediaType: "application/vnd.oci.image.manifest.v1+json", digest: $d, size: $s,
+		 platform: {os: "linux", architecture: "amd64"}}]}' >"$FT/inner"
+	jq -n --arg d "sha256:$(sha256sum <"$FT/inner" | cut -d ' ' -f 1)" --argjson s "$(stat -c %s "$FT/inner")" '
+		{schemaVersion: 2, mediaType: "application/vnd.oci.image.index.v1+json", manifests: [
+		{mediaType: "application/vnd.oci.image.index.v1+json", digest: $d, size: $s}]}' >"$FT/outer"
+}
+
 @test "an index, and an index in it: this node's platform is pulled, under the outer digest" {
 	image=$PLAIN/base:1
 	skopeo inspect --raw --tls-verify=false "docker://$image" >"$FT/manifest"
@@ -254,16 +266,13 @@ push_layer() {
 		curl --silent --fail -X PUT -H 'Content-Type: application/vnd.oci.image.index.v1+json' \
 			--data-binary "@$2" "http://$PLAIN/v2/base/manifests/$1"
 	}
-	jq -n --arg d "$digest" --argjson s "$(stat -c %s "$FT/manifest")" '{schemaVersion: 2,
-		mediaType: "application/vnd.oci.image.index.v1+json", manifests: [
-		{mediaType: "application/vnd.oci.image.manifest.v1+json", digest: $d, size: $s,
-		 platform: {os: "linux", architecture: "amd64"}}]}' >"$FT/inner"
+	make_indices
 	put inner "$FT/inner"
-	jq -n --arg d "sha256:$(sha256sum <"$FT/inner" | cut -d ' ' -f 1)" --argjson s "$(stat -c %s "$FT/inner")" '
-		{schemaVersion: 2, mediaType: "application/vnd.oci.image.index.v1+json", manifests: [
-		{mediaType: "application/vnd.oci.image.index.v1+json", digest: $d, size: $s}]}' >"$FT/outer"
 	put outer "$FT/outer"
+	cp "$FT/policy.json" "$FT/policy"
+	echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$FT/policy.json"
 	crictl pull "$PLAIN/base:outer"
+	cp "$FT/policy" "$FT/policy.json"
 	[ "$(crictl inspecti "$PLAIN/base:outer" | jq -r '.status.repoDigests[0]')" = \
 		"$PLAIN/base@sha256:$(sha256sum <"$FT/outer" | cut -d ' ' -f 1)" ]
 	[ "$(crictl inspecti "$PLAIN/base:outer" | jq -r .status.id)" = "$(config_digest "$image")" ]
@@ -282,6 +291,26 @@ push_layer() {
 @test "what the policy rejects is refused with the reason, and nothing of it stays" {
 	refused Unknown "rejected by policy" crictl pull "$PLAIN/unsigned:1"
 	left_nothing
+}
+
+@test "the policy is asked about the tag, also of an index; one in another, of which it cannot be, is refused" {
+	skopeo inspect --raw --tls-verify=false "docker://$PLAIN/base:1" >"$FT/manifest"
+	digest=sha256:$(sha256sum <"$FT/manifest" | cut -d ' ' -f 1)
+	make_indices
+	push_image "$FT/layers:base" "$PLAIN/tags:good"
+	push_image "$FT/layers:base" "$PLAIN/tags:bad"
+	for index in inner:bad-index inner:good-index outer:outer; do
+		curl --silent --fail -X PUT -H 'Content-Type: application/vnd.oci.image.index.v1+json' \
+			--data-binary "@$FT/${index%:*}" "http://$PLAIN/v2/tags/manifests/${index#*:}"
+	done
+	for kind in "" -index; do
+		crictl pull "$PLAIN/tags:good$kind"
+		refused Unknown "rejected by policy" crictl pull "$PLAIN/tags:bad$kind"
+	done
+	refused Unknown "name the image by its digest" crictl pull "$PLAIN/tags:outer"
+	crictl images -o json | jq -e --arg name "$PLAIN/tags:good" '
+		[.images[].repoTags[] | select(contains("/tags:"))] | sort == [$name, $name + "-index"]'
+	crictl pull "$PLAIN/tags@sha256:$(sha256sum <"$FT/outer" | cut -d ' ' -f 1)"
 }
 
 @test "an image larger than the limit is refused by the limit's name before it is downloaded" {
