@@ -3,9 +3,12 @@
  */
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 
+#include "common/spawn.h"
 #include "cri-server/image/image_fixture.h"
 
 static void fails(struct place *p, int code, const char *words)
@@ -263,6 +266,27 @@ static void test_what_is_there_is_not_written(void **state)
 	holds(p, BLOBS(2), 2);
 }
 
+/* What skopeo unpacks lies where it goes with the pull, or at the next start. */
+static void test_archive_is_unpacked_in_the_store(void **state)
+{
+	struct place *p = begin(state);
+	char script[256], id[72];
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	snprintf(script, sizeof(script), "tar -C %s/layout -cf %s/archive .", p->dir, p->dir);
+	const char *const argv[] = {"sh", "-c", script, NULL};
+	struct spawn_result result = SPAWN_RESULT_INIT(100);
+	assert_int_equal(spawn_run(&(struct spawn_options){.argv = argv}, &result, &p->err), 0);
+	assert_int_equal(result.exit_code, 0);
+	spawn_result_done(&result);
+	snprintf(p->source, sizeof(p->source), "oci-archive:%s/archive", p->dir);
+	assert_int_equal(unshare(CLONE_NEWNS), 0);
+	assert_int_equal(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	assert_int_equal(mount("none", "/var/tmp", "tmpfs", MS_RDONLY, NULL), 0);
+	pull(p, id);
+	assert_int_equal(umount2("/var/tmp", MNT_DETACH), 0);
+	holds(p, BLOBS(1), 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -274,6 +298,7 @@ int main(void)
 		image_test(test_order_on_the_disk),
 		image_test(test_cancel_at_the_end),
 		image_test(test_what_is_there_is_not_written),
+		image_test(test_archive_is_unpacked_in_the_store),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -239,6 +239,8 @@ static int skopeo(struct transport *t, const char *const *arguments, uint64_t ti
 	const char *argv[ARGUMENTS];
 	size_t n = 0;
 	argv[n++] = "skopeo";
+	argv[n++] = "--tmpdir"; /* it unpacks archives there, and leaves them where it is killed */
+	argv[n++] = t->dir;
 	if (c->registries_conf) {
 		argv[n++] = "--registries-conf";
 		argv[n++] = c->registries_conf;
