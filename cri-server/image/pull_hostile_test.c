@@ -18,7 +18,7 @@
 #define DRIP_MS    500
 #define TRICKLE_MS 50
 /* Less than a layer takes that trickles. */
-#define TIMEOUT_MS   2000
+#define TIMEOUT_MS   4000
 #define DOCUMENT_MAX 65536
 #define JOE          "am9lOmpvZQ==" /* joe:joe */
 
@@ -29,6 +29,7 @@ enum manner {
 	STALLS,   /* of a layer the first byte comes */
 	ASKS,     /* for a user and a password */
 	SENDS_ON, /* for its blobs to where nobody listens, with a signature */
+	MUTE,     /* nothing comes of its manifests */
 	MOVES,    /* a tag, once it was asked for manifest and configuration */
 };
 
@@ -91,6 +92,8 @@ static void answer_request(int fd, const char *layout, const char *request, enum
 		answer(fd, "application/json", "{}", 2, HONEST);
 		return;
 	}
+	if (manifest && manner == MUTE)
+		pause();
 	if (!manifest && manner == SENDS_ON) {
 		static const char elsewhere[] =
 			"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\n"
@@ -264,6 +267,23 @@ static void a_pull_has_time_while_something_comes(void **state)
 	assert_in_range(took_ms, TIMEOUT_MS, PATIENCE_S * 1000);
 }
 
+/* Documents have the same time: a cache may have to fetch them from far away first. */
+static void a_registry_that_says_nothing(void **state)
+{
+	struct place *p = begin(state);
+	_cleanup_free_ char *id = NULL;
+	close_images(p);
+	p->config.pull_timeout_ms = TIMEOUT_MS;
+	open_images(p);
+	make_layout(p, &(struct layout_options){.layers = {one}});
+	const struct registry mute = begin_registry(p, MUTE);
+	snprintf(p->source, sizeof(p->source), "127.0.0.1:%u/x", mute.port);
+	int r = img_pull(p->img, p->source, NULL, -EBADF, &id, &p->err);
+	end_registry(&mute);
+	if (r != -ETIMEDOUT || !strstr(p->err.msg, "4000 ms (images.pull_timeout_ms)"))
+		fail_msg("%d, %s", r, p->err.msg);
+}
+
 static void write_login(const struct place *p, const char *name, const struct registry *registry)
 {
 	char path[128], text[256];
@@ -363,6 +383,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		image_test(a_registry_that_drips),
 		image_test(a_pull_has_time_while_something_comes),
+		image_test(a_registry_that_says_nothing),
 		image_test(logins_of_the_node_are_not_used),
 		image_test(signatures_of_urls_are_not_told),
 		image_test(a_tag_that_moves_during_a_pull),

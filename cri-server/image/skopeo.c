@@ -19,7 +19,6 @@
 #include "common/spawn.h"
 #include "cri-server/image/pull.h"
 
-#define INSPECT_MS  60000
 #define ARGUMENTS   24
 #define HOST_POLICY "/etc/containers/policy.json"
 
@@ -288,7 +287,12 @@ int transport_inspect(
 	arguments[n++] = source;
 	arguments[n] = NULL;
 	struct spawn_result result = SPAWN_RESULT_INIT(out->max);
-	int r = skopeo(t, arguments, INSPECT_MS, &result, err);
+	uint64_t timeout_ms = t->img->config.pull_timeout_ms;
+	int r = skopeo(t, arguments, timeout_ms, &result, err);
+	if (r == -ETIMEDOUT)
+		r = err_set(err, r,
+			"the registry has not sent the %s for %llu ms (images.pull_timeout_ms)",
+			config ? "config" : "manifest", (unsigned long long)timeout_ms);
 	if (r == -ENOBUFS)
 		r = err_set(err, -EBADMSG, "image %s: it has more than %zu bytes",
 			config ? "config" : "manifest", out->max);
