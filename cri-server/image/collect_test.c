@@ -316,6 +316,91 @@ static void test_removed_while_layers_are_made(void **state)
 	holds(p, 0, 0);
 }
 
+/* The same behind a script that waits for one word each time. */
+static const char stepping[] = "#!/bin/sh\n"
+			       "until rm \"$0.go\" 2>/dev/null; do sleep 0.05; done\n"
+			       "exec \"$0.real\" \"$@\"\n";
+
+static void let_one_go(struct place *p)
+{
+	char path[80];
+	snprintf(path, sizeof(path), "%s.go", p->script);
+	assert_int_equal(fd_write_file(path, "", 0, 0644, &p->err), 0);
+}
+
+struct puller {
+	struct place *place;
+	char source[64];
+	pthread_t thread;
+	struct err err;
+};
+
+static void *pull_in_thread(void *userdata)
+{
+	struct puller *puller = userdata;
+	char *id = NULL;
+	img_pull(puller->place->img, puller->source, NULL, -EBADF, &id, &puller->err);
+	free(id);
+	return NULL;
+}
+
+/* Until all its blobs are there, whose conversions have been asked for then. */
+static void begin_pull(struct puller *puller)
+{
+	bool all = false;
+	assert_int_equal(pthread_create(&puller->thread, NULL, pull_in_thread, puller), 0);
+	for (int i = 0; i < 600 && !all; i++) {
+		struct img_pull_progress *list;
+		size_t n;
+		usleep(50000);
+		assert_int_equal(img_pulls(puller->place->img, &list, &n, NULL), 0);
+		for (size_t k = 0; k < n; k++)
+			all |= strcmp(list[k].reference, puller->source) == 0 && list[k].layers &&
+			       list[k].layers_done == list[k].layers;
+		img_pulls_free(list, n);
+	}
+	assert_true(all);
+}
+
+static void end_pull(struct puller *puller)
+{
+	pthread_join(puller->thread, NULL);
+	assert_string_equal(puller->err.msg, "");
+}
+
+/*
+ * One that is pulled with other blobs while its layers are to be made of the old ones stays. Of one
+ * converter's work, that for the pull comes first, then another image's, then what is made again.
+ */
+static void test_pulled_while_layers_are_made(void **state)
+{
+	struct place *p = begin(state);
+	struct puller again = {.place = p}, other = {.place = p};
+	char id[72];
+	make_layout(p, &(struct layout_options){.layers = {one, two}});
+	pull(p, id);
+	remove_second_layer(p, id);
+	use_script(p, stepping);
+	close_images(p);
+	open_images(p);
+	p->img->cores = 1;
+	make_layout(p, &(struct layout_options){.layers = {one, two}, .gzip = true});
+	memcpy(again.source, p->source, sizeof(again.source));
+	begin_pull(&again);
+	make_layout(p, &(struct layout_options){.layers = {hiding}});
+	snprintf(other.source, sizeof(other.source), "oci:%s/layout", p->dir);
+	begin_pull(&other);
+	assert_int_equal(img_remake_layers(p->img, &p->err), 0);
+	usleep(500000); /* it asks for its layers; where it comes too late all the rest holds */
+	let_one_go(p);
+	end_pull(&again);
+	let_one_go(p);
+	end_pull(&other);
+	wait_remade(p);
+	assert_true(leads_to(p, p->source, id));
+	assert_int_equal(find_second_layer(p, id), 0);
+}
+
 static void test_start_with_strays(void **state)
 {
 	struct place *p = begin(state);
@@ -452,6 +537,7 @@ int main(void)
 		image_test(test_start_that_cannot_make_layers),
 		image_test(test_layers_are_made_beside_all_else),
 		image_test(test_removed_while_layers_are_made),
+		image_test(test_pulled_while_layers_are_made),
 		image_test(test_start_with_strays),
 		image_test(test_usage),
 		image_test(test_pulls_and_removals_at_once),

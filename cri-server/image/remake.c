@@ -71,12 +71,23 @@ static int convert_again(struct img *img, const Bulkhead__Store__Image *record, 
 	return r;
 }
 
-/* What failed may be `why`; or the image was removed, or pulled, meanwhile. */
+static bool same_blobs(const Bulkhead__Store__Image *one, const Bulkhead__Store__Image *other)
+{
+	bool same = one->n_blobs == other->n_blobs;
+	for (size_t i = 0; same && i < one->n_blobs; i++)
+		same = strcmp(one->blobs[i], other->blobs[i]) == 0;
+	return same;
+}
+
+/* What failed may be `why`; or the image was removed meanwhile, or pulled: one of other blobs has
+ * its layers of these. */
 static void settle(struct img *img, const struct img_image *image, const struct err *why)
 {
 	struct err now = ERR_INIT;
 	size_t at = img_list_place(img, image->id);
 	if (at == img->n_images || strcmp(img->images[at]->id, image->id) != 0)
+		return;
+	if (!same_blobs(img->images[at]->record, image->record))
 		return;
 	if (img_look_at_files(img, image->record, &now) != 0)
 		(void)img_give_up(img, at, why->code ? why : &now, NULL);
