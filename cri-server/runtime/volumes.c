@@ -344,12 +344,11 @@ static int get_volume(struct sandbox *sandbox, struct machine *machine,
 
 /* ---- a container's ---- */
 
-static int find_image(const struct container *c, const Runtime__V1__Mount *mount,
-	struct img_image **ret, struct err *err)
+static int find_image(
+	const struct container *c, const char *name, struct img_image **ret, struct err *err)
 {
-	int r = img_find(c->runtime->images, mount->image->image, ret, err);
-	return r > 0 ? err_set(err, -ENOENT, "image '%s' is not on this node; pull it first",
-			       mount->image->image)
+	int r = img_find(c->runtime->images, name, ret, err);
+	return r > 0 ? err_set(err, -ENOENT, "image '%s' is not on this node; pull it first", name)
 		     : r;
 }
 
@@ -361,7 +360,7 @@ int volumes_note_images(struct container *c, struct err *err)
 		struct img_image *image;
 		if (!is_image(mount))
 			continue;
-		r = find_image(c, mount, &image, err);
+		r = find_image(c, mount->image->image, &image, err);
 		if (r < 0)
 			return r;
 		/* What PullImage answered: critest compares the two. */
@@ -373,12 +372,13 @@ int volumes_note_images(struct container *c, struct err *err)
 	return r;
 }
 
-/* Its layers are attached: this finds where. */
+/* The image that was noted, whose layers are attached: this finds where. A pull may have given its
+ * name to another one meanwhile. */
 static int add_image(struct container *c, struct machine *machine, const Runtime__V1__Mount *from,
 	Bulkhead__Agent__Mount *mount, struct err *err)
 {
 	struct img_image *image;
-	int r = find_image(c, from, &image, err);
+	int r = find_image(c, from->image->image_ref, &image, err);
 	if (r < 0)
 		return r;
 	size_t n = image->record->n_layers;

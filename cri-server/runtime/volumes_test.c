@@ -56,26 +56,41 @@ int container_add_layers(struct container *c, const Bulkhead__Store__Image *imag
 {
 	(void)c;
 	(void)image;
-	return err_set(err, -ENOSYS, "there are no images here");
+	(void)err;
+	return 0;
 }
+
+/* Two images; the tag has one of them at a time. */
+#define TAG "r.test/volume:1"
+static char *first_layers[] = {"layer of the first"}, *second_layers[] = {"layer of the second"};
+static Bulkhead__Store__Image first_record = {.n_layers = 1, .layers = first_layers},
+			      second_record = {.n_layers = 1, .layers = second_layers};
+static struct img_image first_image = {.id = "sha256:1", .record = &first_record},
+			second_image = {.id = "sha256:2", .record = &second_record};
+static struct img_image *tagged;
+static const char *attached;
 
 int disks_attach(struct sandbox *sandbox, struct machine *machine, char *const *layers, size_t n,
 	uint32_t *ret_targets, struct err *err)
 {
 	(void)sandbox;
 	(void)machine;
-	(void)layers;
-	(void)n;
 	(void)ret_targets;
-	return err_set(err, -ENOSYS, "there are no disks here");
+	(void)err;
+	assert_int_equal(n, 1);
+	attached = layers[0];
+	return 0;
 }
 
 int img_find(struct img *img, const char *reference, struct img_image **ret, struct err *err)
 {
 	(void)img;
-	(void)reference;
-	(void)ret;
-	return err_set(err, -ENOSYS, "there are no images here");
+	(void)err;
+	*ret = strcmp(reference, TAG) == 0               ? tagged
+	       : strcmp(reference, first_image.id) == 0  ? &first_image
+	       : strcmp(reference, second_image.id) == 0 ? &second_image
+							 : NULL;
+	return *ret ? 0 : 1;
 }
 
 struct img_image *img_image_unref(struct img_image *image)
@@ -370,6 +385,32 @@ static void one_in_memory_is_asked_for_again(void **state)
 	assert_int_equal(fd_remove_tree(dir, NULL), 0);
 }
 
+/* A pull may move the tag while the container is made: its layers are held and attached by then. */
+static void an_image_is_the_one_that_was_noted(void **state)
+{
+	struct fixture *f = *state;
+	char dir[] = "/tmp/volumes-test-XXXXXX";
+	struct subject s;
+	struct err err = ERR_INIT;
+
+	assert_non_null(mkdtemp(dir));
+	subject_init(&s, f, dir);
+	Runtime__V1__Mount *mount = s.c.config->mounts[0];
+	mount->image = calloc(1, sizeof(*mount->image));
+	assert_non_null(mount->image);
+	runtime__v1__image_spec__init(mount->image);
+	mount->readonly = true;
+	assert_int_equal(message_set_string(&mount->image->image, TAG, &err), 0);
+	assert_int_equal(message_set_string(&mount->host_path, "", &err), 0);
+	tagged = &first_image;
+	assert_int_equal(volumes_note_images(&s.c, &err), 0);
+	tagged = &second_image;
+	assert_int_equal(volumes_attach(&s.c, &f->machine, s.request, NULL, &err), 0);
+	assert_string_equal(attached, first_layers[0]);
+	subject_done(&s);
+	assert_int_equal(fd_remove_tree(dir, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -383,6 +424,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			one_that_was_not_made_is_not_found, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_in_memory_is_asked_for_again, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			an_image_is_the_one_that_was_noted, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
