@@ -174,8 +174,8 @@ static void test_config(void **state)
 		"{\"architecture\":\"amd64\",\"os\":\"linux\"," DIFF_IDS ",\"config\":{"
 		"\"User\":\"33:33\",\"Env\":[\"A=1\",\"B=\"],\"Entrypoint\":[\"/bin/sh\"],"
 		"\"Cmd\":[\"-c\",\"true\"],\"WorkingDir\":\"/w\",\"StopSignal\":\"SIGINT\","
-		"\"Volumes\":{\"/data\":{}},\"Labels\":{\"k\":\"v\"},\"ExposedPorts\":{\"80/"
-		"tcp\":{}}},"
+		"\"Volumes\":{\"/data/b\":{},\"/data\":{}},\"Labels\":{\"k\":\"v\",\"a\":\"w\"},"
+		"\"ExposedPorts\":{\"80/tcp\":{}}},"
 		"\"history\":[{}]}";
 	Bulkhead__Store__ImageConfig *c;
 	char *ids[1] = {NULL};
@@ -190,9 +190,14 @@ static void test_config(void **state)
 	assert_int_equal(c->n_entrypoint, 1);
 	assert_int_equal(c->n_cmd, 2);
 	assert_string_equal(c->cmd[1], "true");
+	/* By their names, as skopeo writes them. */
+	assert_int_equal(c->n_volumes, 2);
 	assert_string_equal(c->volumes[0], "/data");
-	assert_string_equal(c->labels[0]->key, "k");
-	assert_string_equal(c->labels[0]->value, "v");
+	assert_string_equal(c->volumes[1], "/data/b");
+	assert_int_equal(c->n_labels, 2);
+	assert_string_equal(c->labels[0]->key, "a");
+	assert_string_equal(c->labels[1]->key, "k");
+	assert_string_equal(c->labels[1]->value, "v");
 	assert_string_equal(ids[0], B);
 	bulkhead__store__image_config__free_unpacked(c, NULL);
 	free(ids[0]);
