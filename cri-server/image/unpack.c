@@ -21,9 +21,9 @@
 #define LINKS_MAX 40 /* on one way, as in the kernel */
 /* Of the way to all names together: bytes that links have put in their places, and steps, each of
  * which takes as long as copying so many bytes. A few seconds; two million honest names, twenty
- * directories deep and through a few links, take half of it. */
+ * directories deep and through a few links, take two thirds. */
 #define WAYS_MAX   (4ull << 30)
-#define STEP_BYTES 32
+#define STEP_BYTES 64
 /* Of one entry, those that are not kept too: each is looked for among those before. */
 #define XATTRS_MAX 256
 
