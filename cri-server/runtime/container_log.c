@@ -83,8 +83,10 @@ bool container_drain_log(struct container *c, uint64_t until_ms)
 {
 	pthread_mutex_lock(&c->runtime->lock);
 	struct log_writer *writer = c->log ? log_writer_ref(c->log) : NULL;
+	bool logs = c->record->log_path[0];
 	pthread_mutex_unlock(&c->runtime->lock);
-	bool drained = !writer || log_writer_wait(writer, ev_left_ms(until_ms));
+	/* Where a start could not resume its log, the guest still has what it wrote. */
+	bool drained = writer ? log_writer_wait(writer, ev_left_ms(until_ms)) : !logs;
 	log_writer_unref(writer);
 	return drained;
 }

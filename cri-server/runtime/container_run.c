@@ -216,15 +216,15 @@ int container_exited(struct sandbox *sandbox, const Bulkhead__Agent__Event *even
 
 	/* All that it wrote is in its log before its exit is known to anybody. */
 	bool drained = container_drain_log(c, ev_now_ms() + LOG_DRAIN_MS);
-	if (!drained)
-		log_event(rt->log, LOG_LEVEL_WARNING, "log not complete at exit", "container",
-			c->id, NULL);
 
 	FAULT_POINT("StopContainer", "exit");
 	pthread_mutex_lock(&rt->lock);
 	bool news = container_runs(c) || c->unsaved;
 	int r = news ? record_exit(c, event, drained, &err) : 0;
 	pthread_mutex_unlock(&rt->lock);
+	if (news && !drained)
+		log_event(rt->log, LOG_LEVEL_WARNING, "log not complete at exit", "container",
+			c->id, NULL);
 	if (!news)
 		r = sandbox_record_stray(sandbox, event->sequence);
 	else if (r < 0)

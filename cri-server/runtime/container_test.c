@@ -657,6 +657,31 @@ static void test_exit_that_cannot_be_recorded(void **state)
 	close_parts(f);
 }
 
+/* A start could not resume its log: what the guest keeps of it is not done with. */
+static void test_exit_of_one_whose_log_was_not_resumed(void **state)
+{
+	struct fixture *f = *state;
+
+	open_parts(f);
+	set_running(f);
+	assert_int_equal(message_set_string(&f->ends->record->log_path, "/log", NULL), 0);
+	assert_int_equal(tell_exit(f), 0);
+	assert_recorded(f, f->ends, EXITED, 7);
+	assert_true(f->ends->record->log_incomplete);
+	close_parts(f);
+}
+
+static void test_exit_of_one_without_a_log(void **state)
+{
+	struct fixture *f = *state;
+
+	open_parts(f);
+	set_running(f);
+	assert_int_equal(tell_exit(f), 0);
+	assert_false(f->ends->record->log_incomplete);
+	close_parts(f);
+}
+
 /* The pod's record alone cannot: none is written. What ended before keeps its exit code. */
 static void test_death_that_cannot_be_recorded(void **state)
 {
@@ -821,6 +846,9 @@ int main(void)
 			test_caller_that_does_not_wait_for_its_pod, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_outputs_that_do_not_end, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_exit_that_cannot_be_recorded, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_exit_of_one_whose_log_was_not_resumed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_exit_of_one_without_a_log, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_death_that_cannot_be_recorded, setup, teardown),
 		cmocka_unit_test_setup_teardown(

@@ -124,7 +124,7 @@ struct container {
 		*resources; /* runtime->lock; as updated, NULL: never */
 	Bulkhead__Store__Container *record;
 	bool unsaved;             /* runtime->lock; what is recorded may differ */
-	struct log_writer *log;   /* runtime->lock; NULL while it does not run */
+	struct log_writer *log;   /* runtime->lock; NULL: it does not run, or as recover.c says */
 	bool start_untold;        /* runtime->lock; no event told of its start yet */
 	bool end_untold;          /* runtime->lock; the same of its end */
 	bool asked_to_end;        /* runtime->lock; its stop signal was sent, by us */
@@ -360,7 +360,10 @@ int container_open_log(struct container *container, struct machine *machine, str
 /* The same, where no stream is asked for any more from until_ms on. */
 int container_resume_log(
 	struct container *container, struct machine *machine, uint64_t until_ms, struct err *err);
-/* Waits until then for the end of its streams in its log; false when that took too long. */
+/*
+ * Waits until then for the end of its streams in its log; false when that took too long, or it has
+ * a log that nobody writes.
+ */
 bool container_drain_log(struct container *container, uint64_t until_ms);
 /* Lets go of the log, if it is open. */
 void container_close_log(struct container *container);

@@ -6,9 +6,9 @@
  * Recorded as running and dead: marked so. Alive and not recorded (machine, network, disk):
  * removed. Pods are dealt with at the same time, each under its `op`; those whose guest does not
  * answer soon are gone on with while others are served, and so are those for which the host has not
- * the means now (descriptors, threads, memory, room): nothing is known against their machines. What
- * cannot be removed now is logged and tried again at the next start; it does not keep the others
- * from being served.
+ * the means now (descriptors, threads, memory, room): nothing is known against their machines. A
+ * log that cannot be resumed is tried again while its pod is used. What cannot be removed now is
+ * logged and tried again at the next start; it does not keep the others from being served.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -38,11 +38,18 @@ struct settling {
 	uint64_t until_ms;
 };
 
-/* ReopenContainerLog tries again, as long as it runs. */
+static int try_log(struct container *c, const struct settling *settling, struct err *err)
+{
+	if (fault_fails("Start", "log"))
+		return err_set(err, -EMFILE, "a test wants it to lack this");
+	return container_resume_log(c, settling->machine, settling->until_ms, err);
+}
+
+/* The pod is found all the same; what failed is tried again: retry_logs(). */
 static void resume_log(struct container *c, const struct settling *settling, struct err *err)
 {
-	if (container_resume_log(c, settling->machine, settling->until_ms, err) < 0)
-		start_complain(c->runtime, "log not resumed", c->id, err);
+	if (try_log(c, settling, err) < 0)
+		start_complain(c->runtime, "log not resumed, which is tried again", c->id, err);
 }
 
 /* The agent knows of a start that was recorded, or it never happened: then it may be repeated. */
@@ -196,6 +203,53 @@ static int revive(struct sandbox *sandbox, struct err *err)
 	return 0;
 }
 
+/* ---- logs that could not be resumed with their pod ---- */
+
+/* Whether the guest has, or may yet have, what nobody writes to its log. The lock is held. */
+static bool lacks_log_locked(const struct container *c)
+{
+	bool ended = c->record->state == BULKHEAD__STORE__CONTAINER_STATE__CONTAINER_EXITED;
+	return !c->log && (container_runs(c) || (ended && c->record->log_incomplete));
+}
+
+/* Without a machine nothing is left to be fetched. */
+static bool lacks_logs(struct sandbox *sandbox)
+{
+	struct runtime *rt = sandbox->runtime;
+	struct container *c;
+	bool lacks = false;
+	pthread_mutex_lock(&rt->lock);
+	TAILQ_FOREACH(c, &rt->containers, link)
+		lacks |= c->sandbox == sandbox && lacks_log_locked(c);
+	lacks = lacks && sandbox->machine;
+	pthread_mutex_unlock(&rt->lock);
+	return lacks;
+}
+
+/* One that fails again keeps the others from nothing. */
+static int retry_log(struct container *c, void *userdata, struct err *err)
+{
+	struct err failure = ERR_INIT;
+	(void)err;
+	pthread_mutex_lock(&c->runtime->lock);
+	bool lacks = lacks_log_locked(c);
+	pthread_mutex_unlock(&c->runtime->lock);
+	if (lacks && try_log(c, userdata, &failure) == 0)
+		log_event(c->runtime->log, LOG_LEVEL_INFO, "log resumed", "container", c->id, NULL);
+	return 0;
+}
+
+/* Its time is short: calls for the pod wait meanwhile. */
+static void retry_logs(struct sandbox *sandbox)
+{
+	struct machine *machine = sandbox_machine(sandbox, NULL);
+	if (!machine)
+		return;
+	struct settling settling = {.machine = machine, .until_ms = ev_now_ms() + CALL_MS};
+	containers_each(sandbox, retry_log, &settling, NULL);
+	machine_unref(machine);
+}
+
 /* ---- one sandbox, one container ---- */
 
 /* It is known why calls for it fail until it is found. */
@@ -298,15 +352,21 @@ static bool recover_one(struct sandbox *sandbox)
 	pthread_mutex_lock(&sandbox->op);
 	/* Whoever asked for its end meanwhile has had it. */
 	bool gone = sandbox_check_found(sandbox, NULL) < 0;
-	bool dealt_with = gone || recover_sandbox(sandbox);
+	bool before = sandbox->settled; /* by an earlier try, but for logs */
+	bool dealt_with = gone || before || recover_sandbox(sandbox);
 	pthread_mutex_lock(&sandbox->runtime->lock);
 	sandbox->recovering = false;
+	if (dealt_with && !before)
+		sandbox->runtime->unsettled--;
 	pthread_cond_broadcast(&sandbox->runtime->recovered);
 	pthread_mutex_unlock(&sandbox->runtime->lock);
-	if (dealt_with)
+	if (before)
+		retry_logs(sandbox);
+	else if (dealt_with)
 		containers_each(sandbox, finish_container, NULL, NULL);
+	bool done = dealt_with && !lacks_logs(sandbox);
 	pthread_mutex_unlock(&sandbox->op);
-	return dealt_with;
+	return done;
 }
 
 static struct sandbox *next_sandbox(struct recovery *recovery)
@@ -358,10 +418,6 @@ static void *recover_main(void *arg)
 	for (struct sandbox *sandbox; (sandbox = next_sandbox(recovery));) {
 		if (!recover_one(sandbox) && put_back(recovery, sandbox))
 			continue;
-		pthread_mutex_lock(&recovery->rt->lock);
-		recovery->rt->unsettled--;
-		pthread_cond_broadcast(&recovery->rt->recovered);
-		pthread_mutex_unlock(&recovery->rt->lock);
 		sandbox_unref(sandbox);
 	}
 	leave(recovery);

@@ -5,6 +5,7 @@ load lib/bulkheadd
 
 setup_file() {
 	instance_setup
+	export BULKHEAD_FAULTS=$FT/faults
 	start_bulkheadd
 	pull_busybox
 }
@@ -85,6 +86,38 @@ small_is_whole() {
 	sleep 1
 	small_is_whole
 	remove_pod "$pod"
+}
+
+log_is_whole() { # POD N
+	cmp <(seq "$2") <(output_of "$1" main)
+}
+
+# One of them fills what the guest keeps, and waits; the other ends.
+@test "logs that a start could not resume are resumed later, and no line is lost or doubled" {
+	local runs ends id short
+	mkdir "$FT/later"
+	runs=$(run_pod runs)
+	ends=$(run_pod ends)
+	id=$(run_script "$runs" main 'while [ ! -e /v/go ]; do sleep 0.1; done; seq 200000; exit 5' \
+		'.mounts = [{container_path: "/v", host_path: "'"$FT"'/later"}]')
+	short=$(run_script "$ends" main 'while [ ! -e /v/go ]; do sleep 0.1; done; seq 3000; exit 6' \
+		'.mounts = [{container_path: "/v", host_path: "'"$FT"'/later"}]')
+	kill_bulkheadd
+	echo "fail Start/log" >"$BULKHEAD_FAULTS"
+	start_bulkheadd
+	touch "$FT/later/go"
+	[ "$(finish "$short")" = 6 ]
+	[ -z "$(output_of ends main)" ]
+	[ "$(container_field "$id" .state)" = CONTAINER_RUNNING ]
+	rm "$BULKHEAD_FAULTS"
+	eventually 60 log_is_whole ends 3000
+	[ "$(finish "$id")" = 5 ]
+	eventually 60 log_is_whole runs 200000
+	crash
+	sleep 1
+	log_is_whole ends 3000
+	remove_pod "$runs"
+	remove_pod "$ends"
 }
 
 @test "after a crash a pod can be used as before" {
