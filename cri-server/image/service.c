@@ -400,7 +400,8 @@ static const struct rpc_method methods[] = {
 	{"ImageFsInfo", image_fs_info},
 };
 
-static const char *const quick[] = {"ImageStatus", "ListImages", "ImageFsInfo", NULL};
+static const char *const quick[] = {
+	"ImageStatus", "ListImages", "ImageFsInfo", "StreamImages", NULL};
 
 static const struct rpc_stream_method streams[] = {
 	{"StreamImages", stream_images},

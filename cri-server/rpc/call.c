@@ -125,7 +125,8 @@ static void on_received(struct rpc_tag *tag, bool ok)
 		return;
 	}
 	call->job.bytes = grpc_byte_buffer_length(call->payload);
-	call->job.quick = call->route->quick || !call->route->handle;
+	/* One without a handler is answered as soon. */
+	call->job.quick = call->route->quick || (!call->route->handle && !call->route->stream);
 	if (rpc_pool_push(call->transport->pool, &call->job) != 0) {
 		rpc_reply_fail(&reply, GRPC_STATUS_RESOURCE_EXHAUSTED,
 			"too many calls are waiting already; try again later");

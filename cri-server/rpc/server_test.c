@@ -230,11 +230,16 @@ static struct rpc_client *dial(const struct fixture *f)
 	return client;
 }
 
-static bool wait_event(int fd, int timeout_ms)
+static bool wait_event_count(int fd, int timeout_ms, eventfd_t *ret)
 {
 	struct pollfd p = {.fd = fd, .events = POLLIN};
+	return poll(&p, 1, timeout_ms) == 1 && eventfd_read(fd, ret) == 0;
+}
+
+static bool wait_event(int fd, int timeout_ms)
+{
 	eventfd_t value;
-	return poll(&p, 1, timeout_ms) == 1 && eventfd_read(fd, &value) == 0;
+	return wait_event_count(fd, timeout_ms, &value);
 }
 
 /* Until so many handlers have told that they run. */
@@ -742,7 +747,7 @@ static void test_stream_cancelled_waiting(void **state)
 	pthread_t holders[WORKERS];
 	for (size_t i = 0; i < WORKERS; i++)
 		pthread_create(&holders[i], NULL, hold_worker, f);
-	await_running(f, WORKERS);
+	await_running(f, WORKERS / 2);
 	for (int i = 0; i < 20; i++)
 		assert_int_equal(
 			rpc_client_stream(client, SERVICE, "StreamContainers", &request.base, 50,
@@ -753,6 +758,30 @@ static void test_stream_cancelled_waiting(void **state)
 		pthread_join(holders[i], NULL);
 	assert_int_equal(call_version(client, (char *)"still there", &err), 0);
 	assert_int_equal(c.messages, 0);
+	rpc_client_free(client);
+}
+
+/* What is not named quick is not, with a stream or without. */
+static void test_quick_beside_streams(void **state)
+{
+	struct fixture *f = *state;
+	struct rpc_client *client = dial(f);
+	pthread_t holders[2 * WORKERS];
+	eventfd_t running = 0, more;
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < ARRAY_SIZE(holders); i++)
+		pthread_create(&holders[i], NULL, hold_worker, f);
+	while (running < WORKERS / 2 && wait_event_count(f->running, SOON_MS, &more))
+		running += more;
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(call_version(client, (char *)"quick", &err), 0);
+	while (wait_event_count(f->running, 200, &more))
+		running += more;
+	eventfd_write(f->release, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(holders); i++)
+		pthread_join(holders[i], NULL);
+	assert_int_equal(running, WORKERS / 2);
 	rpc_client_free(client);
 }
 
@@ -796,6 +825,7 @@ int main(int argc, char **argv)
 		TEST(test_stop_grace),
 		TEST(test_stop_cancels),
 		TEST(test_quick_beside_waiting),
+		TEST(test_quick_beside_streams),
 		TEST(test_stream),
 		TEST(test_stream_error),
 		TEST(test_stream_cancelled),

@@ -66,7 +66,8 @@ static const struct rpc_stream_method streams[] = {
 };
 
 static const char *const quick[] = {"Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig",
-	"PodSandboxStatus", "ListPodSandbox", "ContainerStatus", "ListContainers", NULL};
+	"PodSandboxStatus", "ListPodSandbox", "ContainerStatus", "ListContainers",
+	"GetContainerEvents", "StreamPodSandboxes", "StreamContainers", NULL};
 
 const struct rpc_service runtime_service = {
 	.descriptor = &runtime__v1__runtime_service__descriptor,
