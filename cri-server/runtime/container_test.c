@@ -781,6 +781,14 @@ static void test_machine_runs_where_its_containers_may(void **state)
 	assert_cpus(f, "\n");
 }
 
+static void set_image(struct container *c)
+{
+	Runtime__V1__ImageSpec *image = calloc(1, sizeof(*image));
+	assert_non_null(image);
+	runtime__v1__image_spec__init(image);
+	c->config->image = image;
+}
+
 /*
  * Kubelets before 1.30 look there for the ids of images that are in use, and delete the others. A
  * status names the digest, which is what pods show.
@@ -798,10 +806,7 @@ static void test_image_that_is_in_use(void **state)
 	struct rpc_answer answer = {0};
 	struct err err = ERR_INIT;
 
-	Runtime__V1__ImageSpec *image = calloc(1, sizeof(*image));
-	assert_non_null(image);
-	runtime__v1__image_spec__init(image);
-	f->lives->config->image = image;
+	set_image(f->lives);
 	record->state = RUNNING;
 	assert_int_equal(message_set_string(&record->image_id, "sha256:id", NULL), 0);
 	assert_int_equal(message_set_string(&record->image_ref, "a/b@sha256:digest", NULL), 0);
@@ -823,6 +828,51 @@ static void test_image_that_is_in_use(void **state)
 	assert_string_equal(told->status->image_id, "sha256:id");
 	runtime__v1__container_status_response__free_unpacked(told, NULL);
 	rpc_answer_done(&answer);
+}
+
+#define TOO_LARGE (RPC_MESSAGE_MAX + 1000)
+
+/* Its client hears of it, and asks again; else it would listen to nothing for ever. */
+static void test_event_that_is_too_large_to_be_sent(void **state)
+{
+	struct fixture *f = *state;
+	struct daemon daemon = {.runtime = &f->rt};
+	struct rpc_transport transport = {.userdata = &daemon, .log = &silent};
+	const struct rpc_route route = {
+		.service = &runtime__v1__runtime_service__descriptor,
+		.method = protobuf_c_service_descriptor_get_method_by_name(
+			&runtime__v1__runtime_service__descriptor, "GetContainerEvents"),
+	};
+	/* As one to which something is being sent: the end follows that. */
+	struct rpc_call call = {.transport = &transport,
+		.route = &route,
+		.pending = 2,
+		.details.deadline = gpr_inf_future(GPR_CLOCK_MONOTONIC),
+		.stream.sending = true};
+	struct err err = ERR_INIT;
+
+	pthread_mutex_init(&call.lock, NULL);
+	open_parts(f);
+	set_running(f);
+	set_image(f->ends);
+	set_image(f->lives);
+	assert_int_equal(events_service_get(&call, NULL, &err), 0);
+	assert_int_equal(call.pending, 3);
+	_cleanup_free_ char *large = malloc(TOO_LARGE + 1);
+	assert_non_null(large);
+	memset(large, 'x', TOO_LARGE);
+	large[TOO_LARGE] = '\0';
+	Runtime__V1__ContainerMetadata *metadata = calloc(1, sizeof(*metadata));
+	assert_non_null(metadata);
+	runtime__v1__container_metadata__init(metadata);
+	assert_int_equal(message_set_string(&metadata->name, large, NULL), 0);
+	f->lives->config->metadata = metadata;
+	assert_int_equal(tell_exit(f), 0);
+	assert_int_equal(call.pending, 2);
+	assert_true(call.stream.ending);
+	assert_int_equal(call.stream.status, GRPC_STATUS_RESOURCE_EXHAUSTED);
+	pthread_mutex_destroy(&call.lock);
+	close_parts(f);
 }
 
 int main(void)
@@ -856,6 +906,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_machine_runs_where_its_containers_may, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_image_that_is_in_use, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_event_that_is_too_large_to_be_sent, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

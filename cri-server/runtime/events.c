@@ -84,9 +84,14 @@ static int send_all(
 	if (respond(&event->base, &packed, err) < 0)
 		return err->code;
 	pthread_mutex_lock(&events->lock);
-	for (size_t i = events->n; i-- > 0;)
-		if (rpc_call_send(events->subscribers[i], &packed, NULL) < 0)
-			drop(events, i);
+	for (size_t i = events->n; i-- > 0;) {
+		struct err failure = ERR_INIT;
+		if (rpc_call_send(events->subscribers[i], &packed, &failure) == 0)
+			continue;
+		/* Unless it has ended: its client would listen to nothing for ever. */
+		rpc_call_end(events->subscribers[i], &failure);
+		drop(events, i);
+	}
 	pthread_mutex_unlock(&events->lock);
 	rpc_answer_done(&packed);
 	return 0;
