@@ -243,6 +243,11 @@ static void scrub_string(uint8_t *string, size_t len)
 	}
 }
 
+void rpc_string_scrub(char *string)
+{
+	scrub_string((uint8_t *)string, strlen(string));
+}
+
 static void read_field(struct reader *r, uint64_t *ret_tag, struct reader *ret_payload)
 {
 	bool ok = read_varint(r, ret_tag) && read_payload(r, *ret_tag & 7, ret_payload);

@@ -29,6 +29,8 @@ int rpc_message_check(
  * message for it. In place; the message must be well formed, as packing makes it.
  */
 void rpc_message_scrub(const ProtobufCMessageDescriptor *type, uint8_t *data, size_t len);
+/* The same for one string, as before it is put into JSON. */
+void rpc_string_scrub(char *string);
 
 /* The bytes of the first field of a well-formed message, its tag included; len is not 0. */
 size_t rpc_message_first_field(const uint8_t *data, size_t len);

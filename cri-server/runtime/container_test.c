@@ -548,6 +548,39 @@ static void test_end_of_the_console_is_logged(void **state)
 	close_parts(f);
 }
 
+/* What a guest, a plugin or a cut in between leaves of a text. */
+static void test_death_that_is_not_utf8(void **state)
+{
+	struct fixture *f = *state;
+	struct daemon daemon = {.runtime = &f->rt};
+	struct rpc_transport transport = {.userdata = &daemon};
+	struct rpc_call call = {.transport = &transport};
+	struct hv hv = {.config.run_dir = f->dir};
+	const struct net_config network = {
+		.conf_dir = f->dir, .bin_dirs = f->dir, .cache_dir = f->dir, .netns_dir = f->dir};
+	Runtime__V1__PodSandboxStatusRequest request =
+		RUNTIME__V1__POD_SANDBOX_STATUS_REQUEST__INIT;
+	struct rpc_answer answer = {0};
+	struct err err = ERR_INIT;
+
+	open_parts(f);
+	set_running(f);
+	snprintf(f->sandbox->id, sizeof(f->sandbox->id), "%032d", 7);
+	assert_int_equal(message_set_string(&f->sandbox->record->death, "it said \xc3", NULL), 0);
+	assert_int_equal(net_open(&network, &f->rt.net, &err), 0);
+	f->rt.hv = &hv;
+	request.pod_sandbox_id = f->sandbox->id;
+	request.verbose = true;
+	assert_int_equal(sandbox_service_status(&call, &request.base, &answer, &err), 0);
+	Runtime__V1__PodSandboxStatusResponse *told =
+		runtime__v1__pod_sandbox_status_response__unpack(NULL, answer.len, answer.data);
+	assert_non_null(strstr(told->info[0]->value, "\"death\":\"it said ?\""));
+	runtime__v1__pod_sandbox_status_response__free_unpacked(told, NULL);
+	rpc_answer_done(&answer);
+	f->rt.net = net_close(f->rt.net);
+	close_parts(f);
+}
+
 static void assert_recorded(const struct fixture *f, const struct container *c,
 	Bulkhead__Store__ContainerState state, int exit_code)
 {
@@ -906,6 +939,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_machine_runs_where_its_containers_may, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_image_that_is_in_use, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_death_that_is_not_utf8, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_event_that_is_too_large_to_be_sent, setup, teardown),
 	};

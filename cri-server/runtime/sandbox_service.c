@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "common/fd.h"
+#include "cri-server/rpc/message.h"
 #include "cri-server/runtime/internal.h"
 
 METHOD(sandbox_service_run)
@@ -105,8 +106,19 @@ static void inspect(struct runtime *rt, const char *id, struct inspection *ret)
 		ret->cni_check = r == -ENOENT ? "none" : ret->cni_err.msg;
 }
 
+/* JSON takes no text that is not UTF-8: a guest's, a plugin's, or one that was cut. */
+static char *readable(const char *text)
+{
+	char *copy = strdup(text);
+	if (copy)
+		rpc_string_scrub(copy);
+	return copy;
+}
+
 static char *verbose_info(const struct sandbox *sandbox, const struct inspection *seen)
 {
+	_cleanup_free_ char *cni_check = readable(seen->cni_check);
+	_cleanup_free_ char *death = readable(sandbox->record->death);
 	const struct hv_cost *host = &seen->host;
 	const char *names[STEPS_MAX];
 	size_t n = bring_up_step_names(names);
@@ -114,10 +126,9 @@ static char *verbose_info(const struct sandbox *sandbox, const struct inspection
 	for (size_t i = 0; i < n; i++)
 		json_object_set_new(steps, names[i], json_real((double)sandbox->times.ns[i] / 1e6));
 	json_t *info = json_pack("{s:s, s:s, s:s, s:s, s:s*, s:o, s:f, s:{s:I, s:I, s:I, s:i}}",
-		"netns", sandbox->record->netns, "cniCheck", seen->cni_check, "death",
-		sandbox->record->death, "hostname", sandbox->config->hostname, "console",
-		seen->console, "bringUpMs", steps, "cniPluginsMs",
-		(double)sandbox->plugins_ns / 1e6, "hostUsage", "cpuNanoseconds",
+		"netns", sandbox->record->netns, "cniCheck", cni_check, "death", death, "hostname",
+		sandbox->config->hostname, "console", seen->console, "bringUpMs", steps,
+		"cniPluginsMs", (double)sandbox->plugins_ns / 1e6, "hostUsage", "cpuNanoseconds",
 		(json_int_t)host->cpu_ns, "memoryPssBytes", (json_int_t)host->pss_bytes,
 		"memoryRssBytes", (json_int_t)host->rss_bytes, "processes", (int)host->processes);
 	char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
