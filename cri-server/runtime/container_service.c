@@ -26,7 +26,7 @@ static int check_config(const Runtime__V1__ContainerConfig *config, struct err *
 	if (protobuf_c_message_get_packed_size(&config->base) > CONFIG_MAX)
 		return err_set(
 			err, -EINVAL, "container config is larger than %u bytes", CONFIG_MAX);
-	return 0;
+	return labels_check("labels", config->n_labels, LABELS_MAX, err);
 }
 
 METHOD(container_service_create)
@@ -431,8 +431,12 @@ METHOD(container_service_list)
 	struct runtime *rt = call_runtime(call);
 	const Runtime__V1__ListContainersRequest *req =
 		(const Runtime__V1__ListContainersRequest *)request;
+	size_t n = req->filter ? req->filter->n_label_selector : 0;
+	int r = labels_check("label selectors", n, SELECTORS_MAX, err);
+	if (r < 0)
+		return r;
 	pthread_mutex_lock(&rt->lock);
-	int r = answer_list(rt, req->filter, ret_response, err);
+	r = answer_list(rt, req->filter, ret_response, err);
 	pthread_mutex_unlock(&rt->lock);
 	return r;
 }

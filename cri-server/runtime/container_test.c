@@ -822,6 +822,54 @@ static void set_image(struct container *c)
 	c->config->image = image;
 }
 
+#define MANY 200
+
+/* Every key is looked for with the lock held. */
+static void test_selectors_that_are_too_many(void **state)
+{
+	struct fixture *f = *state;
+	struct daemon daemon = {.runtime = &f->rt};
+	struct rpc_transport transport = {.userdata = &daemon};
+	struct rpc_call call = {.transport = &transport};
+	Runtime__V1__ListContainersRequest list = RUNTIME__V1__LIST_CONTAINERS_REQUEST__INIT;
+	Runtime__V1__ContainerFilter filter = RUNTIME__V1__CONTAINER_FILTER__INIT;
+	Runtime__V1__ContainerFilter__LabelSelectorEntry entry =
+		RUNTIME__V1__CONTAINER_FILTER__LABEL_SELECTOR_ENTRY__INIT;
+	Runtime__V1__ContainerFilter__LabelSelectorEntry *entries[MANY];
+	struct rpc_answer answer = {0};
+	struct err err = ERR_INIT;
+
+	for (size_t i = 0; i < MANY; i++)
+		entries[i] = &entry;
+	list.filter = &filter;
+	filter.label_selector = entries;
+	filter.n_label_selector = MANY;
+	assert_int_equal(container_service_list(&call, &list.base, &answer, &err), -EINVAL);
+	filter.n_label_selector = 1;
+	assert_int_equal(container_service_list(&call, &list.base, &answer, &err), 0);
+	rpc_answer_done(&answer);
+}
+
+/* Of entries with one key protobuf's last one counts. */
+static void test_labels_that_come_twice(void **state)
+{
+	Runtime__V1__PodSandboxConfig__LabelsEntry old =
+		RUNTIME__V1__POD_SANDBOX_CONFIG__LABELS_ENTRY__INIT;
+	Runtime__V1__PodSandboxConfig__LabelsEntry new = old;
+	void *twice[] = {&old, &new}, *first[] = {&old}, *last[] = {&new};
+	(void)state;
+
+	old.key = new.key = (char *)"key";
+	old.value = (char *)"old";
+	new.value = (char *)"new";
+	assert_true(labels_match(last, 1, twice, 2));
+	assert_false(labels_match(first, 1, twice, 2));
+	assert_true(labels_match(twice, 2, last, 1));
+	assert_false(labels_match(twice, 2, first, 1));
+	assert_false(labels_match(last, 1, NULL, 0));
+	assert_true(labels_match(NULL, 0, first, 1));
+}
+
 /*
  * Kubelets before 1.30 look there for the ids of images that are in use, and delete the others. A
  * status names the digest, which is what pods show.
@@ -939,6 +987,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_machine_runs_where_its_containers_may, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_image_that_is_in_use, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_selectors_that_are_too_many, setup, teardown),
+		cmocka_unit_test(test_labels_that_come_twice),
 		cmocka_unit_test_setup_teardown(test_death_that_is_not_utf8, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_event_that_is_too_large_to_be_sent, setup, teardown),

@@ -167,6 +167,11 @@ struct id_search {
 void id_search_offer(struct id_search *search, const char *id, void *candidate);
 /* What was found; NULL with -ENOENT, or -EINVAL where several begin so. noun: "sandbox". */
 void *id_search_end(const struct id_search *search, const char *noun, struct err *err);
+/* Filters look through these with runtime->lock held, for each pod. */
+#define LABELS_MAX    4096
+#define SELECTORS_MAX 128
+/* -EINVAL: more than the most. noun: "labels". */
+int labels_check(const char *noun, size_t n, size_t max, struct err *err);
 /* Whether every key=value of `wanted` is in `labels`: two arrays of the generated map entries. */
 bool labels_match(void *const *wanted, size_t n_wanted, void *const *labels, size_t n_labels);
 

@@ -65,6 +65,8 @@ int sandbox_config_check(const Runtime__V1__PodSandboxConfig *config, struct err
 		return err_set(err, -EINVAL, "hostname is longer than %d characters", HOSTNAME_MAX);
 	if (protobuf_c_message_get_packed_size(&config->base) > CONFIG_MAX)
 		return err_set(err, -EINVAL, "sandbox config is larger than %u bytes", CONFIG_MAX);
-	int r = check_ports(config, err);
+	int r = labels_check("labels", config->n_labels, LABELS_MAX, err);
+	if (r == 0)
+		r = check_ports(config, err);
 	return r < 0 ? r : check_linux(config->linux, err);
 }

@@ -296,8 +296,12 @@ METHOD(sandbox_service_list)
 	struct runtime *rt = call_runtime(call);
 	const Runtime__V1__ListPodSandboxRequest *req =
 		(const Runtime__V1__ListPodSandboxRequest *)request;
+	size_t n = req->filter ? req->filter->n_label_selector : 0;
+	int r = labels_check("label selectors", n, SELECTORS_MAX, err);
+	if (r < 0)
+		return r;
 	pthread_mutex_lock(&rt->lock);
-	int r = answer_list(rt, req->filter, ret_response, err);
+	r = answer_list(rt, req->filter, ret_response, err);
 	pthread_mutex_unlock(&rt->lock);
 	return r;
 }

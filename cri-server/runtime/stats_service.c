@@ -98,8 +98,11 @@ METHOD(stats_service_list_containers)
 	const Runtime__V1__ListContainerStatsRequest *req =
 		(const Runtime__V1__ListContainerStatsRequest *)request;
 	struct sandbox **sandboxes = NULL;
-	size_t n = 0;
-	int r = usage_sandboxes(rt, has_wanted, req->filter, &sandboxes, &n, err);
+	size_t n = req->filter ? req->filter->n_label_selector : 0;
+	int r = labels_check("label selectors", n, SELECTORS_MAX, err);
+	if (r < 0)
+		return r;
+	r = usage_sandboxes(rt, has_wanted, req->filter, &sandboxes, &n, err);
 	if (r < 0)
 		return r;
 	usage_refresh(sandboxes, n);
@@ -196,8 +199,11 @@ METHOD(stats_service_list_sandboxes)
 	const Runtime__V1__ListPodSandboxStatsRequest *req =
 		(const Runtime__V1__ListPodSandboxStatsRequest *)request;
 	struct sandbox **sandboxes = NULL;
-	size_t n = 0;
-	int r = usage_sandboxes(rt, sandbox_wanted, req->filter, &sandboxes, &n, err);
+	size_t n = req->filter ? req->filter->n_label_selector : 0;
+	int r = labels_check("label selectors", n, SELECTORS_MAX, err);
+	if (r < 0)
+		return r;
+	r = usage_sandboxes(rt, sandbox_wanted, req->filter, &sandboxes, &n, err);
 	if (r < 0)
 		return r;
 	usage_refresh(sandboxes, n);
