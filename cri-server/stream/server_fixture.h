@@ -30,6 +30,8 @@ struct stream_server *fixture_start(
 /* The caller frees. */
 char *fixture_url(struct stream_server *server, struct target *target, bool tty);
 
+/* To this host. */
+int fixture_connect(unsigned port);
 /* Connects and says the headers, each with its end of line; returns the connection. */
 int fixture_ask(const char *url, const char *headers);
 /* The same, and reads up to the end of the answer's. */

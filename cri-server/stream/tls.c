@@ -153,7 +153,8 @@ static void go_on(struct connection *c)
 		connection_free(c);
 		return;
 	}
-	ev_io_set(c->outer_io, c->outer_wants);
+	/* A client may vanish while nothing is read from it. */
+	ev_io_set(c->outer_io, c->outer_wants ? c->outer_wants : EPOLLERR);
 	/* A hang-up is always told; it is what EPOLLPRI is for. */
 	uint32_t events = c->out.len || c->out_ended ? EPOLLPRI : EPOLLIN;
 	ev_io_set(c->inner_io, c->hung_up ? 0 : events | (c->in.len ? EPOLLOUT : 0));
@@ -187,14 +188,8 @@ static int hand_on(struct connection *c)
 	return 0;
 }
 
-static void on_outer(void *userdata, uint32_t events)
+static void shake_hands(struct connection *c)
 {
-	struct connection *c = userdata;
-	(void)events;
-	if (c->inner >= 0) {
-		go_on(c);
-		return;
-	}
 	c->outer_wants = 0;
 	int r = SSL_accept(c->ssl);
 	if (r == 1 && hand_on(c) == 0)
@@ -203,6 +198,17 @@ static void on_outer(void *userdata, uint32_t events)
 		connection_free(c);
 	else
 		ev_io_set(c->outer_io, c->outer_wants);
+}
+
+static void on_outer(void *userdata, uint32_t events)
+{
+	struct connection *c = userdata;
+	if ((events & (EPOLLERR | EPOLLHUP)) && (c->in.len || c->in_ended))
+		connection_free(c); /* it is not read, which would have told the same */
+	else if (c->inner >= 0)
+		go_on(c);
+	else
+		shake_hands(c);
 }
 
 static void on_late(void *userdata)

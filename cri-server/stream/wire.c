@@ -99,7 +99,9 @@ static void arm(struct wire *wire)
 	if (wire->gone)
 		return;
 	bool reads = wire->deaf || (!wire->paused && waiting(wire) <= WIRE_HIGH_BYTES);
-	ev_io_set(wire->source, (reads ? EPOLLIN : 0) | (waiting(wire) ? EPOLLOUT : 0));
+	uint32_t events = (reads ? EPOLLIN : 0) | (waiting(wire) ? EPOLLOUT : 0);
+	/* A client that is held may vanish. Its half-close alone is no error, and stays unread. */
+	ev_io_set(wire->source, events ? events : EPOLLERR);
 }
 
 static void flush(struct wire *wire)

@@ -43,7 +43,7 @@ void wire_keep_alive(int fd);
 void wire_write(struct wire *wire, const void *data, size_t len);
 /* How much more may wait. */
 size_t wire_room(const struct wire *wire);
-/* Stops or goes on reading. */
+/* Stops or goes on reading; a connection that breaks meanwhile is gone all the same. */
 void wire_pause(struct wire *wire, bool pause);
 void wire_finish(struct wire *wire);
 /* on_gone comes soon, whatever waits. */
