@@ -215,7 +215,6 @@ static int on_open(void *userdata, uint32_t id, const struct stream_open *open)
 		port > UINT16_MAX || strlen(open->request_id) > REQUEST_ID_MAX ||
 		session_ends(&forward->session))
 		return -EINVAL;
-	session_touch(&forward->session);
 	struct pair *pair = find_request(forward, open->request_id);
 	if (!pair) {
 		int r = pair_new(forward, open->request_id, port, &pair);
@@ -246,7 +245,6 @@ static void on_data(void *userdata, uint32_t id, const void *data, size_t len)
 {
 	struct forward *forward = userdata;
 	struct pair *pair = find_data(forward, id);
-	session_touch(&forward->session);
 	if (pair && pair->pump && pair->state != ENDED && !session_ends(&forward->session))
 		pump_client_data(pair->pump, data, len);
 	else
@@ -269,7 +267,6 @@ static void on_room(void *userdata)
 {
 	struct forward *forward = userdata;
 	struct pair *pair;
-	session_touch(&forward->session);
 	TAILQ_FOREACH(pair, &forward->pairs, link)
 		if (pair->pump)
 			pump_room(pair->pump);

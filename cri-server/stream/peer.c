@@ -15,7 +15,7 @@ struct peer {
 	struct wire *wire;
 	struct websocket *websocket; /* NULL: SPDY itself */
 	struct spdy *spdy;           /* NULL: channels */
-	uint64_t sent_ms;
+	uint64_t last_ms;            /* that anything came or went */
 	unsigned holds;
 	bool finished;
 };
@@ -54,6 +54,7 @@ static int on_bytes(void *userdata, const void *data, size_t len)
 {
 	struct peer *peer = userdata;
 	struct err err = ERR_INIT;
+	peer->last_ms = ev_now_ms();
 	int r = peer->websocket ? websocket_feed(peer->websocket, data, len, &err)
 				: spdy_feed(peer->spdy, data, len, &err);
 	if (peer->finished)
@@ -68,6 +69,7 @@ static int on_bytes(void *userdata, const void *data, size_t len)
 static void on_room(void *userdata)
 {
 	struct peer *peer = userdata;
+	peer->last_ms = ev_now_ms();
 	peer->config.handler->on_room(peer->config.session);
 }
 
@@ -102,6 +104,7 @@ int peer_new(
 	if (!peer)
 		return err_nomem(err);
 	peer->config = *config;
+	peer->last_ms = ev_now_ms();
 	int r = make_protocols(peer, err);
 	if (r == 0)
 		r = wire_new(loop, config->fd, &wire_handler, peer, &peer->wire, err);
@@ -144,16 +147,16 @@ void peer_send(struct peer *peer, uint32_t id, const void *data, size_t len)
 {
 	if (peer->finished)
 		return;
-	peer->sent_ms = ev_now_ms();
+	peer->last_ms = ev_now_ms();
 	if (peer->spdy)
 		spdy_send(peer->spdy, id, data, len);
 	else
 		websocket_send(peer->websocket, id, data, len);
 }
 
-uint64_t peer_sent_ms(const struct peer *peer)
+uint64_t peer_last_ms(const struct peer *peer)
 {
-	return peer->sent_ms;
+	return peer->last_ms;
 }
 
 void peer_end(struct peer *peer, uint32_t id)

@@ -46,8 +46,8 @@ void peer_begin(struct peer *peer, const void *data, size_t len);
 size_t peer_room(const struct peer *peer, uint32_t id);
 /* No more than there is room; the data is copied. A client that is lost is told of by on_gone. */
 void peer_send(struct peer *peer, uint32_t id, const void *data, size_t len);
-/* When that was last done; 0: never. */
-uint64_t peer_sent_ms(const struct peer *peer);
+/* When the client last sent anything, pings too, or was sent or took something; ev_now_ms(). */
+uint64_t peer_last_ms(const struct peer *peer);
 void peer_end(struct peer *peer, uint32_t id);
 void peer_reset(struct peer *peer, uint32_t id);
 /* Of a WebSocket with channels, before anything comes: how many it has, not as exec has them. */

@@ -306,7 +306,6 @@ static void on_data(void *userdata, uint32_t id, const void *data, size_t len)
 {
 	struct remote *remote = userdata;
 	int i = channel_of(remote, id);
-	session_touch(&remote->session);
 	if (i == IN && remote->pumps[IN] && !session_ends(&remote->session)) {
 		pump_client_data(remote->pumps[IN], data, len);
 		return;
@@ -330,7 +329,6 @@ static void on_end(void *userdata, uint32_t id, bool reset)
 static void on_room(void *userdata)
 {
 	struct remote *remote = userdata;
-	session_touch(&remote->session);
 	for (int i = OUT; i <= ERR; i++)
 		if (remote->pumps[i])
 			pump_room(remote->pumps[i]);

@@ -130,17 +130,33 @@ static void silence_ends_it(void **state)
 	stream_server_stop(server);
 }
 
+static const uint8_t websocket_ping[] = {0x89, 0x80, 0, 0, 0, 0};
+static const uint8_t spdy_ping[] = {0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1};
+
+/* How a client makes the server talk. */
+struct talk {
+	const char *headers;
+	const char *command;
+	const uint8_t *ping; /* said now and then; NULL: nothing */
+	size_t ping_len;
+};
+
 /*
  * False: it ended before so much time was over. The gap is the longest time without a word, the
  * first of which is waited for since before the session began.
  */
-static bool is_heard_for(int fd, uint64_t last, uint64_t ms, uint64_t *ret_gap_ms)
+static bool is_heard_for(
+	int fd, const struct talk *talk, uint64_t last, uint64_t ms, uint64_t *ret_gap_ms)
 {
 	uint64_t until = ev_now_ms() + ms;
 	char data[4096];
 	ssize_t n = 1;
 	*ret_gap_ms = 0;
 	while (n > 0 && last < until) {
+		if (talk->ping) {
+			usleep(50000);
+			send(fd, talk->ping, talk->ping_len, MSG_NOSIGNAL);
+		}
 		n = recv(fd, data, sizeof(data), 0);
 		uint64_t now = ev_now_ms();
 		if (now - last > *ret_gap_ms)
@@ -151,25 +167,46 @@ static bool is_heard_for(int fd, uint64_t last, uint64_t ms, uint64_t *ret_gap_m
 }
 
 /*
- * Nothing comes from the client: what goes to it is enough. Where the machine is so slow that there
- * was silence after all (part of it may be ours, who heard late), there is more time for each word.
+ * Where the machine is so slow that there was silence after all (part of it may be ours, who heard
+ * late), there is more time for each word.
  */
-static void what_goes_out_is_no_silence(void **state)
+static void is_no_silence(const struct talk *talk)
 {
 	bool heard = false;
 	uint64_t gap_ms = UINT64_MAX;
-	(void)state;
 	for (unsigned idle_ms = 1000; !heard && gap_ms >= idle_ms / 4; idle_ms *= 2) {
-		struct target target = {.command = "while sleep 0.05; do echo x; done"};
+		char answer[2048];
+		struct target target = {.command = talk->command};
 		struct stream_server *server = fixture_start(NULL, NULL, idle_ms, 60000);
 		uint64_t begin_ms = ev_now_ms();
-		int fd = fixture_websocket(server, &target, false);
-		heard = is_heard_for(fd, begin_ms, idle_ms + idle_ms * 3 / 4, &gap_ms);
+		_cleanup_free_ char *url = fixture_url(server, &target, false);
+		int fd = fixture_request(url, talk->headers, answer, sizeof(answer));
+		assert_non_null(strstr(answer, "101 Switching"));
+		heard = is_heard_for(fd, talk, begin_ms, idle_ms + idle_ms * 3 / 4, &gap_ms);
 		close(fd);
 		fixture_await(&target.ended);
 		stream_server_stop(server);
 	}
 	assert_true(heard);
+}
+
+/* Nothing comes from the client: what goes to it is enough. */
+static void what_goes_out_is_no_silence(void **state)
+{
+	const struct talk talk = {FIXTURE_WEBSOCKET, "while sleep 0.05; do echo x; done", NULL, 0};
+	(void)state;
+	is_no_silence(&talk);
+}
+
+/* Those of Kubernetes ping every five seconds. */
+static void pings_are_no_silence(void **state)
+{
+	const struct talk websocket = {
+		FIXTURE_WEBSOCKET, "exec sleep 1000", websocket_ping, sizeof(websocket_ping)};
+	const struct talk spdy = {FIXTURE_SPDY, "exec sleep 1000", spdy_ping, sizeof(spdy_ping)};
+	(void)state;
+	is_no_silence(&websocket);
+	is_no_silence(&spdy);
 }
 
 #define LINES 2000000 /* more than all buffers on the way hold */
@@ -439,6 +476,7 @@ int main(void)
 		cmocka_unit_test(a_client_that_vanishes_while_it_is_held_ends_it),
 		cmocka_unit_test(silence_ends_it),
 		cmocka_unit_test(what_goes_out_is_no_silence),
+		cmocka_unit_test(pings_are_no_silence),
 		cmocka_unit_test(a_client_that_reads_late_gets_all),
 		cmocka_unit_test(the_size_comes_first_and_changes),
 		cmocka_unit_test(stopping_ends_sessions_and_tokens),

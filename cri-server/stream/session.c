@@ -138,11 +138,6 @@ void session_drop(struct session *session)
 	ev_timer_set(session->idle, 0);
 }
 
-void session_touch(struct session *session)
-{
-	session->last_ms = ev_now_ms();
-}
-
 void session_log(struct session *session, const char *message, const struct err *err)
 {
 	static const char *const kinds[] = {"exec", "attach", "port-forward"};
@@ -165,9 +160,7 @@ static void on_idle(void *userdata)
 		go_on_later(session);
 		return;
 	}
-	uint64_t sent_ms = peer_sent_ms(session->peer);
-	uint64_t at = (sent_ms > session->last_ms ? sent_ms : session->last_ms) +
-		      session->sessions->idle_timeout_ms;
+	uint64_t at = peer_last_ms(session->peer) + session->sessions->idle_timeout_ms;
 	uint64_t now = ev_now_ms();
 	if (now >= at) {
 		struct err err = ERR_INIT;
@@ -203,7 +196,6 @@ static void session_begin(void *userdata)
 	struct session *session = userdata;
 	struct err err = ERR_INIT;
 	LIST_INSERT_HEAD(&session->sessions->list, session, link);
-	session_touch(session);
 	if (session_open(session, &err) < 0) {
 		session_log(session, "streaming session failed", &err);
 		session->request.ops->end(session->request.target);

@@ -60,7 +60,6 @@ struct session {
 	void *early; /* bytes that came with the handshake */
 	size_t early_len;
 	struct ev_source *idle;
-	uint64_t last_ms;
 	unsigned jobs;
 	struct session_job ending; /* ops->end() */
 	bool finishing;
@@ -90,7 +89,6 @@ int session_new(struct sessions *sessions, const struct stream_request *request,
 	const struct session_client *client, struct err *err);
 
 /* For the types. */
-void session_touch(struct session *session);
 /* Sends what waits, closes, and lets the session end. */
 void session_finish(struct session *session);
 /* Ends it without another word: the server stops. */
