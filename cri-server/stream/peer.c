@@ -203,7 +203,7 @@ void peer_finish(struct peer *peer)
 	if (peer->websocket)
 		websocket_close(peer->websocket);
 	peer->finished = true;
-	wire_finish(peer->wire);
+	wire_finish(peer->wire, peer->config.finish_ms);
 }
 
 void peer_drop(struct peer *peer)

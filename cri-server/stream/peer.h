@@ -30,6 +30,7 @@ struct peer;
 struct peer_config {
 	enum peer_kind kind;
 	int fd;
+	unsigned finish_ms; /* within which the client takes something of what waits at the end */
 	const struct stream_handler *handler;
 	void (*on_gone)(void *session);
 	void (*on_error)(void *session, const struct err *err);

@@ -349,6 +349,7 @@ static int start_tls(
 		.certificate = config->tls_certificate,
 		.key = config->tls_key,
 		.handshake_ms = HANDSHAKE_MS,
+		.finish_ms = config->idle_timeout_ms,
 		.take = on_decrypted,
 		.userdata = server};
 	server->scheme = "https";

@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,8 @@
 #include <unistd.h>
 
 #include "common/fd.h"
+
+#define HELD_MS 500
 
 static const struct log quiet = {.fd = -1, .level = LOG_LEVEL_ERROR};
 
@@ -118,6 +121,19 @@ int fixture_connect(unsigned port)
 	return fd;
 }
 
+int fixture_listen(unsigned *ret_port)
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	assert_int_equal(bind(fd, (const struct sockaddr *)&address, len), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)&address, &len), 0);
+	*ret_port = ntohs(address.sin_port);
+	return fd;
+}
+
 int fixture_ask(const char *url, const char *headers)
 {
 	unsigned port;
@@ -156,6 +172,28 @@ void fixture_send(int fd, const void *data, uint8_t len)
 	uint8_t frame[6 + 125] = {0x82, 0x80 | len};
 	memcpy(frame + 6, data, len);
 	assert_int_equal(fd_write_all(fd, frame, 6u + len, NULL), 0);
+}
+
+size_t fixture_message(uint8_t message[FIXTURE_MESSAGE])
+{
+	const size_t len = FIXTURE_MESSAGE - 8;
+	const uint8_t head[8] = {0x82, 0x80 | 126, len >> 8, len & 0xff};
+	memset(message, 0, FIXTURE_MESSAGE);
+	memcpy(message, head, sizeof(head));
+	return FIXTURE_MESSAGE;
+}
+
+bool fixture_is_held(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLOUT};
+	return poll(&p, 1, HELD_MS) == 0;
+}
+
+void fixture_break(int fd)
+{
+	const struct linger linger = {.l_onoff = 1};
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+	close(fd);
 }
 
 void fixture_read_channel(int fd, char channel, char *text, size_t size)

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -30,8 +31,9 @@ struct stream_server *fixture_start(
 /* The caller frees. */
 char *fixture_url(struct stream_server *server, struct target *target, bool tty);
 
-/* To this host. */
+/* On this host. */
 int fixture_connect(unsigned port);
+int fixture_listen(unsigned *ret_port);
 /* Connects and says the headers, each with its end of line; returns the connection. */
 int fixture_ask(const char *url, const char *headers);
 /* The same, and reads up to the end of the answer's. */
@@ -48,6 +50,13 @@ int fixture_request(const char *url, const char *headers, char *answer, size_t s
 int fixture_websocket(struct stream_server *server, struct target *target, bool tty);
 /* A binary message of at most 125 bytes, masked by zeros. */
 void fixture_send(int fd, const void *data, uint8_t len);
+/* One of many for stdin. */
+#define FIXTURE_MESSAGE (8 + 60000)
+size_t fixture_message(uint8_t message[FIXTURE_MESSAGE]);
+/* There is no room for a while: the other side does not read. */
+bool fixture_is_held(int fd);
+/* Closes so that the other side is told of a break, not of an end. */
+void fixture_break(int fd);
 /* All of a channel up to the close frame, with a NUL behind; size leaves room for it. */
 void fixture_read_channel(int fd, char channel, char *text, size_t size);
 

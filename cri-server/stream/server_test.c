@@ -6,11 +6,9 @@
 
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <errno.h>
-#include <openssl/ssl.h>
-#include <poll.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -18,10 +16,8 @@
 
 #include "common/fd.h"
 #include "common/loop.h"
-#include "common/spawn.h"
 #include "cri-server/stream/server_fixture.h"
-
-#define HELD_MS 500
+#include "cri-server/stream/wire.h"
 
 static void send_text(int fd, const char *text)
 {
@@ -76,45 +72,21 @@ static void a_client_that_vanishes_ends_it(void **state)
 	stream_server_stop(server);
 }
 
-/* What a client has to say on stdin, without end: a message of 60,000 bytes, masked by zeros. */
-static size_t big_message(uint8_t message[8 + 60000])
-{
-	const uint8_t head[8] = {0x82, 0x80 | 126, 60000 >> 8, 60000 & 0xff};
-	memset(message, 0, 8 + 60000);
-	memcpy(message, head, sizeof(head));
-	return 8 + 60000;
-}
-
-/* No room for so long: the other side does not read. */
-static bool is_held(int fd)
-{
-	struct pollfd p = {.fd = fd, .events = POLLOUT};
-	return poll(&p, 1, HELD_MS) == 0;
-}
-
-/* Closes so that the other side is told of a break, not of an end. */
-static void break_off(int fd)
-{
-	const struct linger linger = {.l_onoff = 1};
-	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
-	close(fd);
-}
-
 static void a_client_that_vanishes_while_it_is_held_ends_it(void **state)
 {
 	struct target target = {.command = "exec sleep 1000"};
-	uint8_t message[8 + 60000];
-	size_t len = big_message(message), at = 0;
+	uint8_t message[FIXTURE_MESSAGE];
+	size_t len = fixture_message(message), at = 0;
 	(void)state;
 	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
 	int fd = fixture_websocket(server, &target, false);
-	while (!is_held(fd)) {
+	while (!fixture_is_held(fd)) {
 		ssize_t n = send(fd, message + at, len - at, MSG_DONTWAIT);
 		assert_true(n > 0);
 		at = (at + (size_t)n) % len;
 	}
 	assert_false(atomic_load(&target.ended));
-	break_off(fd);
+	fixture_break(fd);
 	fixture_await(&target.ended);
 	stream_server_stop(server);
 }
@@ -231,6 +203,56 @@ static void a_client_that_reads_late_gets_all(void **state)
 	stream_server_stop(server);
 }
 
+static unsigned count_descriptors(void)
+{
+	unsigned n = 0;
+	DIR *dir = opendir("/proc/self/fd");
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* The server gives back the client's connection last. */
+static void await_descriptors(unsigned n)
+{
+	for (int i = 0; i < FIXTURE_WAIT_MS / 10 && count_descriptors() != n; i++)
+		usleep(10000);
+	assert_int_equal(count_descriptors(), n);
+}
+
+static void a_client_that_never_reads_is_let_go_of(void **state)
+{
+	struct target target = {.command = "seq 2000000"};
+	(void)state;
+	struct stream_server *server = fixture_start(NULL, NULL, 300, 60000);
+	unsigned n = count_descriptors();
+	int fd = fixture_websocket(server, &target, false);
+	await_descriptors(n + 1);
+	close(fd);
+	stream_server_stop(server);
+}
+
+/* What is left is in the kernel: more than the client's side holds, less than both do. */
+static void a_client_that_pauses_at_the_end_is_waited_for(void **state)
+{
+	static char out[1u << 20];
+	struct target target = {.command = "exec head -c 400000 /dev/zero"};
+	(void)state;
+	struct stream_server *server = fixture_start(NULL, NULL, 60000, 60000);
+	unsigned n = count_descriptors();
+	int fd = fixture_websocket(server, &target, false);
+	fixture_await(&target.ended);
+	usleep((WIRE_LINGER_MS + 1000) * 1000);
+	assert_true(count_descriptors() > n + 1);
+	while (recv(fd, out, sizeof(out), 0) > 0)
+		;
+	close(fd);
+	await_descriptors(n);
+	stream_server_stop(server);
+}
+
 static void the_size_comes_first_and_changes(void **state)
 {
 	struct target target = {.command = "exec sleep 1000"};
@@ -296,116 +318,6 @@ static void streams_that_never_come_time_out(void **state)
 	assert_int_equal(target.pid, 0);
 	close(fd);
 	stream_server_stop(server);
-}
-
-static void make_certificate(const char *certificate, const char *key)
-{
-	const char *const argv[] = {"openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
-		"-days", "1", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate, NULL};
-	const struct spawn_options options = {.argv = argv, .timeout_ms = 60000};
-	struct spawn_result result = SPAWN_RESULT_INIT(65536);
-	struct err err = ERR_INIT;
-	if (spawn_check(&options, &result, &err) < 0)
-		fail_msg("%s", err.msg);
-	spawn_result_done(&result);
-}
-
-/* A server with a certificate, in a directory of its own. */
-struct secure {
-	char dir[32];
-	char *certificate, *key;
-	struct stream_server *server;
-};
-
-static void secure_start(struct secure *s)
-{
-	strcpy(s->dir, "/tmp/stream-test.XXXXXX");
-	assert_non_null(mkdtemp(s->dir));
-	s->certificate = str_printf("%s/cert", s->dir);
-	s->key = str_printf("%s/key", s->dir);
-	make_certificate(s->certificate, s->key);
-	s->server = fixture_start(s->certificate, s->key, 60000, 60000);
-}
-
-static void secure_stop(struct secure *s)
-{
-	stream_server_stop(s->server);
-	fd_remove_tree(s->dir, NULL);
-	free(s->certificate);
-	free(s->key);
-}
-
-/* Through openssl's client: the upgrade too. */
-static void tls(void **state)
-{
-	struct target target = {.command = "echo through TLS"};
-	struct secure s;
-	(void)state;
-	secure_start(&s);
-	_cleanup_free_ char *url = fixture_url(s.server, &target, false);
-	assert_int_equal(strncmp(url, "https://127.0.0.1:", 18), 0);
-	const char *path = strchr(url + 18, '/');
-	_cleanup_free_ char *address = str_printf("%.*s", (int)(path - url - 8), url + 8);
-	_cleanup_free_ char *request =
-		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n" FIXTURE_WEBSOCKET "\r\n", path);
-	const char *const argv[] = {"openssl", "s_client", "-quiet", "-verify_return_error",
-		"-CAfile", s.certificate, "-connect", address, NULL};
-	const struct spawn_options options = {.argv = argv,
-		.stdin_data = request,
-		.stdin_len = strlen(request),
-		.timeout_ms = FIXTURE_WAIT_MS};
-	struct spawn_result result = SPAWN_RESULT_INIT(65536);
-	struct err err = ERR_INIT;
-	if (spawn_run(&options, &result, &err) < 0)
-		fail_msg("%s", err.msg);
-	assert_non_null(memmem(result.out.data, result.out.len, "101 Switching", 13));
-	assert_non_null(memmem(result.out.data, result.out.len, "through TLS", 11));
-	spawn_result_done(&result);
-	fixture_await(&target.ended);
-	secure_stop(&s);
-}
-
-/* The handshakes, HTTP's too; the connection does not block afterwards. */
-static SSL *secure_websocket(struct secure *s, struct target *target, SSL_CTX *context)
-{
-	char answer[2048] = "";
-	unsigned port;
-	int path, len = 0;
-	_cleanup_free_ char *url = fixture_url(s->server, target, false);
-	assert_int_equal(sscanf(url, "https://127.0.0.1:%u%n", &port, &path), 1);
-	_cleanup_free_ char *request =
-		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n" FIXTURE_WEBSOCKET "\r\n", url + path);
-	SSL *ssl = SSL_new(context);
-	assert_non_null(ssl);
-	assert_int_equal(SSL_set_fd(ssl, fixture_connect(port)), 1);
-	assert_int_equal(SSL_connect(ssl), 1);
-	assert_true(SSL_write(ssl, request, (int)strlen(request)) > 0);
-	while (!strstr(answer, "\r\n\r\n") && len + 1 < (int)sizeof(answer) &&
-		SSL_read(ssl, answer + len, 1) == 1)
-		answer[++len] = '\0';
-	assert_non_null(strstr(answer, "101 Switching"));
-	assert_int_equal(fd_set_nonblock(SSL_get_fd(ssl), NULL), 0);
-	return ssl;
-}
-
-static void a_client_that_vanishes_behind_tls_while_it_is_held_ends_it(void **state)
-{
-	struct target target = {.command = "exec sleep 1000"};
-	uint8_t message[8 + 60000];
-	size_t len = big_message(message);
-	struct secure s;
-	(void)state;
-	secure_start(&s);
-	SSL_CTX *context = SSL_CTX_new(TLS_client_method());
-	SSL *ssl = secure_websocket(&s, &target, context);
-	while (SSL_write(ssl, message, (int)len) > 0 || !is_held(SSL_get_fd(ssl)))
-		;
-	assert_false(atomic_load(&target.ended));
-	break_off(SSL_get_fd(ssl));
-	SSL_free(ssl);
-	SSL_CTX_free(context);
-	fixture_await(&target.ended);
-	secure_stop(&s);
 }
 
 /* A process that says nothing for a while, and its last words when its end is told of. */
@@ -478,13 +390,13 @@ int main(void)
 		cmocka_unit_test(what_goes_out_is_no_silence),
 		cmocka_unit_test(pings_are_no_silence),
 		cmocka_unit_test(a_client_that_reads_late_gets_all),
+		cmocka_unit_test(a_client_that_never_reads_is_let_go_of),
+		cmocka_unit_test(a_client_that_pauses_at_the_end_is_waited_for),
 		cmocka_unit_test(the_size_comes_first_and_changes),
 		cmocka_unit_test(stopping_ends_sessions_and_tokens),
 		cmocka_unit_test(tokens_are_bounded),
 		cmocka_unit_test(streams_that_never_come_time_out),
 		cmocka_unit_test(last_words_are_read_when_the_end_is_known),
-		cmocka_unit_test(tls),
-		cmocka_unit_test(a_client_that_vanishes_behind_tls_while_it_is_held_ends_it),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

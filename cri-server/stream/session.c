@@ -177,6 +177,7 @@ static int session_open(struct session *session, struct err *err)
 {
 	const struct peer_config config = {.kind = session->peer_kind,
 		.fd = session->fd,
+		.finish_ms = session->sessions->idle_timeout_ms,
 		.handler = &session->type->handler,
 		.on_gone = on_gone,
 		.on_error = on_error,

@@ -13,8 +13,6 @@
 #include "cri-server/stream/wire.h"
 
 #define CHUNK_BYTES 16384 /* a TLS record */
-#define FLUSH_MS    60000 /* for what is left when our side has closed */
-#define LINGER_MS   5000  /* for the client's end, after ours */
 
 struct connection {
 	LIST_ENTRY(connection) link;
@@ -24,8 +22,10 @@ struct connection {
 	struct ev_source *outer_io, *inner_io, *timer;
 	struct buf in, out; /* what the other side did not take at once */
 	bool in_ended, in_shut, out_ended, out_shut;
+	bool in_lost;         /* nobody takes it any more */
 	bool hung_up;         /* the inner side, both ways */
 	uint32_t outer_wants; /* of the TLS layer */
+	struct wire_linger linger;
 };
 
 struct tls {
@@ -74,22 +74,25 @@ static int why(struct connection *c, int r)
 	}
 }
 
-/* Sends what waits; 0, or -1: nobody takes it any more. */
-static int flush_in(struct connection *c)
+/*
+ * Sends what waits. What nobody takes any more is thrown away: the client may ping, or not know yet
+ * that it is over, while it takes the last of what goes out.
+ */
+static void flush_in(struct connection *c)
 {
 	while (c->in.len) {
 		ssize_t n = send(c->inner, c->in.data, c->in.len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;
-		if (n < 0)
-			return errno == EAGAIN ? 0 : -1;
-		buf_consume(&c->in, (size_t)n);
+		if (n < 0 && errno == EAGAIN)
+			return;
+		c->in_lost = n < 0;
+		buf_consume(&c->in, n < 0 ? c->in.len : (size_t)n);
 	}
 	if (c->in_ended && !c->in_shut) {
 		shutdown(c->inner, SHUT_WR);
 		c->in_shut = true;
 	}
-	return 0;
 }
 
 static int flush_out(struct connection *c)
@@ -99,13 +102,16 @@ static int flush_out(struct connection *c)
 		if (n <= 0)
 			return why(c, n) > 0 ? 0 : -1;
 		buf_consume(&c->out, (size_t)n);
+		if (c->hung_up)
+			ev_timer_set(c->timer, c->tls->config.finish_ms);
 	}
 	if (c->out_ended && !c->out_shut) {
-		SSL_shutdown(c->ssl);
-		ERR_clear_error();
+		int n = SSL_shutdown(c->ssl);
+		if (n < 0 && why(c, n) > 0)
+			return 0; /* no room for its few bytes now */
 		shutdown(c->outer, SHUT_WR);
 		c->out_shut = true;
-		ev_timer_set(c->timer, LINGER_MS);
+		ev_timer_set(c->timer, WIRE_LINGER_MS);
 	}
 	return 0;
 }
@@ -113,8 +119,8 @@ static int flush_out(struct connection *c)
 static int bring_in(struct connection *c)
 {
 	char data[CHUNK_BYTES];
-	int r = flush_in(c);
-	while (r == 0 && !c->in.len && !c->in_ended) {
+	flush_in(c);
+	while (!c->in.len && !c->in_ended) {
 		int n = SSL_read(c->ssl, data, sizeof(data));
 		int waits = n > 0 ? 0 : why(c, n);
 		if (waits > 0)
@@ -122,11 +128,15 @@ static int bring_in(struct connection *c)
 		if (n <= 0 && waits < 0)
 			return -1;
 		c->in_ended = n <= 0;
+		if (n > 0 && c->in_lost) { /* a record at a time: it may come without end */
+			c->outer_wants |= EPOLLIN;
+			return 0;
+		}
 		if (n > 0 && buf_append(&c->in, data, (size_t)n) < 0)
 			return -1;
-		r = flush_in(c);
+		flush_in(c);
 	}
-	return r;
+	return 0;
 }
 
 static int bring_out(struct connection *c)
@@ -165,7 +175,8 @@ static void on_inner(void *userdata, uint32_t events)
 	struct connection *c = userdata;
 	if ((events & EPOLLHUP) && !c->hung_up) {
 		c->hung_up = true;
-		ev_timer_set(c->timer, FLUSH_MS);
+		if (!c->out_shut)
+			ev_timer_set(c->timer, c->tls->config.finish_ms);
 	}
 	go_on(c);
 }
@@ -213,7 +224,11 @@ static void on_outer(void *userdata, uint32_t events)
 
 static void on_late(void *userdata)
 {
-	connection_free(userdata);
+	struct connection *c = userdata;
+	if (c->out_shut && wire_lingers(c->outer, c->tls->config.finish_ms, &c->linger))
+		ev_timer_set(c->timer, WIRE_LINGER_MS);
+	else
+		connection_free(c);
 }
 
 static void on_accept(void *userdata, int taken)

@@ -24,6 +24,7 @@ struct tls_config {
 	struct ev_loop *loop;
 	const char *certificate, *key; /* PEM files */
 	uint64_t handshake_ms;
+	unsigned finish_ms; /* within which the client takes something of what waits at the end */
 	/* Takes the descriptor, also where it is not wanted: false. On the loop's thread. */
 	bool (*take)(void *userdata, int fd);
 	void *userdata;

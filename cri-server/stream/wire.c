@@ -1,9 +1,11 @@
 #include "cri-server/stream/wire.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "common/buf.h"
@@ -14,8 +16,6 @@
 #define KEEPALIVE_IDLE_S     30
 #define KEEPALIVE_INTERVAL_S 10
 #define KEEPALIVE_PROBES     3
-#define LINGER_MS            5000
-#define FLUSH_MS             60000 /* without a byte being taken, once it finishes */
 
 struct wire {
 	struct ev_loop *loop;
@@ -29,7 +29,9 @@ struct wire {
 	bool paused;
 	bool deaf; /* what comes is thrown away */
 	bool finishing;
+	unsigned within_ms; /* from then on something is to be taken */
 	bool shut;
+	struct wire_linger linger;
 	bool gone; /* on_gone is due or was called */
 };
 
@@ -84,9 +86,26 @@ static void lose(struct wire *wire)
 	ev_timer_set(wire->timer, 0);
 }
 
+bool wire_lingers(int fd, unsigned within_ms, struct wire_linger *linger)
+{
+	int unsent = 0;
+	ioctl(fd, SIOCOUTQ, &unsent);
+	/* Also when all of it has just gone: the other end is given its time to end then. */
+	if (unsent != linger->unsent) {
+		linger->unsent = unsent;
+		linger->until_ms = ev_now_ms() + within_ms;
+		return true;
+	}
+	return unsent && ev_now_ms() < linger->until_ms;
+}
+
 static void on_timer(void *userdata)
 {
 	struct wire *wire = userdata;
+	if (!wire->gone && wire->shut && wire_lingers(wire->fd, wire->within_ms, &wire->linger)) {
+		ev_timer_set(wire->timer, WIRE_LINGER_MS);
+		return;
+	}
 	if (!wire->gone) { /* it finishes, and that took too long */
 		wire->gone = true;
 		wire->source = ev_source_free(wire->source);
@@ -119,7 +138,7 @@ static void flush(struct wire *wire)
 		}
 		wire->start += (size_t)n;
 		if (wire->finishing)
-			ev_timer_set(wire->timer, FLUSH_MS);
+			ev_timer_set(wire->timer, wire->within_ms);
 	}
 	/* Moved rarely, so that a long queue is not moved for each packet. */
 	if (!waiting(wire)) {
@@ -131,7 +150,7 @@ static void flush(struct wire *wire)
 	if (wire->finishing && !wire->shut && !waiting(wire)) {
 		wire->shut = true;
 		shutdown(wire->fd, SHUT_WR);
-		ev_timer_set(wire->timer, LINGER_MS);
+		ev_timer_set(wire->timer, WIRE_LINGER_MS);
 	}
 	arm(wire);
 }
@@ -201,12 +220,13 @@ void wire_pause(struct wire *wire, bool pause)
 	arm(wire);
 }
 
-void wire_finish(struct wire *wire)
+void wire_finish(struct wire *wire, unsigned within_ms)
 {
+	wire->within_ms = within_ms;
 	wire->finishing = wire->deaf = true;
 	if (wire->gone)
 		return;
-	ev_timer_set(wire->timer, FLUSH_MS);
+	ev_timer_set(wire->timer, within_ms);
 	flush(wire);
 }
 
