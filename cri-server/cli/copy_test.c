@@ -167,6 +167,35 @@ static void a_tree_arrives(void **state)
 	assert_int_equal(f->in.skipped, 3);
 }
 
+/* So many bytes of zeros behind the archive's end. */
+static int extract_padded(struct fixture *f, off_t padding)
+{
+	struct stat st;
+	archive_write_close(f->tar);
+	assert_int_equal(fstat(fileno(f->file), &st), 0);
+	assert_int_equal(ftruncate(fileno(f->file), st.st_size + padding), 0);
+	return extract(f);
+}
+
+/* Whoever writes them would be told that nobody reads. */
+static void what_pads_an_archive_is_read(void **state)
+{
+	struct fixture *f = *state;
+	struct stat st;
+	add(f, "d", AE_IFREG, "hello");
+	assert_int_equal(extract_padded(f, 1 << 20), 0);
+	assert_int_equal(fstat(fileno(f->file), &st), 0);
+	assert_int_equal(lseek(fileno(f->file), 0, SEEK_CUR), st.st_size);
+}
+
+static void what_pads_an_archive_is_bounded(void **state)
+{
+	struct fixture *f = *state;
+	add(f, "d", AE_IFREG, "hello");
+	assert_int_equal(extract_padded(f, 64 << 20), -EPROTO);
+	assert_true(is_there(f, "e"));
+}
+
 static void names_that_lead_out_are_refused(void **state)
 {
 	static const char *const names[] = {"../secret", "d/../../secret", "/etc/passwd", "d/..",
@@ -326,6 +355,8 @@ int main(void)
 		cmocka_unit_test(arguments),
 		cmocka_unit_test(paths),
 		FIXTURE_TEST(a_tree_arrives),
+		FIXTURE_TEST(what_pads_an_archive_is_read),
+		FIXTURE_TEST(what_pads_an_archive_is_bounded),
 		cmocka_unit_test(names_that_lead_out_are_refused),
 		FIXTURE_TEST(links_are_not_followed),
 		FIXTURE_TEST(a_link_made_in_the_archive_leads_nowhere),

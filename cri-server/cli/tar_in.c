@@ -14,7 +14,9 @@
 
 #include "common/fd.h"
 
-#define MODE_BITS 0777
+#define MODE_BITS     0777
+#define READ_BYTES    65536
+#define PADDING_BYTES (16u << 20) /* behind an archive; GNU tar's are 10240 less what it needs */
 
 struct reader {
 	struct tar_in *in;
@@ -219,6 +221,27 @@ static int read_entry(struct reader *reader, struct archive_entry *entry, struct
 	return 0;
 }
 
+/* What fills the last record: who writes it is not to be told that nobody reads. */
+static int read_padding(int fd, struct err *err)
+{
+	char data[READ_BYTES];
+	size_t all = 0;
+	for (;;) {
+		ssize_t n = read(fd, data, sizeof(data));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_errno(err, "read the end of the container's archive");
+		if (n == 0)
+			return 0;
+		all += (size_t)n;
+		if (all > PADDING_BYTES)
+			return err_set(err, -EPROTO,
+				"the container sends on behind the end of its archive, "
+				"which is complete");
+	}
+}
+
 int tar_in_read(struct tar_in *in, int fd, struct err *err)
 {
 	struct reader reader = {.in = in, .archive = archive_read_new()};
@@ -228,7 +251,7 @@ int tar_in_read(struct tar_in *in, int fd, struct err *err)
 	if (!reader.archive)
 		return err_nomem(err);
 	archive_read_support_format_tar(reader.archive);
-	next = archive_read_open_fd(reader.archive, fd, 65536);
+	next = archive_read_open_fd(reader.archive, fd, READ_BYTES);
 	while (next == ARCHIVE_OK && r == 0) {
 		next = archive_read_next_header(reader.archive, &entry);
 		if (next == ARCHIVE_OK || next == ARCHIVE_WARN) {
@@ -242,5 +265,5 @@ int tar_in_read(struct tar_in *in, int fd, struct err *err)
 	if (r == 0 && !any)
 		r = err_set(err, -ENOENT, "the container's archive is empty");
 	archive_read_free(reader.archive);
-	return r;
+	return r < 0 ? r : read_padding(fd, err);
 }

@@ -24,7 +24,8 @@ struct tar_in {
 };
 
 /*
- * Reads the archive from fd to its end. -EPROTO: it is broken, or not what was asked for; -EFBIG:
- * more than bytes_max; -ENOENT: it is empty. What was written before an error stays.
+ * Reads all that comes from fd, an archive and what pads it. -EPROTO: it is broken, or not what was
+ * asked for; -EFBIG: more than bytes_max; -ENOENT: it is empty. What was written before an error
+ * stays.
  */
 int tar_in_read(struct tar_in *in, int fd, struct err *err);
