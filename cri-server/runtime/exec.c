@@ -79,6 +79,25 @@ static int add_term(Bulkhead__Agent__Process *process, struct err *err)
 	return 0;
 }
 
+int exec_check_command(char *const *args, size_t n, size_t *ret_bytes, struct err *err)
+{
+	size_t bytes = 0;
+	if (!n)
+		return err_set(err, -EINVAL, "the command is empty");
+	if (n > EXEC_ARGS_MAX)
+		return err_set(err, -EINVAL, "the command has %zu arguments, more than %d", n,
+			EXEC_ARGS_MAX);
+	for (size_t i = 0; i < n; i++)
+		bytes += strlen(args[i]) + 1 + sizeof(args[i]);
+	if (bytes > EXEC_BYTES_MAX)
+		return err_set(err, -EINVAL,
+			"the command has %zu bytes, more than the %u that a process can be "
+			"started with: what is so long is better sent to its stdin",
+			bytes, EXEC_BYTES_MAX);
+	*ret_bytes = bytes;
+	return 0;
+}
+
 int exec_start(struct machine *machine, const struct exec *exec, const struct exec_spec *spec,
 	struct err *err)
 {
@@ -353,8 +372,10 @@ static int exec_in(struct exec_sync *x, const Runtime__V1__ExecSyncRequest *requ
 METHOD(exec_service_sync)
 {
 	const Runtime__V1__ExecSyncRequest *req = (const Runtime__V1__ExecSyncRequest *)request;
-	if (!req->n_cmd)
-		return err_set(err, -EINVAL, "the command is empty");
+	size_t bytes;
+	int r = exec_check_command(req->cmd, req->n_cmd, &bytes, err);
+	if (r < 0)
+		return r;
 	if (req->timeout < 0)
 		return err_set(err, -EINVAL, "timeout %lld is negative", (long long)req->timeout);
 	bool limited = req->timeout > 0 && req->timeout <= TIMEOUT_S_MAX;
@@ -367,7 +388,7 @@ METHOD(exec_service_sync)
 	x.container = container_find(call_runtime(call), req->container_id, err);
 	if (!x.container)
 		return err->code;
-	int r = exec_in(&x, req, ret_response, err);
+	r = exec_in(&x, req, ret_response, err);
 	buf_done(&x.output[0]);
 	buf_done(&x.output[1]);
 	container_unref(x.container);

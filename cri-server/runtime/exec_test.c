@@ -1,4 +1,7 @@
-/* ExecSync with a guest that is functions here: commands that write more than an answer holds. */
+/*
+ * ExecSync with a guest that is functions here: commands that write more than an answer holds; and
+ * the bounds of commands.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -134,9 +137,35 @@ static void test_output_that_does_not_fit(void **state)
 	pthread_mutex_destroy(&rt.lock);
 }
 
+/* ExecSync and Exec have the same bounds, before they look at anything else. */
+static void test_commands_that_are_too_long(void **state)
+{
+	static char word[EXEC_BYTES_MAX];
+	char *cmd[] = {word, word};
+	size_t bytes;
+	struct err err = ERR_INIT;
+	(void)state;
+	memset(word, 'x', EXEC_BYTES_MAX / 2 - sizeof(char *) - 1);
+	assert_int_equal(exec_check_command(cmd, 2, &bytes, NULL), 0);
+	assert_int_equal(bytes, EXEC_BYTES_MAX);
+	word[strlen(word)] = 'x';
+	assert_int_equal(exec_check_command(cmd, 2, &bytes, NULL), -EINVAL);
+	assert_int_equal(exec_check_command(cmd, 0, &bytes, NULL), -EINVAL);
+
+	Runtime__V1__ExecSyncRequest sync = RUNTIME__V1__EXEC_SYNC_REQUEST__INIT;
+	Runtime__V1__ExecRequest async = RUNTIME__V1__EXEC_REQUEST__INIT;
+	sync.cmd = async.cmd = cmd;
+	sync.n_cmd = async.n_cmd = ARRAY_SIZE(cmd);
+	assert_int_equal(exec_service_sync(NULL, &sync.base, NULL, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "command"));
+	assert_int_equal(streaming_service_exec(NULL, &async.base, NULL, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "command"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_commands_that_are_too_long),
 		cmocka_unit_test(test_output_that_does_not_fit),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

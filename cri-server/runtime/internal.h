@@ -444,6 +444,13 @@ struct exec_spec {
 	unsigned columns, rows; /* of the terminal, 0: not known */
 };
 /* exec.c */
+#define EXEC_ARGS_MAX  65536
+#define EXEC_BYTES_MAX (2u << 20) /* what Linux takes where the stack may have 8 MiB */
+/*
+ * Of Exec and ExecSync, before anything of it is kept: -EINVAL where it is empty, or no process
+ * could be started with so much.
+ */
+int exec_check_command(char *const *args, size_t n, size_t *ret_bytes, struct err *err);
 /* From here on its exit is noted. */
 void exec_register(struct sandbox *sandbox, const char *container_id, struct exec *exec);
 void exec_unregister(struct runtime *rt, struct exec *exec);

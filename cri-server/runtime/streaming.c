@@ -16,10 +16,9 @@
 #include "cri-server/runtime/internal.h"
 #include "cri-server/stream/stream.h"
 
-#define CALL_MS  10000
-#define DIAL_MS  30000 /* the agent tries several addresses */
-#define EXIT_MS  10000 /* from the end of its container to the exec's event */
-#define ARGS_MAX 65536
+#define CALL_MS 10000
+#define DIAL_MS 30000 /* the agent tries several addresses */
+#define EXIT_MS 10000 /* from the end of its container to the exec's event */
 
 struct target {
 	struct container *container; /* of exec and attach */
@@ -366,10 +365,11 @@ METHOD(streaming_service_exec)
 	const struct asked asked = {
 		req->container_id, req->tty, req->stdin, req->stdout, req->stderr};
 	struct target *t = NULL;
-	if (!req->n_cmd || req->n_cmd > ARGS_MAX)
-		return err_set(
-			err, -EINVAL, "the command is %s", req->n_cmd ? "too long" : "empty");
-	int r = target_new(call, &asked, STREAM_EXEC, &t, err);
+	size_t bytes;
+	int r = exec_check_command(req->cmd, req->n_cmd, &bytes, err);
+	if (r < 0)
+		return r;
+	r = target_new(call, &asked, STREAM_EXEC, &t, err);
 	if (r < 0)
 		return r;
 	r = copy_args(t, req->cmd, req->n_cmd, err);
@@ -377,7 +377,8 @@ METHOD(streaming_service_exec)
 		target_end(t);
 		return r;
 	}
-	const struct stream_request stream = make_request(t, &asked, STREAM_EXEC);
+	struct stream_request stream = make_request(t, &asked, STREAM_EXEC);
+	stream.bytes = bytes;
 	_cleanup_free_ char *url = NULL;
 	r = get_url(call, &stream, &url, err);
 	Runtime__V1__ExecResponse response = RUNTIME__V1__EXEC_RESPONSE__INIT;

@@ -57,6 +57,7 @@ struct stream_request {
 	bool in_stays_open; /* the end of the client's stdin is not the process's */
 	const struct stream_ops *ops;
 	void *target;
+	size_t bytes; /* that the target keeps of what the caller said */
 	/* Of a port-forward: what a client without streams of its own means. Others say it anew. */
 	uint16_t ports[STREAM_PORTS_MAX];
 	unsigned n_ports;

@@ -18,6 +18,7 @@ struct tokens {
 	pthread_mutex_t lock; /* protects what follows */
 	struct token list[TOKENS_MAX];
 	unsigned n;
+	size_t bytes; /* that the requests keep */
 };
 
 int tokens_new(struct tokens **ret, struct err *err)
@@ -50,6 +51,7 @@ static struct stream_request remove_at(struct tokens *tokens, unsigned i)
 {
 	struct stream_request request = tokens->list[i].request;
 	tokens->list[i] = tokens->list[--tokens->n];
+	tokens->bytes -= request.bytes;
 	return request;
 }
 
@@ -91,19 +93,21 @@ int tokens_add(struct tokens *tokens, uint64_t now_ms, const struct stream_reque
 		return r;
 	tokens_expire(tokens, now_ms);
 	pthread_mutex_lock(&tokens->lock);
-	bool room = tokens->n < TOKENS_MAX;
+	bool room = tokens->n < TOKENS_MAX && request->bytes <= TOKENS_BYTES_MAX - tokens->bytes;
+	unsigned n = tokens->n;
 	if (room) {
 		struct token *token = &tokens->list[tokens->n++];
 		memcpy(token->text, ret_token, sizeof(token->text));
 		token->until_ms = now_ms + TOKEN_MS;
 		token->request = *request;
+		tokens->bytes += request->bytes;
 	}
 	pthread_mutex_unlock(&tokens->lock);
 	return room ? 0
 		    : err_set(err, -EAGAIN,
-			      "maximum number of in-flight requests exceeded: %d URLs were not "
-			      "used yet",
-			      TOKENS_MAX);
+			      "maximum number of in-flight requests exceeded: %u URLs were not "
+			      "used yet; %d with %u MiB of commands are the most",
+			      n, TOKENS_MAX, TOKENS_BYTES_MAX >> 20);
 }
 
 bool tokens_take(struct tokens *tokens, uint64_t now_ms, enum stream_kind kind, const char *token,

@@ -85,12 +85,36 @@ static void the_expired_make_room(void **state)
 	assert_int_equal(ended, 1 + TOKENS_MAX);
 }
 
+static void what_they_keep_is_bounded(void **state)
+{
+	char token[TOKEN_LENGTH + 1];
+	int ended = 0;
+	struct stream_request request = {.kind = STREAM_EXEC, .ops = &ops, .target = &ended}, taken;
+	(void)state;
+	struct tokens *tokens = begin(&ended, token);
+	request.bytes = TOKENS_BYTES_MAX - 1;
+	assert_int_equal(tokens_add(tokens, NOW, &request, token, NULL), 0);
+	request.bytes = 2;
+	char other[TOKEN_LENGTH + 1];
+	assert_int_equal(tokens_add(tokens, NOW, &request, other, NULL), -EAGAIN);
+	request.bytes = 1;
+	assert_int_equal(tokens_add(tokens, NOW, &request, other, NULL), 0);
+	assert_true(tokens_take(tokens, NOW, STREAM_EXEC, token, &taken));
+	request.bytes = TOKENS_BYTES_MAX - 1;
+	assert_int_equal(tokens_add(tokens, NOW, &request, other, NULL), 0);
+	/* The expired give back theirs too. */
+	request.bytes = TOKENS_BYTES_MAX;
+	assert_int_equal(tokens_add(tokens, NOW + TOKEN_MS, &request, other, NULL), 0);
+	tokens_free(tokens);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(good_once),
 		cmocka_unit_test(good_for_a_minute),
 		cmocka_unit_test(the_expired_make_room),
+		cmocka_unit_test(what_they_keep_is_bounded),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
