@@ -111,12 +111,14 @@ char *fixture_url(struct stream_server *server, struct target *target, bool tty)
 	return url;
 }
 
-int fixture_connect(unsigned port)
+int fixture_connect(unsigned port, int takes)
 {
 	const struct sockaddr_in address = {.sin_family = AF_INET,
 		.sin_port = htons((uint16_t)port),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (takes)
+		assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &takes, sizeof(takes)), 0);
 	assert_int_equal(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
 	return fd;
 }
@@ -139,7 +141,7 @@ int fixture_ask(const char *url, const char *headers)
 	unsigned port;
 	int path;
 	assert_int_equal(sscanf(url, "http://127.0.0.1:%u%n", &port, &path), 1);
-	int fd = fixture_connect(port);
+	int fd = fixture_connect(port, 0);
 	_cleanup_free_ char *text =
 		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n", url + path, headers);
 	assert_int_equal(fd_write_all(fd, text, strlen(text), NULL), 0);

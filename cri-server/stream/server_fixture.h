@@ -31,8 +31,8 @@ struct stream_server *fixture_start(
 /* The caller frees. */
 char *fixture_url(struct stream_server *server, struct target *target, bool tty);
 
-/* On this host. */
-int fixture_connect(unsigned port);
+/* On this host. The kernel takes so many bytes that are not read; 0: as it likes. */
+int fixture_connect(unsigned port, int takes);
 int fixture_listen(unsigned *ret_port);
 /* Connects and says the headers, each with its end of line; returns the connection. */
 int fixture_ask(const char *url, const char *headers);

@@ -12,7 +12,8 @@
 #include "common/listener.h"
 #include "cri-server/stream/wire.h"
 
-#define CHUNK_BYTES 16384 /* a TLS record */
+#define CHUNK_BYTES  16384 /* a TLS record */
+#define ANSWER_BYTES 16384 /* more goes out to whom has a session alone */
 
 struct connection {
 	LIST_ENTRY(connection) link;
@@ -20,6 +21,7 @@ struct connection {
 	SSL *ssl;
 	int outer, inner;
 	struct ev_source *outer_io, *inner_io, *timer;
+	size_t said;        /* to the client */
 	struct buf in, out; /* what the other side did not take at once */
 	bool in_ended, in_shut, out_ended, out_shut;
 	bool in_lost;         /* nobody takes it any more */
@@ -95,6 +97,13 @@ static void flush_in(struct connection *c)
 	}
 }
 
+/* Who has no token is not to hold a place for hours. */
+static unsigned finish_ms(const struct connection *c)
+{
+	const struct tls_config *config = &c->tls->config;
+	return c->said > ANSWER_BYTES ? config->finish_ms : config->handshake_ms;
+}
+
 static int flush_out(struct connection *c)
 {
 	while (c->out.len) {
@@ -103,7 +112,7 @@ static int flush_out(struct connection *c)
 			return why(c, n) > 0 ? 0 : -1;
 		buf_consume(&c->out, (size_t)n);
 		if (c->hung_up)
-			ev_timer_set(c->timer, c->tls->config.finish_ms);
+			ev_timer_set(c->timer, finish_ms(c));
 	}
 	if (c->out_ended && !c->out_shut) {
 		int n = SSL_shutdown(c->ssl);
@@ -148,6 +157,7 @@ static int bring_out(struct connection *c)
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
 			return 0;
 		c->out_ended = n <= 0;
+		c->said += n > 0 ? (size_t)n : 0;
 		if (n > 0 && buf_append(&c->out, data, (size_t)n) < 0)
 			return -1;
 		r = flush_out(c);
@@ -176,7 +186,7 @@ static void on_inner(void *userdata, uint32_t events)
 	if ((events & EPOLLHUP) && !c->hung_up) {
 		c->hung_up = true;
 		if (!c->out_shut)
-			ev_timer_set(c->timer, c->tls->config.finish_ms);
+			ev_timer_set(c->timer, finish_ms(c));
 	}
 	go_on(c);
 }
@@ -225,7 +235,7 @@ static void on_outer(void *userdata, uint32_t events)
 static void on_late(void *userdata)
 {
 	struct connection *c = userdata;
-	if (c->out_shut && wire_lingers(c->outer, c->tls->config.finish_ms, &c->linger))
+	if (c->out_shut && wire_lingers(c->outer, finish_ms(c), &c->linger))
 		ev_timer_set(c->timer, WIRE_LINGER_MS);
 	else
 		connection_free(c);

@@ -23,8 +23,8 @@ struct tls;
 struct tls_config {
 	struct ev_loop *loop;
 	const char *certificate, *key; /* PEM files */
-	uint64_t handshake_ms;
-	unsigned finish_ms; /* within which the client takes something of what waits at the end */
+	unsigned handshake_ms; /* also for the client to take what is no more than HTTP's answer */
+	unsigned finish_ms;    /* within which it takes something of what else waits at the end */
 	/* Takes the descriptor, also where it is not wanted: false. On the loop's thread. */
 	bool (*take)(void *userdata, int fd);
 	void *userdata;

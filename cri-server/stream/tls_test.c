@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <openssl/ssl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -99,11 +100,11 @@ static void exec_through_tls(void **state)
 	secure_stop(&s);
 }
 
-static SSL *secure_connect(SSL_CTX *context, unsigned port)
+static SSL *secure_connect(SSL_CTX *context, unsigned port, int takes)
 {
 	SSL *ssl = SSL_new(context);
 	assert_non_null(ssl);
-	assert_int_equal(SSL_set_fd(ssl, fixture_connect(port)), 1);
+	assert_int_equal(SSL_set_fd(ssl, fixture_connect(port, takes)), 1);
 	assert_int_equal(SSL_connect(ssl), 1);
 	return ssl;
 }
@@ -118,7 +119,7 @@ static SSL *secure_websocket(struct secure *s, struct target *target, SSL_CTX *c
 	assert_int_equal(sscanf(url, "https://127.0.0.1:%u%n", &port, &path), 1);
 	_cleanup_free_ char *request =
 		str_printf("GET %s HTTP/1.1\r\nHost: x\r\n" FIXTURE_WEBSOCKET "\r\n", url + path);
-	SSL *ssl = secure_connect(context, port);
+	SSL *ssl = secure_connect(context, port, 0);
 	assert_true(SSL_write(ssl, request, (int)strlen(request)) > 0);
 	while (!strstr(answer, "\r\n\r\n") && len + 1 < (int)sizeof(answer) &&
 		SSL_read(ssl, answer + len, 1) == 1)
@@ -166,7 +167,6 @@ static bool on_taken(void *userdata, int fd)
 static void say_all(struct sayer *sayer)
 {
 	static const char words[65536];
-	fixture_await(&sayer->has_fd);
 	while (!fixture_is_held(sayer->fd)) {
 		ssize_t n = send(sayer->fd, words, sizeof(words), MSG_DONTWAIT | MSG_NOSIGNAL);
 		assert_true(n > 0 || errno == EAGAIN);
@@ -181,48 +181,84 @@ static void *run_loop(void *userdata)
 	return NULL;
 }
 
+/* The layer alone, on a loop of its own, and a client's connection. */
+struct bare {
+	struct secure secure;
+	struct sayer sayer;
+	struct ev_loop *loop;
+	struct tls *tls;
+	pthread_t thread;
+	SSL_CTX *context;
+	SSL *ssl;
+};
+
+/* The client's side takes so many bytes by itself; 0: as it likes. */
+static void bare_start(struct bare *b, unsigned handshake_ms, int takes)
+{
+	unsigned port;
+	make_secure(&b->secure);
+	int listener = fixture_listen(&port);
+	assert_int_equal(ev_loop_new(&b->loop, NULL), 0);
+	const struct tls_config config = {.loop = b->loop,
+		.certificate = b->secure.certificate,
+		.key = b->secure.key,
+		.handshake_ms = handshake_ms,
+		.finish_ms = 2 * FIXTURE_WAIT_MS,
+		.take = on_taken,
+		.userdata = &b->sayer};
+	assert_int_equal(tls_new(&config, listener, &b->tls, NULL), 0);
+	assert_int_equal(pthread_create(&b->thread, NULL, run_loop, b->loop), 0);
+	b->context = SSL_CTX_new(TLS_client_method());
+	b->ssl = secure_connect(b->context, port, takes);
+	fixture_await(&b->sayer.has_fd);
+}
+
+static void bare_stop(struct bare *b)
+{
+	close(SSL_get_fd(b->ssl));
+	SSL_free(b->ssl);
+	SSL_CTX_free(b->context);
+	ev_loop_stop(b->loop);
+	pthread_join(b->thread, NULL);
+	tls_free(b->tls);
+	ev_loop_free(b->loop);
+	secure_done(&b->secure);
+}
+
 /* It pings while it reads, when nobody is there any more who would hear it. */
 static void what_was_said_before_the_end_arrives(void **state)
 {
 	static const uint8_t ping[] = {0x89, 0x80, 0, 0, 0, 0};
 	static char out[65536];
-	struct secure s;
-	struct sayer sayer = {.fd = -EBADF};
-	struct ev_loop *loop;
-	struct tls *tls;
-	pthread_t thread;
-	unsigned port;
+	struct bare b = {.sayer.fd = -EBADF};
 	size_t got = 0;
 	(void)state;
-	make_secure(&s);
-	int listener = fixture_listen(&port);
-	assert_int_equal(ev_loop_new(&loop, NULL), 0);
-	const struct tls_config config = {.loop = loop,
-		.certificate = s.certificate,
-		.key = s.key,
-		.handshake_ms = 60000,
-		.finish_ms = 60000,
-		.take = on_taken,
-		.userdata = &sayer};
-	assert_int_equal(tls_new(&config, listener, &tls, NULL), 0);
-	assert_int_equal(pthread_create(&thread, NULL, run_loop, loop), 0);
-	SSL_CTX *context = SSL_CTX_new(TLS_client_method());
-	SSL *ssl = secure_connect(context, port);
-	say_all(&sayer);
+	bare_start(&b, 60000, 0);
+	say_all(&b.sayer);
 	for (int n = 1; n > 0; got += n > 0 ? (size_t)n : 0) {
-		if (SSL_write(ssl, ping, sizeof(ping)) <= 0)
+		if (SSL_write(b.ssl, ping, sizeof(ping)) <= 0)
 			break;
-		n = SSL_read(ssl, out, sizeof(out));
+		n = SSL_read(b.ssl, out, sizeof(out));
 	}
-	assert_int_equal(got, sayer.said);
-	close(SSL_get_fd(ssl));
-	SSL_free(ssl);
-	SSL_CTX_free(context);
-	ev_loop_stop(loop);
-	pthread_join(thread, NULL);
-	tls_free(tls);
-	ev_loop_free(loop);
-	secure_done(&s);
+	assert_int_equal(got, b.sayer.said);
+	bare_stop(&b);
+}
+
+/* Who has no token gets no more than an answer of HTTP's, and no hours to take it. */
+static void an_answer_is_not_waited_for(void **state)
+{
+	static const char answer[8192];
+	struct bare b = {.sayer.fd = -EBADF};
+	char byte;
+	(void)state;
+	bare_start(&b, 3000, 2048);
+	assert_int_equal(fd_write_all(b.sayer.fd, answer, sizeof(answer), NULL), 0);
+	shutdown(b.sayer.fd, SHUT_WR);
+	struct pollfd p = {.fd = b.sayer.fd, .events = POLLIN};
+	assert_int_equal(poll(&p, 1, FIXTURE_WAIT_MS), 1);
+	assert_int_equal(recv(b.sayer.fd, &byte, 1, 0), 0);
+	close(b.sayer.fd);
+	bare_stop(&b);
 }
 
 int main(void)
@@ -231,6 +267,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(exec_through_tls),
 		cmocka_unit_test(a_client_that_vanishes_while_it_is_held_ends_it),
+		cmocka_unit_test(an_answer_is_not_waited_for),
 		cmocka_unit_test(what_was_said_before_the_end_arrives),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
