@@ -1,4 +1,4 @@
-RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c machine.c sandbox.c \
+RUNTIME_SOURCES := $(addprefix cri-server/runtime/,runtime.c labels.c machine.c sandbox.c \
 	bring_up.c turns.c guest_network.c network_job.c network_spec.c sandbox_service.c sandbox_check.c disks.c devices.c volumes.c volume_source.c dir_watch.c mirror.c mirror_read.c process.c security.c user_namespace.c signals.c exec.c \
 	logs.c status.c steps.c load.c recover.c)
 RUNTIME_SOURCES += $(addprefix cri-server/runtime/,usage.c stats.c stats_service.c \
