@@ -102,7 +102,7 @@ static int make_machine(struct probe *probe)
 
 	probe->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (probe->kvm < 0)
-		return fail(probe, "open /dev/kvm as QEMU's user");
+		return fail(probe, "open /dev/kvm with a machine's rights");
 	version = ioctl(probe->kvm, KVM_GET_API_VERSION, 0);
 	if (version != KVM_API_VERSION) {
 		errno = EPROTONOSUPPORT;
@@ -285,9 +285,9 @@ static void run_probe(struct progress *progress, const struct user *user, pid_t 
 	struct probe probe = {.progress = progress};
 	const struct rlimit busy = {.rlim_cur = CPU_S, .rlim_max = CPU_S};
 
-	errno = -user_become(user);
+	errno = -user_become_machine(user);
 	if (errno) {
-		fail(&probe, "take the rights of QEMU's user");
+		fail(&probe, "take a machine's rights");
 		return;
 	}
 	/* Of a process that becomes another user the kernel would have forgotten it. */

@@ -1,12 +1,15 @@
 #include "hypervisor/confine.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/capability.h>
 #include <sys/mman.h>
@@ -48,13 +51,25 @@ static void cap_freep(cap_t *caps)
 		cap_free(*caps);
 }
 
-int confine_user(const char *name, struct passwd *ret, struct err *err)
+/* Also not -1, which is no id. */
+static bool read_id(const char **text, char end, uint32_t *ret)
 {
+	char *rest;
 	errno = 0;
-	const struct passwd *user = name ? getpwnam(name) : getpwuid(geteuid());
-	if (!user)
-		return err_set(err, errno ? -errno : -ENOENT, "no user %s", name ? name : "");
-	*ret = *user;
+	unsigned long id = strtoul(*text, &rest, 10);
+	if (errno || !isdigit((unsigned char)**text) || *rest != end || id >= UINT32_MAX)
+		return false;
+	*text = rest + (end ? 1 : 0);
+	*ret = (uint32_t)id;
+	return true;
+}
+
+int confine_user(const char *text, struct confine_user *ret, struct err *err)
+{
+	const char *rest = text;
+	*ret = (struct confine_user){geteuid(), getegid()};
+	if (text && (!read_id(&rest, ':', &ret->uid) || !read_id(&rest, '\0', &ret->gid)))
+		return err_set(err, -EINVAL, "--user %s: not UID:GID", text);
 	return 0;
 }
 
@@ -93,16 +108,16 @@ static int drop_capabilities(struct err *err)
 	return 0;
 }
 
-int confine_become(const struct passwd *user, struct err *err)
+int confine_become(const struct confine_user *user, struct err *err)
 {
 	int r = drop_capabilities(err);
 	if (r < 0)
 		return r;
 	if (geteuid() == 0 && setgroups(0, NULL) < 0)
 		return err_errno(err, "give up groups");
-	if (setresgid(user->pw_gid, user->pw_gid, user->pw_gid) < 0 ||
-		setresuid(user->pw_uid, user->pw_uid, user->pw_uid) < 0)
-		return err_errno(err, "become user %s", user->pw_name);
+	if (setresgid(user->gid, user->gid, user->gid) < 0 ||
+		setresuid(user->uid, user->uid, user->uid) < 0)
+		return err_errno(err, "become user %u:%u", user->uid, user->gid);
 	return 0;
 }
 

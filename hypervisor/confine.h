@@ -6,15 +6,20 @@
  */
 #pragma once
 
-#include <pwd.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/resource.h>
+#include <sys/types.h>
 
 #include "common/err.h"
 
-/* The user of this name, or the process's own where it is NULL. The texts are getpwnam(3)'s. */
-int confine_user(const char *name, struct passwd *ret, struct err *err);
+struct confine_user {
+	uid_t uid;
+	gid_t gid;
+};
+
+/* "UID:GID", which need no names; or the process's own where it is NULL. */
+int confine_user(const char *text, struct confine_user *ret, struct err *err);
 
 /*
  * Into mount, network, IPC and UTS namespaces of its own, in which the directory that path lies in
@@ -25,7 +30,7 @@ int confine_user(const char *name, struct passwd *ret, struct err *err);
 int confine_beside(const char *path, const char **ret_path, struct err *err);
 
 /* Becomes the user for good. Needs root unless it is that user already. */
-int confine_become(const struct passwd *user, struct err *err);
+int confine_become(const struct confine_user *user, struct err *err);
 
 struct confine_rights {
 	const int *calls; /* system calls beside those of memory and of the end */

@@ -1,7 +1,7 @@
 /*
  * bulkhead-console: keeps the end of one machine's serial console in a file of bounded size.
  *
- *	bulkhead-console --listen SOCKET --file FILE [--user NAME]
+ *	bulkhead-console --listen SOCKET --file FILE [--user UID:GID]
  *
  * Why a process of its own: QEMU's file and log backends have no bound; a bound on QEMU's files
  * would hold for its disks too; a pipe that only bulkheadd reads stalls the guest's kernel, which
@@ -134,7 +134,7 @@ static int run(const struct options *options, struct err *err)
 {
 	_cleanup_close_ int listener = -EBADF, file = -EBADF, connection = -EBADF;
 	struct pollfd pollfd = {.events = POLLIN};
-	struct passwd user;
+	struct confine_user user;
 	int r;
 
 	file = open(options->file, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -173,7 +173,7 @@ int main(int argc, char **argv)
 
 	if (parse_options(argc, argv, &options) < 0) {
 		fprintf(stderr,
-			"Usage: bulkhead-console --listen SOCKET --file FILE [--user NAME]\n");
+			"Usage: bulkhead-console --listen SOCKET --file FILE [--user UID:GID]\n");
 		return 2;
 	}
 	if (run(&options, &err) < 0) {

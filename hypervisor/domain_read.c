@@ -61,6 +61,10 @@ void domain_xml_read(const char *xml, struct domain_live *ret)
 
 		ret->cid = (uint32_t)number(
 			context, "number(//devices/vsock/cid/@address)", UINT32_MAX - 1);
+		ret->uid = (uid_t)number(context,
+			"number(substring-before(substring-after("
+			"/domain/seclabel[@model='dac']/label, '+'), ':'))",
+			UINT32_MAX - 1);
 		ret->size.vcpus_max =
 			(unsigned)number(context, "number(/domain/vcpu)", HV_VCPUS_MAX);
 		ret->size.vcpus =

@@ -306,8 +306,7 @@ static void write_scratch(struct writer *writer, const char *path)
 
 /*
  * A layer: many machines read one file at the same time, through the host's page cache, so it is
- * neither locked nor relabelled: libvirt would give the file to QEMU's user and, at a machine's
- * end, take it back.
+ * not locked.
  */
 static void write_layer(struct writer *writer, unsigned target, const char *path)
 {
@@ -315,18 +314,14 @@ static void write_layer(struct writer *writer, unsigned target, const char *path
 	attribute(writer, "type", "file");
 	attribute(writer, "device", "disk");
 	leaf(writer, "driver", "name", "qemu", "type", "raw", "cache", "writeback", NULL);
-	if (path) {
-		open_element(writer, "source");
-		attribute(writer, "file", path);
-		leaf(writer, "seclabel", "model", "dac", "relabel", "no", NULL);
-		close_element(writer);
-	}
+	if (path)
+		leaf(writer, "source", "file", path, NULL);
 	disk_place(writer, target);
 	leaf(writer, "readonly", NULL);
 	close_element(writer);
 }
 
-/* A block device of the host, by a node that QEMU's user may open. */
+/* A block device of the host, by a node that the machine may open. */
 static void write_device(struct writer *writer, unsigned target, const char *node, bool read_only)
 {
 	open_element(writer, "disk");
@@ -455,12 +450,26 @@ static void write_devices(struct writer *writer, const struct domain_xml *domain
 }
 
 /*
- * A libvirtd gives QEMU's user the files that a machine uses. The kernel and the initramfs are all
- * machines': a QEMU that its guest has taken over could change them for the others.
+ * A libvirtd gives QEMU's user the files that a machine uses, now or later, unless it is told not
+ * to. The kernel, the initramfs and layers are all machines': a QEMU that its guest has taken over
+ * could change them for the others.
  */
-static void write_ownership(struct writer *writer)
+static void write_user(struct writer *writer, const struct domain_xml *domain)
 {
-	leaf(writer, "seclabel", "type", "none", "model", "dac", NULL);
+	char label[32];
+
+	if (!domain->uid) {
+		if (domain->libvirtd)
+			leaf(writer, "seclabel", "type", "none", "model", "dac", NULL);
+		return;
+	}
+	snprintf(label, sizeof(label), "+%u:+%u", domain->uid, domain->gid);
+	open_element(writer, "seclabel");
+	attribute(writer, "type", "static");
+	attribute(writer, "model", "dac");
+	attribute(writer, "relabel", "no");
+	text_element(writer, "label", label);
+	close_element(writer);
 }
 
 /*
@@ -547,8 +556,7 @@ int domain_xml_write(const struct domain_xml *domain, char **ret, struct err *er
 	write_metadata(&writer, domain->run_dir);
 	write_platform(&writer, domain);
 	write_devices(&writer, domain);
-	if (domain->libvirtd)
-		write_ownership(&writer);
+	write_user(&writer, domain);
 	write_capabilities(&writer);
 	if (domain->vhost_socket)
 		write_vhost_vsock(&writer, domain->vhost_socket);

@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "common/err.h"
 #include "hypervisor/vm.h"
@@ -19,7 +20,9 @@ struct domain_xml {
 	const struct hv_vm_spec *spec;
 	const char *run_dir; /* whose machine it is; goes into the metadata */
 	bool kvm;
-	bool libvirtd;  /* it is for one, not for the driver in this process */
+	bool libvirtd; /* it is for one, not for the driver in this process */
+	uid_t uid;     /* QEMU's; 0: as libvirt is configured */
+	gid_t gid;
 	bool vhost_net; /* the host's kernel moves the NICs' frames, not QEMU */
 	const char *kernel;
 	const char *initramfs;
@@ -59,6 +62,7 @@ bool domain_xml_is_ours(const char *metadata, const char *run_dir);
 /* What libvirt's XML says of a running domain; 0 where it says nothing. */
 struct domain_live {
 	uint32_t cid; /* vsock's */
+	uid_t uid;    /* QEMU's */
 	struct hv_size size;
 	unsigned boot_memory_mib; /* without what came later */
 };

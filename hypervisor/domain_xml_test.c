@@ -95,6 +95,36 @@ static void test_cpu_is_read_at_once(void **state)
 		"cpu-unavailable-features");
 }
 
+static void test_user(void **state)
+{
+	struct domain_xml domain = plain;
+	struct domain_live live;
+
+	(void)state;
+	domain.uid = 0x7ffdffff;
+	domain.gid = 109;
+	for (int libvirtd = 0; libvirtd < 2; libvirtd++) {
+		_cleanup_free_ char *xml = NULL;
+
+		domain.libvirtd = libvirtd;
+		xml = write_domain(&domain);
+		assert_xpath(xml, "count(/domain/seclabel)", "1");
+		assert_xpath(xml,
+			"/domain/seclabel[@type='static' and @model='dac' and @relabel='no']/label",
+			"+2147352575:+109");
+		domain_xml_read(xml, &live);
+		assert_int_equal(live.uid, 0x7ffdffff);
+	}
+	/* As libvirt says of one that has the user of its configuration. */
+	domain_xml_read("<domain><devices><disk><source><seclabel model='dac'><label>+7:+7</label>"
+			"</seclabel></source></disk></devices><seclabel type='dynamic' model='dac' "
+			"relabel='yes'><label>+64055:+109</label></seclabel></domain>",
+		&live);
+	assert_int_equal(live.uid, 64055);
+	domain_xml_read("<domain><seclabel type='none' model='dac'/></domain>", &live);
+	assert_int_equal(live.uid, 0);
+}
+
 /* A libvirtd would give all machines' kernel to QEMU's user, whatever became of that. */
 static void test_no_file_is_given_to_qemu(void **state)
 {
@@ -232,7 +262,8 @@ static void test_disk_names(void **state)
 		assert_int_equal(domain_xml_write_disk(rows[i].target, "/l", &xml, &err), 0);
 		assert_xpath(xml, "/disk/target/@dev", rows[i].name);
 		assert_xpath(xml, "count(/disk/readonly)", "1");
-		assert_xpath(xml, "/disk/source/seclabel/@relabel", "no");
+		/* libvirt takes none beside a domain's that says for all that no owner changes. */
+		assert_xpath(xml, "count(//seclabel)", "0");
 	}
 }
 
@@ -409,6 +440,7 @@ static void test_libvirts_schema_accepts_it(void **state)
 	spec.memory_max_mib = 4096;
 	domain.spec = &spec;
 	domain.libvirtd = true;
+	domain.uid = 0x70000001;
 	xml = write_domain(&domain);
 	fd = mkstemp(path);
 	assert_true(fd >= 0);
@@ -424,6 +456,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_cpu_is_read_at_once),
+		cmocka_unit_test(test_user),
 		cmocka_unit_test(test_no_file_is_given_to_qemu),
 		cmocka_unit_test(test_nic_driver),
 		cmocka_unit_test(test_tap_that_was_made),

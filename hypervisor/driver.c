@@ -2,7 +2,7 @@
  * The embedded driver's root: what libvirt's QEMU driver finds there when it starts in our process.
  *
  * The driver does not change the owner of files (dynamic_ownership): layers are shared by machines
- * that come and go, and the few files that belong to one machine are given to QEMU's user by vm.c.
+ * that come and go, and the few files that belong to one machine are given to its user by vm.c.
  * Confinement is by user, namespaces, cgroup and QEMU's seccomp filter; security drivers are off,
  * for AppArmor's and SELinux's policies know libvirtd's paths, not ours.
  */
@@ -135,12 +135,12 @@ static int check_path(const struct hv *hv, const char *path, const char *what, s
 {
 	if (access(path, R_OK) < 0)
 		return err_errno(err, "Find the %s %s", what, path);
-	if (!user_can(&hv->qemu_user, path, R_OK))
+	if (!user_machine_can(&hv->qemu_user, path, R_OK))
 		return err_set(err, -EACCES,
-			"The %s %s is not readable by QEMU's user %s: move it where every "
-			"directory "
-			"on its path can be entered by all (chmod o+x)",
-			what, path, hv->qemu_user.name);
+			"The %s %s is not readable by every machine's user: make it readable by "
+			"all (chmod o+r), and move it where every directory on its path can be "
+			"entered by all (chmod o+x)",
+			what, path);
 	return 0;
 }
 
@@ -155,9 +155,9 @@ static int check_paths(const struct hv *hv, struct err *err)
 			"Find virtiofsd, which serves volumes, at %s (Debian: apt install "
 			"qemu-system-common)",
 			hv->config.virtiofsd);
-	if (r == 0 && !user_can(&hv->qemu_user, hv->config.run_dir, X_OK))
-		r = err_set(err, -EACCES, "QEMU's user %s cannot enter %s: chmod o+x",
-			hv->qemu_user.name, hv->config.run_dir);
+	if (r == 0 && !user_machine_can(&hv->qemu_user, hv->config.run_dir, X_OK))
+		r = err_set(err, -EACCES, "Machines' users cannot enter %s: chmod o+x",
+			hv->config.run_dir);
 	return r;
 }
 

@@ -13,7 +13,6 @@
 #include <grp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -351,46 +350,94 @@ static void test_vsock_with_few_descriptors(void **state)
 	assert_int_equal(helper_end(dir, "x", &err), 0);
 }
 
-/* What a QEMU gets that connects: 0 or an errno. */
-static int connect_as(const struct passwd *user, const char *path)
+#define USER  1879048200 /* who has no name */
+#define GROUP 4242
+
+static void become(uid_t uid)
+{
+	if (setgroups(0, NULL) < 0 || setgid(GROUP) < 0 || setuid(uid) < 0)
+		_exit(255);
+}
+
+static int code_of(pid_t pid)
 {
 	int status;
+
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	return WEXITSTATUS(status);
+}
+
+/* What a QEMU gets that connects: 0 or an errno. */
+static int connect_as(uid_t uid, const char *path)
+{
 	pid_t pid = fork();
 
 	if (pid == 0) {
 		struct err err = ERR_INIT;
 		int fd;
 
-		if (setgroups(0, NULL) < 0 || setgid(user->pw_gid) < 0 || setuid(user->pw_uid) < 0)
-			_exit(255);
+		become(uid);
 		_exit(-fd_unix_connect(path, &fd, &err));
 	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	return WEXITSTATUS(status);
+	return code_of(pid);
 }
 
-/*
- * All QEMUs have one user: the way to a guest's agent is not for it, or one that was taken over
- * would have every other guest.
- */
+static int signal_as(uid_t uid, pid_t to)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		become(uid);
+		_exit(kill(to, 0) < 0 ? errno : 0);
+	}
+	return code_of(pid);
+}
+
+/* What is no user is none, and nothing runs with other rights instead. */
+static void test_users_of_helpers(void **state)
+{
+	_cleanup_free_ char *program = find_helper("bulkhead-vsock");
+	_cleanup_free_ char *vhost = str_printf("%s/vhost.sock", dir);
+	_cleanup_free_ char *hybrid = str_printf("%s/vsock.sock", dir);
+	static const char *const users[] = {"nobody", "", "0", "1:", ":1", "1:1:1", "1:1 ", "-1:1",
+		"4294967295:1", "1:4294967295", "99999999999999999999:1"};
+	struct err err = ERR_INIT;
+
+	(void)state;
+	if (access(program, X_OK) < 0) {
+		print_message("skipped: bulkhead-vsock is not built\n");
+		skip();
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(users); i++) {
+		const char *argv[] = {program, "--vhost-socket", vhost, "--listen", hybrid, "--cid",
+			"3", "--user", users[i], NULL};
+
+		assert_int_equal(
+			helper_start(&(struct helper){.dir = dir, .name = "x", .argv = argv}, &err),
+			-EIO);
+		assert_non_null(strstr(err.msg, "not UID:GID"));
+	}
+}
+
+/* Machines have users of their own and one group. The way to a guest's agent is no QEMU's. */
 static void test_only_root_reaches_the_guest(void **state)
 {
 	_cleanup_free_ char *program = find_helper("bulkhead-vsock");
 	_cleanup_free_ char *vhost = str_printf("%s/vhost.sock", dir);
 	_cleanup_free_ char *hybrid = str_printf("%s/vsock.sock", dir);
-	const struct passwd *nobody = getpwnam("nobody");
 	const char *argv[] = {program, "--vhost-socket", vhost, "--listen", hybrid, "--cid", "3",
-		"--user", "nobody", NULL};
+		"--user", "1879048200:4242", NULL};
+	_cleanup_close_ int pidfd = -EBADF;
 	struct err err = ERR_INIT;
 	struct stat st;
+	pid_t pid;
 
 	(void)state;
 	if (geteuid() != 0 || access(program, X_OK) < 0) {
 		print_message("skipped: not root, or bulkhead-vsock is not built\n");
 		skip();
 	}
-	assert_non_null(nobody);
 	assert_int_equal(chmod(dir, 0711), 0);
 	assert_int_equal(
 		helper_start(&(struct helper){.dir = dir, .name = "x", .argv = argv}, &err), 0);
@@ -398,12 +445,16 @@ static void test_only_root_reaches_the_guest(void **state)
 	assert_int_equal(st.st_uid, 0);
 	assert_int_equal(st.st_gid, 0);
 	assert_int_equal(st.st_mode & 07777, 0600);
-	assert_int_equal(connect_as(nobody, hybrid), EACCES);
-	/* The device is for QEMU, and nobody else can take it from there. */
+	assert_int_equal(connect_as(USER, hybrid), EACCES);
+	/* The device is for this machine's QEMU. */
 	assert_int_equal(stat(vhost, &st), 0);
-	assert_int_equal(st.st_uid, nobody->pw_uid);
+	assert_int_equal(st.st_uid, USER);
 	assert_int_equal(st.st_mode & 07777, 0600);
-	assert_int_equal(connect_as(nobody, vhost), 0);
+	assert_int_equal(connect_as(USER + 1, vhost), EACCES);
+	assert_int_equal(connect_as(USER, vhost), 0);
+	assert_int_equal(helper_find(dir, "x", &pid, &pidfd, &err), 0);
+	assert_int_equal(signal_as(USER + 1, pid), EPERM);
+	assert_int_equal(signal_as(USER, pid), 0);
 	assert_int_equal(helper_end(dir, "x", &err), 0);
 	assert_int_equal(chmod(dir, 0700), 0);
 }
@@ -469,6 +520,7 @@ int main(void)
 		cmocka_unit_test(test_end_without_descriptors),
 		cmocka_unit_test(test_console_is_read_though_locked),
 		cmocka_unit_test(test_vsock_with_few_descriptors),
+		cmocka_unit_test(test_users_of_helpers),
 		cmocka_unit_test(test_only_root_reaches_the_guest),
 		cmocka_unit_test(test_console_keeps_the_end),
 	};

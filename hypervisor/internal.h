@@ -38,7 +38,7 @@ struct hv {
 	const struct transport *transport; /* of machines that are made */
 	char version[64];
 	struct cgroups cgroups;
-	struct user qemu_user; /* whose rights QEMU has */
+	struct user qemu_user; /* of whose group machines are */
 
 	pthread_t thread; /* runs libvirt's event loop */
 	bool thread_runs;
@@ -57,6 +57,7 @@ struct hv_vm {
 	char *dir;
 	virDomainPtr domain;
 	uint32_t cid;
+	uid_t uid; /* of QEMU and its helpers; 0: ours, or what libvirt's build decides */
 	struct hv_size size;
 	unsigned boot_memory_mib; /* without what came later */
 };
@@ -100,6 +101,18 @@ int hv_open_qemu(const struct hv *hv, const char *id, int *ret_pid);
 int hv_monitor_begin(const struct hv_vm *vm);
 void hv_monitor_end(const int *timer);
 #define _cleanup_monitor_ _cleanup_(hv_monitor_end)
+
+/* vm_user.c */
+/* Whether a machine that is there has it: 1 or 0. */
+int vm_user_is_taken(const struct hv *hv, uid_t uid, struct err *err);
+int vm_user_pick(struct hv_vm *vm, struct err *err);
+/* That of a machine that runs, as libvirt has it; 0: it does not say. */
+void vm_user_take(struct hv_vm *vm, uid_t uid);
+#define VM_USER_TEXT 24
+/* As the helpers want it; NULL: they stay what we are. */
+const char *vm_user_text(const struct hv_vm *vm, char text[VM_USER_TEXT]);
+/* So that the machine may open it, and no other. */
+int vm_user_give(const struct hv_vm *vm, const char *path, struct err *err);
 
 /* vm_cgroup.c */
 int vm_cgroup_make(

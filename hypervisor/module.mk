@@ -1,6 +1,6 @@
 HYPERVISOR_SOURCES := hypervisor/hv.c hypervisor/driver.c hypervisor/vm.c hypervisor/vm_end.c hypervisor/cost.c \
 	hypervisor/domain_xml.c hypervisor/domain_read.c hypervisor/grow.c hypervisor/link.c hypervisor/monitor.c hypervisor/cgroup.c hypervisor/vm_cgroup.c hypervisor/share.c hypervisor/console.c hypervisor/helper.c hypervisor/transport.c \
-	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/tsc.c hypervisor/user.c
+	hypervisor/accel.c hypervisor/accel_guest.c hypervisor/tsc.c hypervisor/user.c hypervisor/vm_user.c
 HYPERVISOR_PKGS := libvirt libxml-2.0 libprotobuf-c
 $(call library,hypervisor,$(HYPERVISOR_SOURCES))
 # For the helpers, which are programs of their own.
@@ -10,6 +10,7 @@ $(call program,bulkhead-console,hypervisor/vsock,hypervisor/console_main.c,confi
 $(call unit_test,hypervisor/domain_xml_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/vm_cgroup_test.c,hypervisor common,$(HYPERVISOR_PKGS))
+$(call unit_test,hypervisor/vm_user_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/accel_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/cost_test.c,hypervisor common,$(HYPERVISOR_PKGS))
 $(call unit_test,hypervisor/tsc_test.c,hypervisor common,$(HYPERVISOR_PKGS))

@@ -17,7 +17,7 @@ struct cgroup_place;
 struct transport_machine {
 	const char *dir;     /* <run_dir>/vm/<id> */
 	const char *program; /* bulkhead-vsock */
-	const char *user;    /* QEMU's user, whose rights the program takes; NULL: ours */
+	const char *user;    /* "UID:GID", whose rights the program takes; NULL: ours */
 	uint32_t cid;        /* of a running machine */
 	const struct cgroup_place *place; /* of what is started */
 };

@@ -3,13 +3,33 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/fd.h"
+
+#define GROUPS_MAX 32
+
+/* That of /dev/kvm, where QEMU's user has it, also if it is not its first: machines have one. */
+static gid_t pick_group(const char *name, gid_t first)
+{
+	gid_t groups[GROUPS_MAX];
+	int n = GROUPS_MAX;
+	struct stat st;
+
+	if (stat("/dev/kvm", &st) < 0 || getgrouplist(name, first, groups, &n) < 0)
+		return first;
+	for (int i = 0; i < n; i++)
+		if (groups[i] == st.st_gid)
+			return st.st_gid;
+	return first;
+}
 
 void user_find_qemu(struct user *ret)
 {
@@ -26,28 +46,35 @@ void user_find_qemu(struct user *ret)
 		return;
 	snprintf(ret->name, sizeof(ret->name), "%s", found->pw_name);
 	ret->uid = found->pw_uid;
-	ret->gid = found->pw_gid;
-	ret->n_groups = USER_GROUPS_MAX;
-	if (getgrouplist(ret->name, ret->gid, ret->groups, &ret->n_groups) < 0)
-		ret->n_groups = USER_GROUPS_MAX;
+	ret->gid = pick_group(ret->name, found->pw_gid);
 	if (getgrgid_r(ret->gid, &group, buffer, sizeof(buffer), &found_group) == 0 && found_group)
 		snprintf(ret->group, sizeof(ret->group), "%s", found_group->gr_name);
 }
 
-int user_become(const struct user *user)
+uid_t user_pick(void)
 {
-	if (!user->name[0] || geteuid() != 0)
+	const uint32_t n = USER_MACHINE_MAX - USER_MACHINE_MIN + 1;
+	uint32_t number = 0;
+
+	while (getrandom(&number, sizeof(number), 0) != sizeof(number))
+		;
+	return USER_MACHINE_MIN + number % n;
+}
+
+int user_become_machine(const struct user *qemu)
+{
+	if (!qemu->name[0] || geteuid() != 0)
 		return 0;
 	/* The plain system calls: glibc's wrappers talk to threads, which a forked child does not
 	 * have. */
-	if (syscall(SYS_setgroups, user->n_groups, user->groups) < 0 ||
-		syscall(SYS_setresgid, user->gid, user->gid, user->gid) < 0 ||
-		syscall(SYS_setresuid, user->uid, user->uid, user->uid) < 0)
+	if (syscall(SYS_setgroups, 0, NULL) < 0 ||
+		syscall(SYS_setresgid, qemu->gid, qemu->gid, qemu->gid) < 0 ||
+		syscall(SYS_setresuid, USER_OF_NONE, USER_OF_NONE, USER_OF_NONE) < 0)
 		return -errno;
 	return 0;
 }
 
-bool user_can(const struct user *user, const char *path, int mode)
+bool user_machine_can(const struct user *qemu, const char *path, int mode)
 {
 	int status;
 	pid_t pid = fork();
@@ -55,7 +82,7 @@ bool user_can(const struct user *user, const char *path, int mode)
 	if (pid < 0)
 		return false;
 	if (pid == 0)
-		_exit(user_become(user) < 0 || access(path, mode) < 0);
+		_exit(user_become_machine(qemu) < 0 || access(path, mode) < 0);
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			return false;

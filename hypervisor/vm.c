@@ -112,20 +112,6 @@ static int make_directory(const struct hv_vm *vm, struct err *err)
 	return 0;
 }
 
-static int give_to_qemu(const struct hv *hv, const char *path, struct err *err)
-{
-	if (!hv->qemu_user.name[0] || geteuid() != 0)
-		return 0;
-	if (lchown(path, hv->qemu_user.uid, hv->qemu_user.gid) < 0)
-		return err_errno(err, "Give %s to %s", path, hv->qemu_user.name);
-	return 0;
-}
-
-static const char *helper_user(const struct hv *hv)
-{
-	return hv->qemu_user.name[0] && geteuid() == 0 ? hv->qemu_user.name : NULL;
-}
-
 char *hv_console_program(const char *vsock_helper)
 {
 	const char *slash = strrchr(vsock_helper, '/');
@@ -140,7 +126,8 @@ static int start_console(const struct hv_vm *vm, const struct cgroup_place *plac
 {
 	_cleanup_free_ char *program = hv_console_program(vm->hv->config.vsock_helper);
 	_cleanup_free_ char *file = str_printf("%s/console", vm->dir);
-	const char *user = helper_user(vm->hv);
+	char text[VM_USER_TEXT];
+	const char *user = vm_user_text(vm, text);
 	const char *argv[] = {
 		program, "--listen", socket, "--file", file, user ? "--user" : NULL, user, NULL};
 	int r;
@@ -150,23 +137,24 @@ static int start_console(const struct hv_vm *vm, const struct cgroup_place *plac
 	r = helper_start(
 		&(struct helper){.dir = vm->dir, .name = "console", .argv = argv, .place = place},
 		err);
-	return r < 0 ? r : give_to_qemu(vm->hv, socket, err);
+	return r < 0 ? r : vm_user_give(vm, socket, err);
 }
 
 static int start_transport(
 	const struct hv_vm *vm, const struct cgroup_place *place, char **ret_vhost, struct err *err)
 {
+	char text[VM_USER_TEXT];
 	const struct transport_machine machine = {
 		.dir = vm->dir,
 		.program = vm->hv->config.vsock_helper,
-		.user = helper_user(vm->hv),
+		.user = vm_user_text(vm, text),
 		.place = place,
 	};
 	_cleanup_free_ char *vhost = NULL;
 	int r = vm->hv->transport->prepare(&machine, &vhost, err);
 
 	if (r == 0 && vhost)
-		r = give_to_qemu(vm->hv, vhost, err);
+		r = vm_user_give(vm, vhost, err);
 	if (r == 0)
 		*ret_vhost = TAKE_PTR(vhost);
 	return r;
@@ -194,7 +182,7 @@ static int start_share(const struct hv_vm *vm, const struct cgroup_place *place,
 	int r = share_start(&share, &socket, ret_log, err);
 
 	if (r == 0)
-		r = give_to_qemu(vm->hv, socket, err);
+		r = vm_user_give(vm, socket, err);
 	if (r == 0)
 		*ret_socket = TAKE_PTR(socket);
 	return r;
@@ -205,6 +193,7 @@ static void take_live(struct hv_vm *vm, const char *xml)
 	struct domain_live live;
 
 	domain_xml_read(xml, &live);
+	vm_user_take(vm, live.uid);
 	vm->cid = live.cid;
 	vm->size = live.size;
 	vm->boot_memory_mib = live.boot_memory_mib;
@@ -251,6 +240,8 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 		.run_dir = vm->hv->config.run_dir,
 		.kvm = vm->hv->kvm,
 		.libvirtd = vm->hv->libvirtd,
+		.uid = vm->uid,
+		.gid = vm->hv->qemu_user.gid,
 		.vhost_net = vm->hv->vhost_net,
 		.kernel = vm->hv->config.kernel,
 		.initramfs = vm->hv->config.initramfs,
@@ -269,7 +260,7 @@ static int bring_up(struct hv_vm *vm, const struct hv_vm_spec *spec, struct err 
 	if (r == 0 && spec->share)
 		r = start_share(vm, in, &share, &share_log, err);
 	if (r == 0 && spec->scratch)
-		r = give_to_qemu(vm->hv, spec->scratch, err);
+		r = vm_user_give(vm, spec->scratch, err);
 	domain.vhost_socket = vhost;
 	domain.cid = vhost ? 0 : transport_pick_cid();
 	domain.share_socket = share;
@@ -298,7 +289,9 @@ int hv_vm_create(struct hv *hv, const struct hv_vm_spec *spec, struct hv_vm **re
 	if (r < 0)
 		/* It exists: another machine's, which is not to be touched. */
 		return err_wrap(err, "Create machine %s", vm->id);
-	r = bring_up(vm, spec, err);
+	r = vm_user_pick(vm, err);
+	if (r == 0)
+		r = bring_up(vm, spec, err);
 	if (r < 0) {
 		hv_vm_destroy(hv, vm->id, NULL);
 		return err_wrap(err, "Create machine %s", vm->id);
@@ -419,7 +412,7 @@ int hv_vm_attach_disk(struct hv_vm *vm, unsigned target, const char *path, struc
 }
 
 /*
- * QEMU's user may not open the host's node, whose owner is not ours to change: a node of the
+ * The machine may not open the host's node, whose owner is not ours to change: a node of the
  * machine's own is. It lies in /dev because libvirt makes QEMU's own /dev of what is there.
  */
 static char *device_node(const struct hv_vm *vm, unsigned target)
@@ -439,7 +432,7 @@ static int make_device_node(
 	unlink(node); /* of a machine's disk that is gone */
 	if (mknod(node, S_IFBLK | 0600, st.st_rdev) < 0)
 		return err_errno(err, "Make %s", node);
-	return give_to_qemu(vm->hv, node, err);
+	return vm_user_give(vm, node, err);
 }
 
 int hv_vm_attach_device(

@@ -235,6 +235,21 @@ static void connect_from_two_threads(struct hv_vm *vm)
 	}
 }
 
+/* A user of its own, which is known again by whoever opens the machine. */
+static void assert_user(struct hv_vm *vm, uid_t *ret)
+{
+	_cleanup_free_ char *proc = str_printf("/proc/%d/fd", hv_vm_pid(vm));
+	struct stat st;
+
+	assert_int_equal(stat(proc, &st), 0);
+	assert_int_equal(st.st_uid, vm->uid);
+	assert_int_equal(stat(ROOT "/scratch", &st), 0);
+	assert_int_equal(st.st_uid, vm->uid);
+	if (vm->hv->qemu_user.name[0])
+		assert_in_range(vm->uid, USER_MACHINE_MIN, USER_MACHINE_MAX);
+	*ret = vm->uid;
+}
+
 static void test_life(void **state)
 {
 	struct fixture *fixture = *state;
@@ -242,10 +257,12 @@ static void test_life(void **state)
 	struct err err = ERR_INIT;
 	struct hv_vm *vm;
 	uint64_t since = ev_now_ms();
+	uid_t uid, same;
 
 	if (!fixture->hv)
 		skip();
 	vm = create(fixture, "life");
+	assert_user(vm, &uid);
 	lap(&since, "create");
 	assert_int_not_equal(if_nametoindex(nic.tap), 0);
 	assert_true(hv_vm_pid(vm) > 0);
@@ -270,6 +287,8 @@ static void test_life(void **state)
 	vm = hv_vm_unref(vm);
 	/* As one finds it who comes later. */
 	assert_int_equal(hv_vm_open(fixture->hv, "life", &vm, &err), 0);
+	assert_user(vm, &same);
+	assert_int_equal(same, uid);
 	assert_int_equal(hv_vm_size(vm)->vcpus, 3);
 	assert_int_equal(hv_vm_size(vm)->vcpus_max, 3);
 	assert_int_equal(hv_vm_size(vm)->memory_mib, 260);

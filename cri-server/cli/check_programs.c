@@ -67,10 +67,11 @@ static void check_file(
 static void check_guest_file(
 	struct check *check, const struct user *qemu, const char *subject, const char *path)
 {
-	if (access(path, R_OK) == 0 && !user_can(qemu, path, R_OK))
+	if (access(path, R_OK) == 0 && !user_machine_can(qemu, path, R_OK))
 		check_report(check, FINDING_MISSING, subject,
-			"move it where every directory on its path can be entered by all",
-			"%s: QEMU's user %s cannot read it", path, qemu->name);
+			"make it readable by all, where every directory on its path can be entered "
+			"by all",
+			"%s: machines' users cannot read it", path);
 	else
 		check_file(check, subject, path, R_OK,
 			"`make install` brings it; hypervisor.kernel and hypervisor.initramfs in "

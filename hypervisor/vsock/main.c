@@ -1,7 +1,7 @@
 /*
  * bulkhead-vsock: a virtual machine's vsock device, as a process of its own.
  *
- *	bulkhead-vsock --vhost-socket PATH --listen PATH --cid N [--user NAME]
+ *	bulkhead-vsock --vhost-socket PATH --listen PATH --cid N [--user UID:GID]
  *
  * QEMU, as --user, connects to --vhost-socket (vhost-user), clients on the host, as the user who
  * started us, to --listen ("hybrid vsock").
@@ -96,21 +96,21 @@ static int parse_options(int argc, char **argv, struct options *options, struct 
 	if (optind < argc || !options->vhost_path || !options->listen_path || !options->cid)
 		return err_set(err, -EINVAL,
 			"usage: bulkhead-vsock --vhost-socket PATH --listen PATH --cid N "
-			"[--user NAME]");
+			"[--user UID:GID]");
 	return 0;
 }
 
 /*
- * QEMU's user gets the device alone. Who connects to the other socket has the guest, and all QEMUs
- * have one user: that one stays with whoever started us.
+ * QEMU's user gets the device alone. Who connects to the other socket has the guest: that one stays
+ * with whoever started us.
  */
-static int listen_on(const struct options *options, const struct passwd *user,
+static int listen_on(const struct options *options, const struct confine_user *user,
 	struct server *server, struct err *err)
 {
 	const char *vhost = options->vhost_path;
 	int r = fd_unix_listen(vhost, 0600, &server->vhost_fd, err);
-	if (r == 0 && lchown(vhost, user->pw_uid, user->pw_gid) < 0)
-		r = err_errno(err, "give %s to user %s", vhost, user->pw_name);
+	if (r == 0 && lchown(vhost, user->uid, (gid_t)-1) < 0)
+		r = err_errno(err, "give %s to user %u", vhost, user->uid);
 	return r < 0 ? r : fd_unix_listen(options->listen_path, 0600, &server->listen_fd, err);
 }
 
@@ -198,7 +198,7 @@ static int start(struct server *server, const struct options *options, struct er
 {
 	_cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	const char *prefix;
-	struct passwd user;
+	struct confine_user user;
 	if (null < 0)
 		return err_errno(err, "open /dev/null");
 	int r = confine_user(options->user, &user, err);

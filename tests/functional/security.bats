@@ -297,6 +297,59 @@ has_own() {
 	done
 }
 
+# ids_of PID FIELD: the effective user, group, or the other groups, separated by commas.
+ids_of() {
+	case $2 in
+	Groups) sed -n 's/^Groups:\t//p' "/proc/$1/status" | xargs | tr ' ' , ;;
+	*) sed -n "s/^$2:\t//p" "/proc/$1/status" | cut -f 2 ;;
+	esac
+}
+
+# has_of POD OTHER: what one that has the rights of POD's QEMU has of OTHER's machine, a word a line.
+has_of() {
+	local me them fd groups monitor files=()
+	monitor=$(echo "$D"/state/libvirt/lib/qemu/domain-*-"bh-${2:0:17}"/monitor.sock)
+	[ -S "$monitor" ] || echo no-monitor
+	me=$(cat "$D/run/libvirt/qemu/bh-$1.pid") them=$(cat "$D/run/libvirt/qemu/bh-$2.pid")
+	for fd in "/proc/$them/fd"/*; do
+		case $(readlink "$fd") in
+		/memfd:*) files+=(memory "$fd") ;;
+		*.ext4) files+=(open-disk "$fd") ;;
+		esac
+	done
+	files+=(disk "$D/state/scratch/$2.ext4" monitor "$monitor")
+	for fd in console vhost vsock share; do
+		[ ! -e "$D/run/vm/$2/$fd.sock" ] || files+=("$fd" "$D/run/vm/$2/$fd.sock")
+	done
+	groups=$(ids_of "$me" Groups)
+	# shellcheck disable=SC2016 # the other bash's
+	setpriv --reuid "$(ids_of "$me" Uid)" --regid "$(ids_of "$me" Gid)" \
+		"${groups:+--groups=}${groups:---clear-groups}" bash -c '
+		kill -0 "$1" && echo signal
+		for ((i = 2; i < $#; i += 2)); do
+			file=${@:i+1:1}
+			if [[ -S $file ]]; then [ -w "$file" ]; else : <>"$file"; fi && echo "${@:i:1}"
+		done
+		true' has "$them" "${files[@]}" 2>/dev/null | sort -u
+}
+
+@test "a QEMU that was taken over has nothing of another pod's machine: each has a user of its own" {
+	local other pod uids
+	other=$(run_pod neighbour)
+	# What its own machine has: not the monitor, at which bulkheadd knows it.
+	for pod in "$POD" "$other"; do
+		[ "$(has_of "$pod" "$pod" | grep -vx vhost)" = $'console\ndisk\nmemory\nopen-disk\nshare\nsignal' ]
+	done
+	[ -z "$(has_of "$POD" "$other")" ]
+	[ -z "$(has_of "$other" "$POD")" ]
+	uids=$(for pid in $(pod_processes "$POD"); do
+		[ "$(cat "/proc/$pid/comm")" = virtiofsd ] || sed -n 's/^Uid:\t//p' "/proc/$pid/status" | tr '\t' '\n'
+	done | sort -u)
+	[ "$uids" -ge $((0x70000001)) ]
+	[ "$uids" -le $((0x7ffdffff)) ]
+	remove_pod "$other"
+}
+
 @test "a pod's agent serves nobody who does not know its machine's key" {
 	"$BUILD/tests/functional/vsock_client" "$D/run/vm/$POD/vsock.sock" stranger
 }

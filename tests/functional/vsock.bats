@@ -42,7 +42,7 @@ wait_for() {
 # be in $DIR/NAME.code.
 start_device() {
 	local user=()
-	[ "$(id -u)" -ne 0 ] || user=(--user nobody)
+	[ "$(id -u)" -ne 0 ] || user=(--user 65534:65534)
 	: >"$DIR/$1.ready"
 	(
 		"$BUILD/hypervisor/vsock/bulkhead-vsock" --vhost-socket "$DIR/$1.vhost" \
