@@ -330,3 +330,12 @@ int driver_configure(const struct hv *hv, struct err *err)
 		return r;
 	return notes.n ? check_means(hv, &notes, err) : place_notes(hv, root, err);
 }
+
+/* The place of D-Bus displays, of which we have none: libvirt lets machines' group write there. */
+void driver_fence(const struct hv *hv)
+{
+	_cleanup_free_ char *path = str_printf("%s/dbus", hv->state_dir);
+
+	if (!hv->libvirtd && path)
+		(void)chmod(path, 0700);
+}

@@ -174,6 +174,7 @@ static int connect_libvirt(struct hv *hv, struct err *err)
 	if (!hv->connection)
 		return hv_fail(
 			err, "Open libvirt at %s (is another bulkheadd running on it?)", uri);
+	driver_fence(hv);
 	/* Makes the driver probe QEMU now rather than in the first pod. */
 	capabilities = virConnectGetDomainCapabilities(
 		hv->connection, NULL, "x86_64", "q35", hv->kvm ? "kvm" : "qemu", 0);

@@ -113,6 +113,8 @@ void vm_user_take(struct hv_vm *vm, uid_t uid);
 const char *vm_user_text(const struct hv_vm *vm, char text[VM_USER_TEXT]);
 /* So that the machine may open it, and no other. */
 int vm_user_give(const struct hv_vm *vm, const char *path, struct err *err);
+/* Takes from it what libvirt gave it for its start; before its guest runs. */
+int vm_user_fence(const struct hv_vm *vm, struct err *err);
 
 /* vm_cgroup.c */
 int vm_cgroup_make(
@@ -128,6 +130,8 @@ int vm_cgroup_remove(const struct hv *hv, const char *dir, struct err *err);
 int driver_prepare(struct hv *hv, struct err *err);
 /* Writes its configuration, which depends on the accelerator. */
 int driver_configure(const struct hv *hv, struct err *err);
+/* What libvirt made there is no machine's to write, once it is open. */
+void driver_fence(const struct hv *hv);
 
 static inline void hv_domain_freep(virDomainPtr *domain)
 {

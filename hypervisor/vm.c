@@ -203,6 +203,7 @@ static int start_domain(
 	struct hv_vm *vm, const char *xml, const struct cgroup_place *place, struct err *err)
 {
 	_cleanup_free_ char *live = NULL;
+	int r;
 
 	vm->domain = virDomainCreateXML(vm->hv->connection, xml, VIR_DOMAIN_START_PAUSED);
 	if (!vm->domain)
@@ -211,6 +212,9 @@ static int start_domain(
 	if (!live)
 		return hv_fail(err, "Ask libvirt for the machine's XML");
 	take_live(vm, live);
+	r = vm_user_fence(vm, err);
+	if (r < 0)
+		return r;
 	return place ? vm_cgroup_enter(vm, place, err) : 0;
 }
 

@@ -83,3 +83,19 @@ int vm_user_give(const struct hv_vm *vm, const char *path, struct err *err)
 		return err_errno(err, "Give %s to user %u", path, vm->uid);
 	return 0;
 }
+
+/*
+ * The directory of its monitor's socket, to which libvirt connects again after we were started
+ * anew: QEMU could put a link to another machine's there, and has no need of it once it runs.
+ */
+int vm_user_fence(const struct hv_vm *vm, struct err *err)
+{
+	_cleanup_free_ char *path = str_printf(
+		"%s/domain-%u-bh-%.17s", vm->hv->lib_dir, virDomainGetID(vm->domain), vm->id);
+
+	if (!path)
+		return err_nomem(err);
+	if (vm->uid && lchown(path, 0, 0) < 0 && errno != ENOENT)
+		return err_errno(err, "Take %s from user %u", path, vm->uid);
+	return 0;
+}

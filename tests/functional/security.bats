@@ -317,7 +317,7 @@ has_of() {
 		*.ext4) files+=(open-disk "$fd") ;;
 		esac
 	done
-	files+=(disk "$D/state/scratch/$2.ext4" monitor "$monitor")
+	files+=(disk "$D/state/scratch/$2.ext4" monitor "$monitor" monitors-place "$(dirname "$monitor")")
 	for fd in console vhost vsock share; do
 		[ ! -e "$D/run/vm/$2/$fd.sock" ] || files+=("$fd" "$D/run/vm/$2/$fd.sock")
 	done
@@ -328,7 +328,7 @@ has_of() {
 		kill -0 "$1" && echo signal
 		for ((i = 2; i < $#; i += 2)); do
 			file=${@:i+1:1}
-			if [[ -S $file ]]; then [ -w "$file" ]; else : <>"$file"; fi && echo "${@:i:1}"
+			if [[ -S $file || -d $file ]]; then [ -w "$file" ]; else : <>"$file"; fi && echo "${@:i:1}"
 		done
 		true' has "$them" "${files[@]}" 2>/dev/null | sort -u
 }
@@ -336,7 +336,7 @@ has_of() {
 @test "a QEMU that was taken over has nothing of another pod's machine: each has a user of its own" {
 	local other pod uids
 	other=$(run_pod neighbour)
-	# What its own machine has: not the monitor, at which bulkheadd knows it.
+	# What its own machine has: not the monitor, at which bulkheadd knows it, nor that one's directory.
 	for pod in "$POD" "$other"; do
 		[ "$(has_of "$pod" "$pod" | grep -vx vhost)" = $'console\ndisk\nmemory\nopen-disk\nshare\nsignal' ]
 	done
@@ -368,8 +368,8 @@ has_of() {
 	run grep -aqF creds-of-this-test "$D"/state/state.db*
 	[ "$status" -eq 1 ]
 	[ "$(stat -c '%a %U' "$D"/state/state.db* | sort -u)" = "600 root" ]
-	# libvirt's sockets are its group's too.
-	found=$(find "$D/state" "$D/run" -ignore_readdir_race ! -type l ! -path '*/share/*' \( -perm /002 -o -perm /020 ! -path '*/libvirt/*' \) \
+	# QEMUs' monitors are root's, whose group has no others in it.
+	found=$(find "$D/state" "$D/run" -ignore_readdir_race ! -type l ! -path '*/share/*' \( -perm /002 -o -perm /020 ! -group root \) \
 		-printf '%m %p\n')
 	[ -z "$found" ] || { echo "can be written by others: $found"; false; }
 	crictl rm -f "$id"
