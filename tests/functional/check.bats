@@ -5,7 +5,7 @@ load lib/bulkheadd
 
 setup() {
 	W=$(mktemp -d /tmp/bulkhead-check.XXXXXX)
-	chmod 0755 "$W" # to QEMU's user, too
+	chmod 0755 "$W" # to machines' users, too
 	mkdir "$W/cni" "$W/bin" "$W/lib"
 	touch "$W/lib/vmlinux" "$W/lib/initramfs"
 	install -m 0755 /bin/true "$W/bin/there"

@@ -32,7 +32,7 @@ instance_setup() {
 	# The machine's helpers write there as another user.
 	chmod 1777 "$FT/reports"
 	sanitizer_setup
-	# Copies: the programs of a test run are the ones it began with, and libvirt-qemu must reach the guest's.
+	# Copies: the programs of a test run are the ones it began with, and machines' users must reach the guest's.
 	cp "$BUILD"/cri-server/bulkheadd "$BUILD"/cri-server/image/bulkhead-unpack \
 		"$BUILD"/hypervisor/vsock/bulkhead-vsock "$FT/bin/" || return 1
 	find "$BUILD/hypervisor" -name bulkhead-console -type f -exec cp {} "$FT/bin/" \;
