@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/container.h"
@@ -15,6 +16,10 @@
 #include "agent/root_path.h"
 #include "agent/rootfs.h"
 #include "common/fd.h"
+
+/* Ten times as long as the share is cached. */
+#define LET_GO_MS      1000
+#define LET_GO_STEP_MS 20
 
 /* ---- a container's mounts ---- */
 
@@ -210,6 +215,17 @@ int volumes_make(const Bulkhead__Agent__MakeVolumeRequest *request, struct err *
 	return mount_memory(request, path, err);
 }
 
+/*
+ * Looked for and not found, so the kernel drops all that it keeps below, a mount also; what it
+ * keeps, virtiofsd keeps open. For as long as the share is cached, it would not ask.
+ */
+static void let_go(const char *shared)
+{
+	struct stat st;
+	for (unsigned ms = 0; ms < LET_GO_MS && lstat(shared, &st) == 0; ms += LET_GO_STEP_MS)
+		nanosleep(&(struct timespec){.tv_nsec = LET_GO_STEP_MS * 1000000}, NULL);
+}
+
 int volumes_remove(const Bulkhead__Agent__RemoveVolumesRequest *request, struct err *err)
 {
 	for (size_t i = 0; i < request->n_names; i++) {
@@ -219,16 +235,13 @@ int volumes_remove(const Bulkhead__Agent__RemoveVolumesRequest *request, struct 
 			str_printf("%s/%s", CONTAINER_VOLUMES, request->names[i]);
 		_cleanup_free_ char *shared =
 			str_printf("%s/%s", CONTAINER_SHARE, request->names[i]);
-		struct stat st;
 		if (!own || !shared)
 			return err_nomem(err);
 		if (umount2(own, MNT_DETACH) < 0 && errno != ENOENT && errno != EINVAL)
 			return err_errno(err, "unmount volume %s", request->names[i]);
 		if (rmdir(own) < 0 && errno != ENOENT)
 			return err_errno(err, "remove volume %s", request->names[i]);
-		/* Looked for and not found, so the kernel drops all that it keeps below; what it
-		 * keeps, virtiofsd keeps open. */
-		(void)lstat(shared, &st);
+		let_go(shared);
 	}
 	return 0;
 }

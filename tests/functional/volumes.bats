@@ -448,6 +448,18 @@ same() {
 	[ -L "$V/open/root" ]
 }
 
+@test "a volume that was just looked for in the share leaves no mount" {
+	local id watcher name
+	mkdir -p "$V/looked-for"
+	watcher=$(run_container "$POD" watcher '.linux.security_context = {privileged: true, namespace_options: {pid: 2}}')
+	id=$(run_container "$POD" user ".mounts = [$(mount_of /v "$V/looked-for")]")
+	name=$(crictl exec -s "$watcher" sh -c 'cd /proc/1/root/run/share && stat -c %n * */.' | head -n 1)
+	[ -n "$name" ]
+	crictl rm -f "$id"
+	[ "$(crictl exec -s "$watcher" sh -c "grep -c ' /run/share/$name ' /proc/1/mounts || true")" = 0 ]
+	crictl rm -f "$watcher"
+}
+
 @test "containers that come and go leave no mount, file or descriptor" {
 	local pid child
 	pid=$(cut -d' ' -f1 "$D/run/vm/$POD/virtiofsd.pid")
