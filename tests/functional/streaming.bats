@@ -504,10 +504,11 @@ lost_again() {
 		</dev/null 2>"$D/said" || echo "$?" >"$D/code"; } | head -c 1000 >/dev/null
 	[ "$(cat "$D/code")" = 141 ]
 	[ ! -s "$D/said" ]
+	rm "$D/forward" # of the one before, or it might be taken for what this one says
 	"$BUILD/cri-server/cli/bulkheadctl" --socket "$D/run/bulkhead.sock" --tls-ca "$D/cert.pem" \
 		port-forward "$POD" :7100 >"$D/forward" 2>"$D/lost" 3>&- &
 	server=$!
-	eventually 20 grep -q "^Forwarding from 127" "$D/forward"
+	eventually 20 grep -qs "^Forwarding from 127" "$D/forward"
 	port=$(forwarded 7100)
 	kill_bulkheadd
 	eventually 20 grep -q "connecting again$" "$D/lost"
