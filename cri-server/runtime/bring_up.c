@@ -19,7 +19,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include "common/fd.h"
@@ -71,9 +70,9 @@ static int make_key(Bulkhead__Store__Sandbox *record, struct err *err)
 	uint8_t *key = malloc(AGENT_KEY_BYTES);
 	if (!key)
 		return err_nomem(err);
+	make_random(key, AGENT_KEY_BYTES);
 	record->agent_key = (ProtobufCBinaryData){AGENT_KEY_BYTES, key};
-	return getrandom(key, AGENT_KEY_BYTES, 0) == AGENT_KEY_BYTES ? 0
-								     : err_errno(err, "getrandom");
+	return 0;
 }
 
 static int record_run(void *subject, struct err *err)
