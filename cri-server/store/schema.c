@@ -13,8 +13,8 @@
 
 /* [n] makes form n + 1 of form n; of nothing the first. */
 static const char *const migrations[] = {
-	"CREATE TABLE record (kind INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,"
-	" PRIMARY KEY (kind, id)) WITHOUT ROWID",
+	("CREATE TABLE record (kind INTEGER NOT NULL, id TEXT NOT NULL, body BLOB NOT NULL,"
+	 " PRIMARY KEY (kind, id)) WITHOUT ROWID"),
 	/* Who wrote it, for an older bulkheadd to name. */
 	"CREATE TABLE writer (version TEXT NOT NULL); INSERT INTO writer VALUES ('')",
 	/* Sandboxes have keys: a bulkheadd that knows of none is refused by their agents, and would
