@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -195,11 +194,11 @@ const struct transport *transport_select(void)
 /* Of 31 bits, as whoever has a sign knows them too. */
 uint32_t transport_pick_cid(void)
 {
-	uint32_t cid = 0;
+	uint32_t cid;
 
-	while (getrandom(&cid, sizeof(cid), 0) != sizeof(cid) ||
-		(cid &= INT32_MAX) <= VMADDR_CID_HOST)
-		;
+	do
+		cid = arc4random() & INT32_MAX;
+	while (cid <= VMADDR_CID_HOST);
 	return cid;
 }
 

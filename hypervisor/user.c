@@ -3,10 +3,9 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
-#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -53,12 +52,7 @@ void user_find_qemu(struct user *ret)
 
 uid_t user_pick(void)
 {
-	const uint32_t n = USER_MACHINE_MAX - USER_MACHINE_MIN + 1;
-	uint32_t number = 0;
-
-	while (getrandom(&number, sizeof(number), 0) != sizeof(number))
-		;
-	return USER_MACHINE_MIN + number % n;
+	return USER_MACHINE_MIN + arc4random_uniform(USER_MACHINE_MAX - USER_MACHINE_MIN + 1);
 }
 
 int user_become_machine(const struct user *qemu)

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/signalfd.h>
 
 #include "common/fd.h"
@@ -107,8 +106,7 @@ static int catch_signals(struct run *run, struct err *err)
 static int choose_names(struct run *run, struct err *err)
 {
 	unsigned char random[CLI_RUN_UID_LEN / 2];
-	if (getrandom(random, sizeof(random), 0) != sizeof(random))
-		return err_errno(err, "get random bytes");
+	arc4random_buf(random, sizeof(random));
 	for (size_t i = 0; i < sizeof(random); i++)
 		snprintf(run->uid + 2 * i, 3, "%02x", random[i]);
 	if (run->name && strlen(run->name) >= sizeof(run->pod_name))

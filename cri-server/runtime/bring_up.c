@@ -18,6 +18,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -70,7 +71,7 @@ static int make_key(Bulkhead__Store__Sandbox *record, struct err *err)
 	uint8_t *key = malloc(AGENT_KEY_BYTES);
 	if (!key)
 		return err_nomem(err);
-	make_random(key, AGENT_KEY_BYTES);
+	arc4random_buf(key, AGENT_KEY_BYTES);
 	record->agent_key = (ProtobufCBinaryData){AGENT_KEY_BYTES, key};
 	return 0;
 }

@@ -151,8 +151,6 @@ struct exec {
 
 /* runtime.c */
 struct runtime *call_runtime(const struct rpc_call *call);
-/* That nobody can guess. */
-void make_random(uint8_t *bytes, size_t len);
 void make_id(char id[ID_LEN + 1]);
 int64_t realtime_ns(void);
 /* Waits on cond with runtime->lock held; false when the monotonic deadline passed. */

@@ -1,8 +1,8 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <time.h>
 
 #include "common/fd.h"
@@ -83,20 +83,10 @@ struct runtime *call_runtime(const struct rpc_call *call)
 	return ((struct daemon *)rpc_call_userdata(call))->runtime;
 }
 
-void make_random(uint8_t *bytes, size_t len)
-{
-	size_t got = 0;
-	while (got < len) {
-		ssize_t n = getrandom(bytes + got, len - got, 0);
-		if (n > 0)
-			got += (size_t)n;
-	}
-}
-
 void make_id(char id[ID_LEN + 1])
 {
 	uint8_t bytes[ID_LEN / 2];
-	make_random(bytes, sizeof(bytes));
+	arc4random_buf(bytes, sizeof(bytes));
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		snprintf(id + 2 * i, 3, "%02x", bytes[i]);
 }

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 struct token {
 	char text[TOKEN_LENGTH + 1];
@@ -75,22 +74,18 @@ void tokens_expire(struct tokens *tokens, uint64_t now_ms)
 		end(&request);
 }
 
-static int make_text(char text[TOKEN_LENGTH + 1], struct err *err)
+static void make_text(char text[TOKEN_LENGTH + 1])
 {
 	unsigned char bytes[TOKEN_LENGTH / 2];
-	if (getrandom(bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
-		return err_errno(err, "getrandom");
+	arc4random_buf(bytes, sizeof(bytes));
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		snprintf(text + 2 * i, 3, "%02x", bytes[i]);
-	return 0;
 }
 
 int tokens_add(struct tokens *tokens, uint64_t now_ms, const struct stream_request *request,
 	char ret_token[TOKEN_LENGTH + 1], struct err *err)
 {
-	int r = make_text(ret_token, err);
-	if (r < 0)
-		return r;
+	make_text(ret_token);
 	tokens_expire(tokens, now_ms);
 	pthread_mutex_lock(&tokens->lock);
 	bool room = tokens->n < TOKENS_MAX && request->bytes <= TOKENS_BYTES_MAX - tokens->bytes;
