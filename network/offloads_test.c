@@ -183,7 +183,7 @@ static bool passes(const struct testing_wire *w, const struct asked *asked)
 		else
 			seen |= n == (ssize_t)sent.len && memcmp(got, sent.bytes, sent.len) == 0;
 	}
-	fail_msg("the mark does not come");
+	fail_msg("%s: the mark does not come", asked->what);
 	return false;
 }
 

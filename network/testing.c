@@ -209,6 +209,9 @@ void testing_wire_join(struct testing_wire *w, enum net_redirect kind,
 	assert_int_equal(interface_up(w->sock, far_index, &err), 0);
 	assert_int_equal(interface_up(w->sock, tap.link, &err), 0);
 	testing_await_link(w->sock, "bhnear");
+	/* A macvtap takes its state from the link below, by that same queue. */
+	if (tap.redirect->make)
+		testing_await_link(w->sock, "bhtap");
 	w->far = testing_packet_socket("bhfar");
 }
 
