@@ -22,6 +22,7 @@
 #define READ_BYTES   LINK_READ_BYTES
 #define STATUS_MAX   65536
 #define OUT_HIGH     (64u << 10) /* stdin is not read while more waits to go out */
+#define PING_MS      5000        /* when nothing comes or goes, as kubectl does */
 #define CLOSE_SIGNAL "\xff"
 
 enum { CHANNEL_IN, CHANNEL_OUT, CHANNEL_ERR, CHANNEL_STATUS, CHANNEL_SIZE };
@@ -112,6 +113,14 @@ static void send_message(struct session *s, char channel, const void *data, size
 		err_nomem(&s->err);
 }
 
+/* Else the server takes a quiet session for a forgotten one. */
+static void send_ping(struct session *s)
+{
+	const struct wslay_event_msg ping = {.opcode = WSLAY_PING};
+	if (wslay_event_queue_msg(s->wslay, &ping) != 0 || wslay_event_send(s->wslay) != 0)
+		err_nomem(&s->err);
+}
+
 static void send_size(struct session *s)
 {
 	struct winsize size;
@@ -192,8 +201,11 @@ static void pump(struct session *s)
 			{.fd = s->terminal.resized, .events = POLLIN},
 			{.fd = stop > 0 ? stop : -1, .events = POLLIN},
 		};
-		if (poll(polls, ARRAY_SIZE(polls), -1) < 0)
+		int n = poll(polls, ARRAY_SIZE(polls), PING_MS);
+		if (n < 0)
 			continue;
+		if (n == 0 && !s->out.len)
+			send_ping(s);
 		if (polls[3].revents)
 			s->detached = true;
 		if (polls[2].revents && terminal_was_resized(&s->terminal))

@@ -253,6 +253,12 @@ events_flow() {
 	remove_pod "$other"
 }
 
+@test "exec: a session on which nothing comes or goes stays, for it is pinged" {
+	printf 'streaming:\n  idle_timeout_ms: 12000\n' >>"$D/config.yaml"
+	restart_bulkheadd
+	[ "$(ctl exec -i "$ID" sh -c 'sleep 16; echo quiet')" = quiet ]
+}
+
 @test "help and completion are the table's" {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl" command COMP_WORDS COMP_CWORD COMPREPLY
 	ctl help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' >"$D/commands"
