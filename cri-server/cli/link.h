@@ -13,6 +13,8 @@
 #include "common/err.h"
 
 #define LINK_READ_BYTES 16384
+/* How often the server is told that a quiet session is not forgotten; kubectl does so, too. */
+#define LINK_PING_MS 5000
 
 struct link;
 

@@ -22,7 +22,6 @@
 #define READ_BYTES   LINK_READ_BYTES
 #define STATUS_MAX   65536
 #define OUT_HIGH     (64u << 10) /* stdin is not read while more waits to go out */
-#define PING_MS      5000        /* when nothing comes or goes, as kubectl does */
 #define CLOSE_SIGNAL "\xff"
 
 enum { CHANNEL_IN, CHANNEL_OUT, CHANNEL_ERR, CHANNEL_STATUS, CHANNEL_SIZE };
@@ -113,7 +112,6 @@ static void send_message(struct session *s, char channel, const void *data, size
 		err_nomem(&s->err);
 }
 
-/* Else the server takes a quiet session for a forgotten one. */
 static void send_ping(struct session *s)
 {
 	const struct wslay_event_msg ping = {.opcode = WSLAY_PING};
@@ -201,7 +199,7 @@ static void pump(struct session *s)
 			{.fd = s->terminal.resized, .events = POLLIN},
 			{.fd = stop > 0 ? stop : -1, .events = POLLIN},
 		};
-		int n = poll(polls, ARRAY_SIZE(polls), PING_MS);
+		int n = poll(polls, ARRAY_SIZE(polls), LINK_PING_MS);
 		if (n < 0)
 			continue;
 		if (n == 0 && !s->out.len)

@@ -32,6 +32,7 @@ struct tunnel {
 	struct ev_loop *loop;
 	struct link *link;
 	struct ev_source *io;
+	struct ev_source *ping;
 	struct spdy *spdy;
 	struct buf out;
 	LIST_HEAD(connection_list, connection) connections;
@@ -47,6 +48,7 @@ static void lose(struct tunnel *t, const struct err *err)
 		return;
 	t->lost = true;
 	t->io = ev_source_free(t->io);
+	t->ping = ev_source_free(t->ping);
 	t->events->on_lost(t->userdata, err);
 }
 
@@ -210,6 +212,16 @@ static void on_server(void *userdata, uint32_t events)
 	arm_server(t);
 }
 
+static void on_ping(void *userdata)
+{
+	struct tunnel *t = userdata;
+	ev_timer_set(t->ping, LINK_PING_MS);
+	if (t->out.len)
+		return;
+	spdy_ping(t->spdy);
+	arm_server(t);
+}
+
 /* ---- from a local connection ---- */
 
 static void abandon(struct connection *c)
@@ -286,6 +298,8 @@ int tunnel_new(struct ev_loop *loop, struct link *link, struct buf *rest,
 		r = spdy_feed(t->spdy, rest->data, rest->len, err);
 	if (r == 0)
 		r = ev_io_new(loop, link_fd(link), EPOLLIN | EPOLLOUT, on_server, t, &t->io, err);
+	if (r == 0)
+		r = ev_timer_new(loop, LINK_PING_MS, on_ping, t, &t->ping, err);
 	if (r < 0)
 		tunnel_free(t);
 	else
@@ -300,6 +314,7 @@ struct tunnel *tunnel_free(struct tunnel *t)
 	while (!LIST_EMPTY(&t->connections))
 		connection_free(LIST_FIRST(&t->connections));
 	ev_source_free(t->io);
+	ev_source_free(t->ping);
 	spdy_free(t->spdy);
 	buf_done(&t->out);
 	link_free(t->link);

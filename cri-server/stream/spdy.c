@@ -177,6 +177,12 @@ void spdy_took(struct spdy *spdy, uint32_t id, size_t len)
 		spdy_announce(spdy, id, &stream->taken, len);
 }
 
+void spdy_ping(struct spdy *spdy)
+{
+	static const uint8_t id[4] = {0, 0, 0, 1};
+	spdy_write_control(spdy, PING, 0, id, sizeof(id));
+}
+
 void spdy_goaway_with(struct spdy *spdy, uint32_t status)
 {
 	if (!spdy->over)

@@ -57,5 +57,7 @@ void spdy_end(struct spdy *spdy, uint32_t id);
 void spdy_reset(struct spdy *spdy, uint32_t id);
 /* Bytes of the stream were taken: the client may send as many again. */
 void spdy_took(struct spdy *spdy, uint32_t id, size_t len);
+/* Of the client's side: the server answers, which is not told. */
+void spdy_ping(struct spdy *spdy);
 /* No further streams: the connection is about to end. */
 void spdy_goaway(struct spdy *spdy);

@@ -231,6 +231,18 @@ static void a_server_that_says_goaway_is_asked_for_no_more(void **state)
 	assert_true(spdy_room(pair->client.spdy, id) > 0);
 }
 
+static void a_ping_is_answered_once(void **state)
+{
+	struct pair *pair = *state;
+	exchange(pair); /* what both begin with */
+	spdy_ping(pair->client.spdy);
+	size_t len = pair->client.out.len;
+	pass(&pair->client, &pair->server);
+	assert_int_equal(pair->server.out.len, len);
+	pass(&pair->server, &pair->client);
+	assert_int_equal(pair->client.out.len, 0);
+}
+
 #define PAIR_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -243,6 +255,7 @@ int main(void)
 		PAIR_TEST(streams_are_bounded_and_headers_too),
 		PAIR_TEST(a_server_opens_no_streams),
 		PAIR_TEST(a_server_that_says_goaway_is_asked_for_no_more),
+		PAIR_TEST(a_ping_is_answered_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

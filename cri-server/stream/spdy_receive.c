@@ -152,7 +152,7 @@ static int on_ping(struct spdy *spdy, struct err *err)
 {
 	if (spdy->payload_len != 4)
 		return err_set(err, -EPROTO, "a PING of %zu bytes", spdy->payload_len);
-	/* A client's own are odd, a server's even; the others answer ours, of which none are. */
+	/* A client's own are odd, a server's even; the others answer ours. */
 	if ((spdy_get_u32(spdy->payload) % 2 == 1) != spdy->client)
 		spdy_write_control(spdy, PING, 0, spdy->payload, 4);
 	return 0;

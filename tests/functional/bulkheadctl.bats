@@ -253,12 +253,6 @@ events_flow() {
 	remove_pod "$other"
 }
 
-@test "exec: a session on which nothing comes or goes stays, for it is pinged" {
-	printf 'streaming:\n  idle_timeout_ms: 12000\n' >>"$D/config.yaml"
-	restart_bulkheadd
-	[ "$(ctl exec -i "$ID" sh -c 'sleep 16; echo quiet')" = quiet ]
-}
-
 @test "help and completion are the table's" {
 	local ctl="$BUILD/cri-server/cli/bulkheadctl" command COMP_WORDS COMP_CWORD COMPREPLY
 	ctl help | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p' >"$D/commands"
@@ -359,6 +353,28 @@ events_flow() {
 }
 
 # The last test: it takes the pod away.
+@test "sessions on which nothing comes or goes stay, for they are pinged" {
+	local client line
+	printf 'streaming:\n  idle_timeout_ms: 12000\n' >>"$D/config.yaml"
+	restart_bulkheadd
+	ctl cp "$BUILD/tests/functional/tcp_echo" main:/tmp/quiet_echo
+	ctl exec "$ID" /tmp/quiet_echo 7003
+	background_ctl port-forward pod :7003 >"$D/forward" 2>"$D/lost"
+	client=$!
+	eventually 30 grep -q '^Forwarding from 127.0.0.1' "$D/forward"
+	exec 7<>"/dev/tcp/127.0.0.1/$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p' "$D/forward")"
+	echo before >&7
+	read -r -t 60 line <&7
+	[ "$(ctl exec -i "$ID" sh -c 'sleep 16; echo quiet')" = quiet ]
+	echo after >&7
+	read -r -t 60 line <&7
+	[ "$line" = after ]
+	exec 7>&-
+	[ ! -s "$D/lost" ]
+	kill -INT "$client"
+	wait "$client"
+}
+
 @test "port-forward says what a pod that has stopped has to say" {
 	local client port
 	background_ctl port-forward pod :7000 >"$D/forward" 2>"$D/lost"
