@@ -42,16 +42,25 @@ ports() {
 	echo ".port_mappings = [{protocol: 0, container_port: 80, host_port: $((21000 + RANDOM % 9000))}]"
 }
 
+# hold COMMAND: the plugin waits in it, until let_go COMMAND.
+hold() {
+	touch "$FT/gate/hold-$1"
+}
+
+let_go() {
+	rm -f "$FT/gate/hold-$1" "$FT/gate/in-$1"
+}
+
 # kill_within COMMAND CRICTL-ARGUMENT…: bulkheadd is killed while the plugin is in it.
 kill_within() {
 	local command=$1 client
 	shift
-	touch "$FT/gate/hold-$command"
+	hold "$command"
 	crictl "$@" >/dev/null 2>&1 3>&- &
 	client=$!
 	eventually 60 test -e "$FT/gate/in-$command"
 	kill_bulkheadd
-	rm -f "$FT/gate/hold-$command" "$FT/gate/in-$command"
+	let_go "$command"
 	wait "$client" || true
 }
 
@@ -82,14 +91,14 @@ kill_within() {
 
 @test "a plugin that outlives bulkheadd is waited for: what it holds in the end is given back" {
 	mkdir "$FT/gate/lease"
-	touch "$FT/gate/hold-ADD"
+	hold ADD
 	pod_config outlived >"$FT/outlived.json"
 	crictl runp "$FT/outlived.json" >/dev/null 2>&1 3>&- &
 	eventually 60 test -e "$FT/gate/in-ADD"
 	kill_bulkheadd
 	{
 		sleep 1.5
-		rm -f "$FT/gate/hold-ADD" "$FT/gate/in-ADD"
+		let_go ADD
 	} 3>&- &
 	start_bulkheadd
 	wait
@@ -140,6 +149,30 @@ kill_within() {
 	assert_host_unchanged
 }
 
+@test "a plugin that hangs is ended at its time-out: a pod that was to be leaves nothing, a removal is tried again" {
+	sed -i 's/plugin_timeout_ms: .*/plugin_timeout_ms: 5000/' "$D/config.yaml"
+	restart_bulkheadd
+	hold ADD
+	refused DeadlineExceeded "CNI plugin 'gate' ADD: run '$FT/plugins/gate': no end within 5000 ms" run_pod hangs "$(ports)"
+	let_go ADD
+	[ -z "$(crictl pods -q)" ]
+	assert_consistent
+	assert_host_unchanged
+
+	pod=$(run_pod hangs "$(ports)")
+	hold DEL
+	refused DeadlineExceeded "CNI plugin 'gate' DEL" crictl stopp "$pod"
+	refused DeadlineExceeded "CNI plugin 'gate' DEL" crictl rmp "$pod"
+	[ ! "$(pgrep -f "$FT/plugins/gate")" ]
+	let_go DEL
+	assert_consistent
+	crictl stopp "$pod"
+	remove_pod "$pod"
+	assert_host_unchanged
+	sed -i 's/plugin_timeout_ms: .*/plugin_timeout_ms: 300000/' "$D/config.yaml"
+	restart_bulkheadd
+}
+
 @test "where ADD fails, and DEL too, the pod stays to be removed, with its namespace, and then leaves nothing" {
 	touch "$FT/gate/fail-ADD" "$FT/gate/fail-DEL"
 	refused Unknown "CNI plugin 'gate' ADD: error 11" run_pod unlucky "$(ports)"
@@ -185,7 +218,7 @@ runp_aside() {
 }
 
 @test "pods beyond those that start wait for their turn: who goes away leaves, others are answered, a stop ends the wait" {
-	touch "$FT/gate/hold-ADD"
+	hold ADD
 	runp_aside turn1
 	runp_aside turn2
 	eventually 60 eval '[ "$(own_netns | wc -l)" -eq 2 ]'
