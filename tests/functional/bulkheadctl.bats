@@ -352,7 +352,6 @@ events_flow() {
 	crictl rm -f "$id" >/dev/null
 }
 
-# The last test: it takes the pod away.
 @test "sessions on which nothing comes or goes stay, for they are pinged" {
 	local client line
 	printf 'streaming:\n  idle_timeout_ms: 12000\n' >>"$D/config.yaml"
@@ -375,6 +374,7 @@ events_flow() {
 	wait "$client"
 }
 
+# The last test: it takes the pod away.
 @test "port-forward says what a pod that has stopped has to say" {
 	local client port
 	background_ctl port-forward pod :7000 >"$D/forward" 2>"$D/lost"
