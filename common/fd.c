@@ -37,6 +37,13 @@ char *str_printf(const char *fmt, ...)
 	return n < 0 ? NULL : text;
 }
 
+void str_hex(char *text, const unsigned char *bytes, size_t len)
+{
+	*text = '\0';
+	for (size_t i = 0; i < len; i++)
+		sprintf(text + 2 * i, "%02x", bytes[i]);
+}
+
 int fd_set_nonblock(int fd, struct err *err)
 {
 	int flags = fcntl(fd, F_GETFL);

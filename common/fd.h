@@ -50,6 +50,9 @@ static inline void freep(void *p)
 /* printf into a new string that the caller frees; NULL when memory is out. */
 char *str_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* Writes len bytes as lower-case hexadecimal digits, 2 * len characters and a NUL. */
+void str_hex(char *text, const unsigned char *bytes, size_t len);
+
 int fd_set_nonblock(int fd, struct err *err);
 
 /* Writes all of it to a blocking descriptor; SIGPIPE is the caller's affair. */

@@ -88,6 +88,12 @@ static void formats_strings(void **state)
 	char *taken = TAKE_PTR(text);
 	assert_null(text);
 	free(taken);
+
+	char hex[] = "unwritten";
+	str_hex(hex, (const unsigned char[]){0, 0x0f, 0xa0, 0xff}, 4);
+	assert_string_equal(hex, "000fa0ff");
+	str_hex(hex, NULL, 0);
+	assert_string_equal(hex, "");
 }
 
 static void reads_exactly(void **state)

@@ -107,8 +107,7 @@ static int choose_names(struct run *run, struct err *err)
 {
 	unsigned char random[CLI_RUN_UID_LEN / 2];
 	arc4random_buf(random, sizeof(random));
-	for (size_t i = 0; i < sizeof(random); i++)
-		snprintf(run->uid + 2 * i, 3, "%02x", random[i]);
+	str_hex(run->uid, random, sizeof(random));
 	if (run->name && strlen(run->name) >= sizeof(run->pod_name))
 		return err_set(
 			err, -EINVAL, "--name: longer than %zu bytes", sizeof(run->pod_name) - 1);

@@ -94,8 +94,7 @@ static void digest_of(const void *data, size_t len, char ret[72])
 	unsigned char digest[32];
 	assert_true(EVP_Digest(data, len, digest, NULL, EVP_sha256(), NULL));
 	snprintf(ret, 72, "sha256:");
-	for (int i = 0; i < 32; i++)
-		snprintf(ret + 7 + 2 * i, 3, "%02x", digest[i]);
+	str_hex(ret + 7, digest, sizeof(digest));
 }
 
 static struct blob put_blob(const struct place *p, const void *data, size_t len)

@@ -29,8 +29,7 @@ static void digest_of(const struct buf *data, char ret[72])
 	unsigned n;
 	EVP_Digest(data->data, data->len, digest, &n, EVP_sha256(), NULL);
 	memcpy(ret, "sha256:", sizeof("sha256:"));
-	for (unsigned i = 0; i < n; i++)
-		sprintf(ret + 7 + 2 * i, "%02x", digest[i]);
+	str_hex(ret + 7, digest, n);
 }
 
 static int check_digest(

@@ -476,8 +476,7 @@ static void format_diff_id(struct source *s, char ret[72])
 	unsigned n;
 	EVP_DigestFinal_ex(s->hash, digest, &n);
 	memcpy(ret, "sha256:", sizeof("sha256:"));
-	for (unsigned i = 0; i < n; i++)
-		sprintf(ret + 7 + 2 * i, "%02x", digest[i]);
+	str_hex(ret + 7, digest, n);
 }
 
 static int unpack_all(struct unpacking *u, struct unpack_result *ret, struct err *err)

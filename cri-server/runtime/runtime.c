@@ -87,8 +87,7 @@ void make_id(char id[ID_LEN + 1])
 {
 	uint8_t bytes[ID_LEN / 2];
 	arc4random_buf(bytes, sizeof(bytes));
-	for (size_t i = 0; i < sizeof(bytes); i++)
-		snprintf(id + 2 * i, 3, "%02x", bytes[i]);
+	str_hex(id, bytes, sizeof(bytes));
 }
 
 int64_t realtime_ns(void)

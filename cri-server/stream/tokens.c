@@ -3,9 +3,10 @@
 #include <errno.h>
 #include <openssl/crypto.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "common/fd.h"
 
 struct token {
 	char text[TOKEN_LENGTH + 1];
@@ -78,8 +79,7 @@ static void make_text(char text[TOKEN_LENGTH + 1])
 {
 	unsigned char bytes[TOKEN_LENGTH / 2];
 	arc4random_buf(bytes, sizeof(bytes));
-	for (size_t i = 0; i < sizeof(bytes); i++)
-		snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+	str_hex(text, bytes, sizeof(bytes));
 }
 
 int tokens_add(struct tokens *tokens, uint64_t now_ms, const struct stream_request *request,

@@ -64,8 +64,7 @@ static bool digest_holds(const char *path, const char *digest)
 	if (fd_read_file(path, BLOB_BYTES_MAX, &data, &len, NULL) < 0)
 		return false;
 	EVP_Digest(data, len, sum, NULL, EVP_sha256(), NULL);
-	for (int i = 0; i < 32; i++)
-		snprintf(text + 7 + 2 * i, 3, "%02x", sum[i]);
+	str_hex(text + 7, sum, sizeof(sum));
 	return strcmp(text, digest) == 0;
 }
 
